@@ -1,0 +1,130 @@
+"""Configuration: frozen, validated, and refusing names that it does not know."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+Count = Annotated[int, Field(ge=0, strict=True)]
+Positive = Annotated[int, Field(ge=1, strict=True)]
+Rate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Config(BaseModel):
+    """Base of all configurations: immutable, and `Config(**values)` raises ValueError on a misspelt name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def __init__(self, **values: Any) -> None:
+        known = type(self).model_fields
+        for name in values:
+            if name not in known:
+                near = get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+                raise ValueError(f"{type(self).__name__} has no field {name!r}; {hint}")
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ValueError(_one_line(type(self).__name__, error)) from None
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed, validated anew."""
+        return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
+
+
+def _one_line(owner: str, error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{owner}.{place} = {first['input']!r:.60}: {message}" if place else f"{owner}: {message}"
+
+
+class SGD(Config):
+    """Stochastic gradient descent for the base network: theta ← theta − lr · (gradient step).
+
+    With momentum μ and weight decay λ: G = ∇M + λ·theta, b ← μ·b + G, and the step is b, or G + μ·b with
+    Nesterov's correction, as `torch.optim.SGD` has it.
+    """
+
+    lr: PositiveFloat = 0.01
+    momentum: Rate = 0.0
+    nesterov: bool = False
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    batch_size: Positive = 128
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+
+class SearchConfig(Config):
+    """Everything that a search depends on beside its tasks, base network and seed.
+
+    The defaults are those of TPAMI 2023, sections III and IV; GECCO 2023's values are set by the
+    experiments that come from it.
+    """
+
+    # Genetic programming (GECCO section 3.1, TPAMI section III-B)
+    function_set: Literal["gecco23", "tpami23"] = "tpami23"
+    population: Positive = 25
+    generations: Positive = 50
+    tournament: Positive = 4
+    parsimony: Annotated[float, Field(ge=1, le=2)] = 1.0
+    """How many of two tournament winners are kept by size (DEAP's `parsimony_size`); 1 switches it off."""
+    crossover_rate: Rate = 0.70
+    mutation_rate: Rate = 0.25
+    elitism_rate: Rate = 0.05
+    initial_heights: tuple[Count, Count] = (2, 4)
+    height_limit: Annotated[int, Field(ge=1, le=15, strict=True)] = 10
+    softplus: bool = False
+
+    # Local search by unrolled differentiation (Algorithm 1)
+    meta_steps: Count = 250
+    meta_optimizer: Literal["sgd", "adam"] = "adam"
+    meta_lr: PositiveFloat = 1e-3
+    unroll_steps: Positive = 1
+    task_loss_on: Literal["same", "other", "validation"] = "validation"
+    """The batch of the task loss: the unrolled step's own, another training batch, or a validation batch."""
+    engine: Literal["auto", "higher", "autograd", "jvp", "batched"] = "auto"
+
+    # Fitness by a partial training session (Algorithm 2)
+    base: SGD = SGD(lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    fitness_steps: Positive = 500
+    fitness_on: Literal["train", "validation"] = "validation"
+    initialisation: Literal["default", "glorot"] = "default"
+
+    # Filters (TPAMI section III-E)
+    symbolic_archive: bool = True
+    rejection_steps: Count = 1000
+    """Adam steps of the rejection protocol on the predictions; 0 switches the filter off."""
+    rejection_lr: PositiveFloat = 1e-3
+    rejection_samples: Positive = 100
+    gradient_equivalence: bool = True
+
+    # Random restarts of other methods
+    taylor_sigma: PositiveFloat = 1.2
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        low, high = self.initial_heights
+        if not low <= high <= self.height_limit:
+            raise ValueError(
+                f"initial_heights {self.initial_heights} must be ascending and within height_limit {self.height_limit}"
+            )
+        total = self.crossover_rate + self.mutation_rate + self.elitism_rate
+        if total > 1 + 1e-9:
+            raise ValueError(f"crossover_rate + mutation_rate + elitism_rate = {total:g} is above 1")
+        return self
+
+    @property
+    def elites(self) -> int:
+        """How many of the best are kept: elitism_rate of the population, at least one unless the rate is 0."""
+        if self.elitism_rate == 0:
+            return 0
+        return min(self.population, max(1, round(self.elitism_rate * self.population)))

@@ -1,0 +1,66 @@
+"""Files that are whole or absent: atomic writes, and JSON that stays valid with infinities."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def write_atomic(path: Path | str, text: str) -> None:
+    """Write text so that a reader, a crash or a full disk never leaves half a file.
+
+    The text goes to a temporary file in the same folder, is flushed to disk and renamed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(partial).chmod(0o644)
+        Path(partial).replace(path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write JSON atomically; infinities and NaN become the strings "inf", "-inf" and "nan"."""
+    write_atomic(path, json.dumps(encode(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing, or not whole JSON; the message names the file.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no such file: {path}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not a whole JSON file ({error}); it may be truncated") from None
+
+
+def encode(value: Any) -> Any:
+    """Replace non-finite floats in nested lists and dictionaries by strings, which JSON can hold."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: encode(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [encode(item) for item in value]
+    return value
+
+
+def decode_float(value: float | str) -> float:
+    """The float that `encode` wrote."""
+    return float(value)

@@ -1,0 +1,140 @@
+"""Base learners: a task with a base network's initial conditions, shared by all methods at a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from evomal_core.config import SGD, SearchConfig
+from evomal_core.models import glorot_
+from evomal_core.seeds import derive, isolated_torch, torch_rng
+from evomal_core.tasks import Task
+
+Weights = dict[str, Tensor]
+ModelFactory = Callable[[], nn.Module]
+
+
+@dataclass(frozen=True, eq=False)
+class Learner:
+    """A base network f_theta at its initial weights on one task, with its sequence of batches.
+
+    Everything is a function of the seed and the purpose: each method and each candidate loss meets the
+    same initial weights and the same batches.
+    """
+
+    task: Task
+    network: nn.Module
+    """The architecture; its own weights stay at their initial values and are never trained."""
+    batch_size: int
+    seed: int
+    _orders: dict[tuple[str, int], Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def theta(self) -> Weights:
+        """The initial weights (detached; do not change them in place)."""
+        return {name: weights.detach() for name, weights in self.network.named_parameters()}
+
+    @property
+    def buffers(self) -> Weights:
+        """Copies of the initial buffers, such as batch norm's running statistics."""
+        return {name: value.clone() for name, value in self.network.named_buffers()}
+
+    @property
+    def full_batch(self) -> bool:
+        """Whether one batch holds the whole training part, so that every step sees the same rows."""
+        return self.batch_size >= len(self.task.train[0])
+
+    def batch(self, step: int, split: str = "train", offset: int = 0) -> tuple[Tensor, Tensor]:
+        """The rows (x, y) of one step: epochs of shuffled rows without replacement.
+
+        Args:
+            step: number of the step, from 0.
+            split: the part of the task to draw from.
+            offset: 0 for the training batches; others give independent sequences.
+        """
+        x, y = self.task.parts()[split]
+        if self.batch_size >= len(x):
+            return x, y
+        rows = self.batch_rows(step, split, offset)
+        return x[rows], y[rows]
+
+    def batch_rows(self, step: int, split: str = "train", offset: int = 0) -> Tensor:
+        """Row numbers of `batch`; only defined where the part has more rows than a batch."""
+        x, _ = self.task.parts()[split]
+        per_epoch = len(x) // self.batch_size
+        epoch, place = divmod(step, per_epoch)
+        key = (f"{split}-{offset}", epoch)
+        if key not in self._orders:
+            for old in [old for old in self._orders if old[0] == key[0]]:
+                del self._orders[old]
+            rng = torch_rng(self.seed, "batches", *key)
+            self._orders[key] = torch.randperm(len(x), generator=rng).to(x.device)
+        return self._orders[key][place * self.batch_size : (place + 1) * self.batch_size]
+
+    def forward(self, theta: Weights, x: Tensor, step: int = 0) -> Tensor:
+        """The network's output at weights theta, in training mode, its buffers left alone.
+
+        A network that draws random numbers (dropout) draws the same at the same step.
+        """
+        weights = {**theta, **self.buffers}
+        if not draws_random_numbers(self.network):
+            return functional_call(self.network, weights, (x,))
+        with isolated_torch(self.seed, "dropout", step):
+            return functional_call(self.network, weights, (x,))
+
+
+def draws_random_numbers(network: nn.Module) -> bool:
+    """Whether a network in training mode draws random numbers (has dropout)."""
+    return any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in network.modules())
+
+
+def make_learners(
+    tasks: list[Task], model: ModelFactory, config: SearchConfig, seed: int, purpose: str
+) -> list[Learner]:
+    """A learner for each task: initial weights and batches from (seed, purpose, task number).
+
+    Raises:
+        TypeError: `model()` is not an `nn.Module` with trainable weights.
+        ValueError: the network's output does not fit the task's labels.
+    """
+    return [
+        _make_learner(task, model, config.base, config.initialisation, derive(seed, purpose, index))
+        for index, task in enumerate(tasks)
+    ]
+
+
+def _make_learner(task: Task, model: ModelFactory, base: SGD, initialisation: str, seed: int) -> Learner:
+    x, _ = task.train
+    with isolated_torch(seed, "initial weights"):
+        network = model()
+    if not isinstance(network, nn.Module) or not any(p.requires_grad for p in network.parameters()):
+        raise TypeError(f"model() must return an nn.Module with trainable weights, got {type(network).__name__}")
+    if initialisation == "glorot":
+        glorot_(network, torch_rng(seed, "initial weights"))
+    dtype = x.dtype if x.is_floating_point() else None
+    network.to(device=x.device, dtype=dtype).train()
+    learner = Learner(task, network, base.batch_size, seed)
+    _check_output(learner)
+    return learner
+
+
+def _check_output(learner: Learner) -> None:
+    task = learner.task
+    x, y = (part[:2] for part in task.train)
+    try:
+        with torch.no_grad():
+            output = learner.forward(learner.theta, x)
+    except (RuntimeError, IndexError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"the model fails on rows of shape {task.features} from {task.name!r}: {str(error).splitlines()[0]}"
+        ) from error
+    wanted = (len(x), task.outputs) if task.kind == "multiclass" else tuple(y.shape)
+    if not isinstance(output, Tensor) or tuple(output.shape) != wanted:
+        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(
+            f"the model's output for {len(x)} rows of {task.name!r} has shape {got}, but its labels need {wanted}"
+        )

@@ -1,0 +1,103 @@
+"""Saved losses: JSON files that hold data only, so that loading one can't run code."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evomal_core.expression import Expression
+from evomal_core.files import read_json, write_json
+from evomal_core.losses import KINDS, LearnedLoss, Loss, NeuralLoss, TaskLoss, TaylorLoss
+
+FORMAT = "evomal-loss"
+VERSION = 1
+
+
+def loss_record(loss: Loss) -> dict[str, Any]:
+    """The loss as JSON-ready data: its family, structure and weights (exact decimal floats)."""
+    record: dict[str, Any] = {"format": FORMAT, "version": VERSION, "kind": loss.kind}
+    match loss:
+        case LearnedLoss():
+            structure = {"family": "symbolic", "expression": str(loss.expression), "softplus": loss.softplus}
+        case TaylorLoss():
+            structure = {"family": "taylor"}
+        case NeuralLoss():
+            structure = {"family": "neural", "hidden": loss.w2.shape[0]}
+        case TaskLoss():
+            structure = {"family": "task"}
+        case _:
+            raise TypeError(f"a {type(loss).__name__} can't be saved; known are the losses of evomal_core")
+    weights = [value for weight in loss.parameters() for value in weight.detach().flatten().tolist()]
+    return record | structure | {"weights": weights}
+
+
+def loss_from_record(record: Any, source: str = "the record") -> Loss:
+    """The loss that `loss_record` described.
+
+    Raises:
+        ValueError: the record is of another format or a newer version, or its parts do not fit.
+    """
+    try:
+        return _build(record)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{source} is not a saved loss: missing or wrong {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{source} is not a usable loss: {error}") from None
+
+
+def _build(record: dict[str, Any]) -> Loss:
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ValueError(f'it has no "format": "{FORMAT}"')
+    version = record["version"]
+    if not isinstance(version, int) or not 1 <= version <= VERSION:
+        raise ValueError(f"its format version is {version!r}, this EvoMAL reads up to {VERSION}; upgrade evomal")
+    kind, family, weights = record["kind"], record["family"], record["weights"]
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind {kind!r:.40}; known are {', '.join(KINDS)}")
+    if not isinstance(weights, list) or not all(
+        type(weight) in (int, float) and math.isfinite(weight) for weight in weights
+    ):
+        raise ValueError("its weights are not a list of finite numbers")
+    match family:
+        case "symbolic":
+            softplus = record["softplus"]
+            if not isinstance(softplus, bool):
+                raise ValueError(f"softplus is true or false, got {softplus!r:.40}")
+            phi = torch.tensor(weights, dtype=torch.float32)
+            return LearnedLoss(Expression.parse(record["expression"]), kind, phi=phi, softplus=softplus)
+        case "taylor":
+            return TaylorLoss(kind, theta=weights)
+        case "neural":
+            return _neural(kind, record["hidden"], weights)
+        case "task":
+            return TaskLoss(kind)
+    raise ValueError(f"unknown family {family!r:.40}; known are symbolic, taylor, neural, task")
+
+
+def _neural(kind: Any, hidden: Any, weights: list[float]) -> NeuralLoss:
+    if type(hidden) is not int or not 1 <= hidden <= 1000:
+        raise ValueError(f"hidden is a whole number from 1 to 1000, got {hidden!r:.40}")
+    expected = hidden * (hidden + 3)
+    if len(weights) != expected:
+        raise ValueError(f"a network with {hidden} hidden units has {expected} weights, got {len(weights)}")
+    loss = NeuralLoss(kind, hidden=hidden)
+    torch.nn.utils.vector_to_parameters(torch.tensor(weights, dtype=torch.float32), loss.parameters())
+    return loss
+
+
+def save_loss(loss: Loss, path: Path | str) -> None:
+    """Write the loss as JSON, atomically."""
+    write_json(path, loss_record(loss))
+
+
+def load_loss(path: Path | str) -> Loss:
+    """Read a saved loss.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is truncated, from a newer version, or not a usable loss; nothing in it is executed.
+    """
+    return loss_from_record(read_json(path), str(path))

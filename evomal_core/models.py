@@ -1,0 +1,36 @@
+"""Base networks of the papers, by name; all return logits or predictions, never probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+
+def mlp(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
+    """A multi-layer perceptron with ReLU activations; rows of any shape are flattened.
+
+    GECCO's Sine uses `mlp(1, [40, 40], 1)`; TPAMI's tabular tasks `mlp(d, [1000, 1000], 1)`
+    (Baydin et al. 2018).
+    """
+    sizes = [inputs, *hidden]
+    layers: list[nn.Module] = [nn.Flatten()]
+    for before, after in zip(sizes, sizes[1:], strict=False):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
+
+
+def glorot_(network: nn.Module, generator: torch.Generator) -> nn.Module:
+    """Glorot-uniform weights and zero biases, in place (Glorot & Bengio 2010); norm layers keep theirs."""
+    norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, norms):
+                continue
+            for name, weights in module.named_parameters(recurse=False):
+                if weights.ndim >= 2:
+                    nn.init.xavier_uniform_(weights, generator=generator)
+                elif "bias" in name:
+                    nn.init.zeros_(weights)
+    return network

@@ -1,0 +1,129 @@
+"""A loss's formula: sympy, LaTeX and stand-alone Python source, all folded from the same expression."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import sympy
+
+from evomal_core.expression import Expression
+from evomal_core.primitives import EPSILON, PRIMITIVES
+
+F, Y = sympy.symbols("f y", real=True)
+"""The prediction f(x) and the label y."""
+
+LATEX_NAMES = {F: r"f_\theta(x)", Y: "y"}
+
+_SIMPLIFY_UP_TO = 40  # operations; sympy.simplify takes seconds beyond
+
+
+def raw_formula(expression: Expression, phi: Sequence[float], softplus: bool = False) -> sympy.Expr:
+    """The formula as the meta-loss network computes it, with no simplification but constant folding."""
+    leaves = {"f": F, "y": Y, "1": sympy.Float(1), "-1": sympy.Float(-1)}
+
+    def weighted(position: int, value: sympy.Expr) -> sympy.Expr:
+        return value if position == 0 else sympy.Float(phi[position - 1]) * value
+
+    value = expression.fold(
+        lambda i, name: weighted(i, leaves[name]),
+        lambda i, name, children: weighted(i, PRIMITIVES[name].sympy(*children)),
+    )
+    return sympy.log(1 + sympy.exp(value)) if softplus else value
+
+
+def loss_formula(expression: Expression, phi: Sequence[float], softplus: bool = False) -> sympy.Expr:
+    """The formula simplified by sympy; the raw one if the two differ anywhere on random points."""
+    raw = raw_formula(expression, phi, softplus)
+    if raw.count_ops() > _SIMPLIFY_UP_TO:
+        return raw
+    try:
+        simplified = sympy.simplify(raw)
+    except (ArithmeticError, AttributeError, RecursionError, TypeError, ValueError):
+        return raw  # sympy's rewriting of nested Min, Max and sign can fail on its own intermediate NaN
+    return simplified if numerically_equal(raw, simplified) else raw
+
+
+def numerically_equal(left: sympy.Expr, right: sympy.Expr, points: int = 256, tolerance: float = 1e-9) -> bool:
+    """Whether two formulas in f and y agree on fixed random points in [−3, 3]² and (0, 1)²."""
+    rng = np.random.default_rng(0)
+    f, y = np.hstack((rng.uniform(-3, 3, (2, points)), rng.uniform(0, 1, (2, points))))
+    with np.errstate(all="ignore"):
+        a, b = (np.broadcast_to(callable_formula(side)(f, y), f.shape) for side in (left, right))
+    return bool(np.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True))
+
+
+def callable_formula(formula: sympy.Expr) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """The formula as a NumPy function of f and y."""
+    return sympy.lambdify((F, Y), formula, modules="numpy")
+
+
+def rounded(formula: sympy.Expr, digits: int = 4) -> sympy.Expr:
+    """The formula with its numbers rounded for reading: 1.0 becomes 1, and the protecting 1e-7 an ε."""
+
+    def short(number: sympy.Float) -> sympy.Expr:
+        if float(number) == EPSILON:
+            return sympy.Symbol("epsilon", positive=True)
+        value = sympy.Float(number, digits)
+        return sympy.Integer(int(value)) if value == int(value) else value
+
+    return formula.xreplace({number: short(number) for number in formula.atoms(sympy.Float)})
+
+
+def to_latex(formula: sympy.Expr, digits: int = 4) -> str:
+    """LaTeX of a formula with its numbers rounded to `digits` significant digits."""
+    return sympy.latex(rounded(formula, digits), symbol_names=LATEX_NAMES)
+
+
+def loss_source(
+    expression: Expression, phi: Sequence[float], softplus: bool, kind: str, name: str = "learned_loss"
+) -> str:
+    """Python source of a stand-alone PyTorch function with the loss's values and gradients."""
+
+    def weighted(position: int, value: str) -> str:
+        return value if position == 0 else f"{phi[position - 1]!r} * {value}"
+
+    constants = {"1": "torch.ones_like(f)", "-1": "-torch.ones_like(f)"}
+    value = expression.fold(
+        lambda i, leaf: weighted(i, constants.get(leaf, leaf)),
+        lambda i, node, children: weighted(i, PRIMITIVES[node].source.format(*children)),
+    )
+    if softplus:
+        value = f"functional.softplus({value})"
+    return wrap_source((f"value = {value}",), kind, name, f"Learned loss: {expression}.")
+
+
+_PRELUDE = {
+    "regression": (
+        "f = y_pred.reshape(len(y_pred), -1)",
+        "y = y_true.to(f.dtype).reshape(len(y_true), -1)",
+    ),
+    "binary": (
+        "f = torch.sigmoid(y_pred).reshape(len(y_pred), -1)",
+        "y = y_true.to(f.dtype).reshape(len(y_true), -1)",
+    ),
+    "multiclass": (
+        "f = torch.softmax(y_pred, dim=1)",
+        "y = functional.one_hot(y_true, y_pred.shape[1]).to(f.dtype)",
+    ),
+}
+_TAKES = {
+    "regression": "predictions and labels of the same shape",
+    "binary": "logits and 0/1 labels of the same shape",
+    "multiclass": "logits (batch, classes) and class indices (batch,)",
+}
+
+
+def wrap_source(lines: Sequence[str], kind: str, name: str, summary: str) -> str:
+    """A function around the lines that compute `value` from f and y.
+
+    Raises:
+        ValueError: `name` is not a Python identifier.
+    """
+    if not name.isidentifier():
+        raise ValueError(f"a function name is a Python identifier, got {name!r}")
+    body = "\n    ".join((*_PRELUDE[kind], *lines, "return value.sum(dim=1).mean()"))
+    return (
+        "import torch\nfrom torch.nn import functional\n\n\n"
+        f'def {name}(y_pred, y_true):\n    """{summary}\n\n    Takes {_TAKES[kind]}.\n    """\n    {body}\n'
+    )

@@ -1,0 +1,215 @@
+"""Tasks: arrays to learn on, validate on and test on, and GECCO's distribution of sine waves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evomal_core.losses import Kind, check_kind
+from evomal_core.seeds import numpy_rng
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A learning problem T = {(x, y)} in up to three parts.
+
+    x is (rows, …) float (or int64, for an embedding). y is (rows, outputs) float for regression,
+    (rows, 1) float zeros and ones for binary, (rows,) int64 class indices for multiclass. A task
+    without validation or test rows holds None there.
+    """
+
+    name: str
+    kind: Kind
+    train: tuple[Tensor, Tensor]
+    validation: tuple[Tensor, Tensor] | None = None
+    test: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def from_arrays(
+        cls,
+        x: Any,
+        y: Any,
+        kind: Kind,
+        *,
+        name: str = "task",
+        split: tuple[float, float, float] = (0.6, 0.2, 0.2),
+        standardise: bool = True,
+        seed: int = 0,
+    ) -> Task:
+        """A task from your own arrays, shuffled and split.
+
+        Args:
+            x: features, (rows, …).
+            y: labels: real numbers (rows,) or (rows, outputs) for "regression", two classes for
+                "binary", any number of classes for "multiclass" (numbered in sorted order).
+            kind: "regression", "binary" or "multiclass".
+            name: shown in tables.
+            split: shares of training, validation and test rows.
+            standardise: whether features, and labels of a regression, get mean 0 and standard
+                deviation 1 on the training part.
+            seed: of the shuffle.
+
+        Raises:
+            ValueError: x and y have different lengths, NaN or infinite values, a dtype that is not
+                numeric, or fewer than two classes.
+        """
+        check_kind(kind)
+        x, y = _features(x), np.asarray(y)
+        if len(x) != len(y):
+            raise ValueError(f"x has {len(x)} rows but y has {len(y)}; they must be equally many")
+        y = _labels(y, kind)
+        parts = _split_rows(len(x), split, seed)
+        if standardise and np.issubdtype(x.dtype, np.floating):
+            x = _standardised(x, parts[0])
+        if standardise and kind == "regression":
+            y = _standardised(y, parts[0])
+        whole = torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(np.ascontiguousarray(y))
+        train, validation, test = (
+            (whole[0][rows], whole[1][rows]) if len(rows) else None for rows in map(torch.from_numpy, parts)
+        )
+        assert train is not None  # _split_rows leaves no training part empty
+        return cls(name, kind, train, validation, test)
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs that a base network needs for this task."""
+        if self.kind == "multiclass":
+            return int(max(part[1].max() for part in self.parts().values())) + 1
+        return self.train[1].shape[1]
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        """Shape of one row of x."""
+        return tuple(self.train[0].shape[1:])
+
+    def parts(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """The non-empty parts by name."""
+        named = {split: getattr(self, split) for split in SPLITS}
+        return {split: part for split, part in named.items() if part is not None}
+
+    def to(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Task:
+        """The task with its arrays on a device, its floating-point ones in a dtype."""
+
+        def move(array: Tensor) -> Tensor:
+            return array.to(device=device, dtype=dtype if array.is_floating_point() else None)
+
+        return replace(self, **{split: (move(x), move(y)) for split, (x, y) in self.parts().items()})
+
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{split}={len(x)}" for split, (x, _) in self.parts().items())
+        return f"Task({self.name!r}, {self.kind}, features={self.features}, outputs={self.outputs}, {rows})"
+
+
+def _features(x: Any) -> np.ndarray:
+    x = np.asarray(x)
+    if x.ndim == 1:
+        x = x[:, None]
+    if not len(x):
+        raise ValueError("x has no rows")
+    if x.ndim == 0 or not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
+        raise ValueError(f"x must be an array of numbers (rows, features), got dtype {x.dtype}")
+    if np.issubdtype(x.dtype, np.complexfloating):
+        raise ValueError("x must hold real numbers, got complex ones")
+    bad = np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))
+    if len(bad):
+        raise ValueError(
+            f"x has NaN or infinite values in {len(bad)} row(s), first in row {bad[0]}; drop or impute them"
+        )
+    return x.astype(np.float32)
+
+
+def _labels(y: np.ndarray, kind: Kind) -> np.ndarray:
+    if y.ndim not in (1, 2) or (y.ndim == 2 and kind != "regression" and y.shape[1] != 1):
+        wanted = "(rows,) or (rows, outputs)" if kind == "regression" else "(rows,)"
+        raise ValueError(f"y of a {kind} task has shape {wanted}, got {y.shape}")
+    if np.issubdtype(y.dtype, np.number) and not np.isfinite(y).all():
+        raise ValueError(f"y has {np.count_nonzero(~np.isfinite(y))} NaN or infinite value(s); drop those rows")
+    if kind == "regression":
+        if not np.issubdtype(y.dtype, np.number) or np.issubdtype(y.dtype, np.complexfloating):
+            raise ValueError(f"y of a regression task holds real numbers, got dtype {y.dtype}")
+        return y.reshape(len(y), -1).astype(np.float32)
+    if y.dtype == object:
+        raise ValueError("y has dtype object; give class labels of one type, numbers or strings")
+    classes, indices = np.unique(y.reshape(-1), return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(f"y has only one class, {classes[0]!r}; a {kind} task needs at least two")
+    if kind == "multiclass":
+        if np.issubdtype(y.dtype, np.floating) and (classes != np.round(classes)).any():
+            raise ValueError(
+                f"y of a multiclass task holds class labels, got fractions such as {classes[0]}; "
+                "is this a regression?"
+            )
+        return indices.astype(np.int64)
+    if len(classes) > 2:
+        raise ValueError(f"y of a binary task has two classes, got {len(classes)}; use kind='multiclass'")
+    return indices.reshape(-1, 1).astype(np.float32)
+
+
+def _split_rows(rows: int, split: tuple[float, float, float], seed: int) -> list[np.ndarray]:
+    shares = np.asarray(split, dtype=float)
+    if shares.shape != (3,) or (shares < 0).any() or not np.isclose(shares.sum(), 1) or shares[0] == 0:
+        raise ValueError(f"split is three shares that sum to 1, the first above 0, got {split}")
+    ends = np.round(np.cumsum(shares) * rows).astype(int)
+    parts = np.split(numpy_rng(seed, "split").permutation(rows), ends[:2])
+    for part, share, name in zip(parts, shares, SPLITS, strict=True):
+        if share > 0 and not len(part):
+            raise ValueError(f"{rows} row(s) are too few for split {split}: the {name} part is empty")
+    return parts
+
+
+def _standardised(array: np.ndarray, train_rows: np.ndarray) -> np.ndarray:
+    """Mean 0 and standard deviation 1 over the training rows; constant columns become 0."""
+    train = array[train_rows].astype(np.float64)
+    spread = train.std(axis=0)
+    return ((array - train.mean(axis=0)) / np.where(spread > 0, spread, 1)).astype(np.float32)
+
+
+def sine_tasks(seed: int, count: int, low: float, high: float, *, purpose: str, rows: int = 100) -> list[Task]:
+    """Sine waves y = A·sin(x + p), A ~ U[0.2, 5], p ~ U[−π, π], x ~ U[low, high] (GECCO section 4.1).
+
+    Each task has `rows` training points (the paper's batch) and as many held-out test points.
+    """
+    tasks = []
+    for index in range(count):
+        rng = numpy_rng(seed, "sine", purpose, index)
+        amplitude, phase = rng.uniform(0.2, 5.0), rng.uniform(-math.pi, math.pi)
+        x = rng.uniform(low, high, (2, rows, 1)).astype(np.float32)
+        y = (amplitude * np.sin(x + phase)).astype(np.float32)
+        train, test = ((torch.from_numpy(x[i]), torch.from_numpy(y[i])) for i in range(2))
+        tasks.append(Task(f"{amplitude:.2f}·sin(x {phase:+.2f})", "regression", train, test=test))
+    return tasks
+
+
+Metric = Callable[[Tensor, Tensor], Tensor]
+
+
+def metric(kind: Kind) -> Metric:
+    """The performance metric L_P of a kind: mean squared error, or the error rate in [0, 1]."""
+    return {"regression": _mean_squared_error, "binary": _binary_error, "multiclass": _multiclass_error}[kind]
+
+
+METRIC_NAMES = {"regression": "MSE", "binary": "error rate", "multiclass": "error rate"}
+
+
+def _finite_or_inf(value: Tensor, y_pred: Tensor) -> Tensor:
+    return torch.where(torch.isfinite(y_pred).all(), value, torch.inf)
+
+
+def _mean_squared_error(y_pred: Tensor, y_true: Tensor) -> Tensor:
+    return torch.nan_to_num(torch.square(y_pred - y_true).mean(), nan=torch.inf)
+
+
+def _binary_error(y_pred: Tensor, y_true: Tensor) -> Tensor:
+    return _finite_or_inf(((y_pred > 0) != (y_true > 0.5)).float().mean(), y_pred)
+
+
+def _multiclass_error(y_pred: Tensor, y_true: Tensor) -> Tensor:
+    return _finite_or_inf((y_pred.argmax(dim=1) != y_true).float().mean(), y_pred)
