@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-
 Count = Annotated[int, Field(ge=0, strict=True)]
 Positive = Annotated[int, Field(ge=1, strict=True)]
 Rate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -115,7 +114,7 @@ class SearchConfig(Config):
         low, high = self.initial_heights
         if not low <= high <= self.height_limit:
             raise ValueError(
-                f"initial_heights {self.initial_heights} must be ascending and within height_limit {self.height_limit}"
+                f"initial_heights {self.initial_heights} must ascend, to at most height_limit={self.height_limit}"
             )
         total = self.crossover_rate + self.mutation_rate + self.elitism_rate
         if total > 1 + 1e-9:

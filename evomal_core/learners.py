@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -38,16 +41,6 @@ class Learner:
         """The initial weights (detached; do not change them in place)."""
         return {name: weights.detach() for name, weights in self.network.named_parameters()}
 
-    @property
-    def buffers(self) -> Weights:
-        """Copies of the initial buffers, such as batch norm's running statistics."""
-        return {name: value.clone() for name, value in self.network.named_buffers()}
-
-    @property
-    def full_batch(self) -> bool:
-        """Whether one batch holds the whole training part, so that every step sees the same rows."""
-        return self.batch_size >= len(self.task.train[0])
-
     def batch(self, step: int, split: str = "train", offset: int = 0) -> tuple[Tensor, Tensor]:
         """The rows (x, y) of one step: epochs of shuffled rows without replacement.
 
@@ -75,21 +68,57 @@ class Learner:
             self._orders[key] = torch.randperm(len(x), generator=rng).to(x.device)
         return self._orders[key][place * self.batch_size : (place + 1) * self.batch_size]
 
-    def forward(self, theta: Weights, x: Tensor, step: int = 0) -> Tensor:
-        """The network's output at weights theta, in training mode, its buffers left alone.
+    @cached_property
+    def stateless(self) -> nn.Module:
+        """The network as a pure function of its weights, which `torch.func` can differentiate to any order.
 
-        A network that draws random numbers (dropout) draws the same at the same step.
+        Batch norm keeps no running statistics, which training mode never reads.
         """
-        weights = {**theta, **self.buffers}
-        if not draws_random_numbers(self.network):
-            return functional_call(self.network, weights, (x,))
-        with isolated_torch(self.seed, "dropout", step):
-            return functional_call(self.network, weights, (x,))
+        return _with_pure_batch_norm(copy.deepcopy(self.network))
+
+    def forward(self, theta: Weights, x: Tensor, draw: int = 0) -> Tensor:
+        """The network's output f_theta(x) in training mode, a pure function of theta, x and `draw`."""
+        with self.dropout(draw):
+            return functional_call(self.stateless, theta, (x,))
+
+    def dropout(self, draw: int) -> AbstractContextManager[None]:
+        """Within it, a network that draws random numbers (dropout) draws the same for the same `draw`."""
+        if not self._has_dropout:
+            return nullcontext()
+        return isolated_torch(self.seed, "dropout", draw)
+
+    @cached_property
+    def _has_dropout(self) -> bool:
+        return any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in self.network.modules())
 
 
-def draws_random_numbers(network: nn.Module) -> bool:
-    """Whether a network in training mode draws random numbers (has dropout)."""
-    return any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in network.modules())
+class PureBatchNorm(nn.Module):
+    """Batch norm in training mode, without running statistics, from elementary operations.
+
+    PyTorch's own has a forward-mode derivative that is itself differentiated wrongly (by 1e-3 in the
+    meta-gradient of several unrolled steps, PyTorch 2.13); this one is exact to any order.
+    """
+
+    def __init__(self, norm: nn.modules.batchnorm._BatchNorm) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(x − mean) / √(variance + eps) · weight + bias, over all axes but the second."""
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        variance, mean = torch.var_mean(x, dim=axes, correction=0, keepdim=True)
+        scaled = (x - mean) * torch.rsqrt(variance + self.eps)
+        if self.weight is None:
+            return scaled
+        shape = [-1 if axis == 1 else 1 for axis in range(x.ndim)]
+        return scaled * self.weight.view(shape) + self.bias.view(shape)
+
+
+def _with_pure_batch_norm(network: nn.Module) -> nn.Module:
+    for name, child in network.named_children():
+        is_norm = isinstance(child, nn.modules.batchnorm._BatchNorm)
+        setattr(network, name, PureBatchNorm(child) if is_norm else _with_pure_batch_norm(child))
+    return network
 
 
 def make_learners(

@@ -101,7 +101,8 @@ class Task:
         def move(array: Tensor) -> Tensor:
             return array.to(device=device, dtype=dtype if array.is_floating_point() else None)
 
-        return replace(self, **{split: (move(x), move(y)) for split, (x, y) in self.parts().items()})
+        moved: dict[str, Any] = {split: (move(x), move(y)) for split, (x, y) in self.parts().items()}
+        return replace(self, **moved)
 
     def __repr__(self) -> str:
         rows = ", ".join(f"{split}={len(x)}" for split, (x, _) in self.parts().items())

@@ -1,0 +1,130 @@
+"""Training a base network with a loss: for fitness (GECCO Algorithm 2) and for meta-testing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from evomal_core.config import SGD, SearchConfig
+from evomal_core.learners import Learner
+from evomal_core.losses import Loss
+from evomal_core.tasks import Task, metric
+
+ROWS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class Training:
+    """A trained base network and its errors on each part of its task at the recorded steps.
+
+    `curve` holds rows {"step", "train", "validation", "test"}; an error is inf once the network's output
+    or weights have left the finite numbers.
+    """
+
+    network: nn.Module
+    curve: list[dict[str, float]]
+    diverged: bool
+
+    @property
+    def final(self) -> dict[str, float]:
+        """The errors after the last step."""
+        return self.curve[-1]
+
+
+def train(
+    loss: Loss,
+    learner: Learner,
+    base: SGD,
+    steps: int,
+    record: Collection[int] = (),
+    splits: Sequence[str] | None = None,
+) -> Training:
+    """Train a copy of the learner's network with the loss by SGD.
+
+    theta ← theta − α ∇_theta M_phi(y, f_theta(x)) for `steps` batches, as at meta-testing time.
+
+    Args:
+        loss: used in place of the task loss; its weights stay as they are.
+        learner: the task with the network's initial weights and batches.
+        base: the optimiser's hyper-parameters.
+        steps: number of gradient steps.
+        record: steps (from 0, before training) after which errors are measured, beside the last.
+        splits: the parts of the task to measure; all by default.
+    """
+    network = copy.deepcopy(learner.network)
+    optimiser = torch.optim.SGD(
+        network.parameters(),
+        lr=base.lr,
+        momentum=base.momentum,
+        nesterov=base.nesterov,
+        weight_decay=base.weight_decay,
+    )
+    wanted = sorted({step for step in record if 0 <= step <= steps} | {steps})
+    parts = {name: learner.task.parts()[name] for name in (splits or learner.task.parts())}
+    curve: list[dict[str, float]] = []
+    done = 0
+    with _frozen(loss):
+        for step in wanted:
+            for number in range(done, step):
+                x, y = learner.batch(number)
+                with learner.dropout(number):
+                    y_pred = network(x)
+                optimiser.zero_grad(set_to_none=True)
+                value = loss(y_pred, y)
+                if value.requires_grad:
+                    value.backward()
+                    optimiser.step()
+            done = step
+            errors = {name: error(network, learner.task, part) for name, part in parts.items()}
+            curve.append({"step": step, **errors})
+    diverged = not all(torch.isfinite(weights).all() for weights in network.parameters())
+    diverged = diverged or any(value == float("inf") for value in curve[-1].values())
+    return Training(network, curve, diverged)
+
+
+class _frozen:  # noqa: N801 - used as a function
+    """Within it, a loss's weights take no gradients, which spares the work of computing them."""
+
+    def __init__(self, loss: Loss) -> None:
+        self.weights = [w for w in loss.parameters() if w.requires_grad]
+
+    def __enter__(self) -> None:
+        for weight in self.weights:
+            weight.requires_grad_(False)
+
+    def __exit__(self, *_: object) -> None:
+        for weight in self.weights:
+            weight.requires_grad_(True)
+
+
+@torch.no_grad()
+def error(network: nn.Module, task: Task, part: tuple[Tensor, Tensor]) -> float:
+    """The performance metric of a network in evaluation mode: MSE or error rate, inf if not finite."""
+    x, y = part
+    was_training = network.training
+    network.eval()
+    y_pred = torch.cat([network(rows) for rows in x.split(ROWS_AT_ONCE)])
+    network.train(was_training)
+    return float(metric(task.kind)(y_pred, y))
+
+
+def fitness(losses: Sequence[Loss], learners: Sequence[Learner], config: SearchConfig) -> list[float]:
+    """The fitness of each loss: its mean error over the tasks after a partial training session (Eq. 9).
+
+    Lower is better; inf if training diverged on any task.
+    """
+    return [_fitness(loss, learners, config) for loss in losses]
+
+
+def _fitness(loss: Loss, learners: Sequence[Learner], config: SearchConfig) -> float:
+    total = 0.0
+    for learner in learners:
+        trained = train(loss, learner, config.base, config.fitness_steps, splits=[config.fitness_on])
+        if trained.diverged:
+            return float("inf")
+        total += trained.final[config.fitness_on]
+    return total / len(learners)
