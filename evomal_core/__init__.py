@@ -1,0 +1,36 @@
+"""EvoMAL: learn loss functions by genetic programming and unrolled differentiation.
+
+import evomal_core as em
+
+task = em.Task.from_arrays(x, y, kind="regression")
+result = em.learn_loss([task], model=lambda: em.models.mlp(10, [40, 40], 1), seed=0)
+result.best.save("loss.json")
+"""
+
+from evomal_core import models
+from evomal_core.config import SGD, SearchConfig
+from evomal_core.expression import Expression
+from evomal_core.loss_files import load_loss
+from evomal_core.losses import LearnedLoss, Loss, NeuralLoss, TaskLoss, TaylorLoss
+from evomal_core.result import Evaluation, SearchResult
+from evomal_core.search import METHODS, learn_loss
+from evomal_core.tasks import Task
+
+__all__ = [
+    "METHODS",
+    "SGD",
+    "Evaluation",
+    "Expression",
+    "LearnedLoss",
+    "Loss",
+    "NeuralLoss",
+    "SearchConfig",
+    "SearchResult",
+    "Task",
+    "TaskLoss",
+    "TaylorLoss",
+    "learn_loss",
+    "load_loss",
+    "models",
+]
+__version__ = "0.1.0"

@@ -51,7 +51,7 @@ def read_json(path: Path | str) -> Any:
 
 
 def encode(value: Any) -> Any:
-    """Replace non-finite floats in nested lists and dictionaries by strings, which JSON can hold."""
+    """Replace non-finite floats in nested data by strings that JSON can hold and `float` reads back."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):
@@ -59,8 +59,3 @@ def encode(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [encode(item) for item in value]
     return value
-
-
-def decode_float(value: float | str) -> float:
-    """The float that `encode` wrote."""
-    return float(value)

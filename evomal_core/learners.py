@@ -116,8 +116,10 @@ class PureBatchNorm(nn.Module):
 
 def _with_pure_batch_norm(network: nn.Module) -> nn.Module:
     for name, child in network.named_children():
-        is_norm = isinstance(child, nn.modules.batchnorm._BatchNorm)
-        setattr(network, name, PureBatchNorm(child) if is_norm else _with_pure_batch_norm(child))
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            setattr(network, name, PureBatchNorm(child))
+        else:
+            _with_pure_batch_norm(child)
     return network
 
 

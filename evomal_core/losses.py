@@ -7,6 +7,7 @@ loss turns into probabilities itself (`"binary"`, `"multiclass"`), as `nn.CrossE
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -82,7 +83,7 @@ class Loss(nn.Module):
         """Number of trainable weights phi."""
         return sum(weights.numel() for weights in self.parameters())
 
-    def save(self, path: str) -> None:
+    def save(self, path: Path | str) -> None:
         """Write the loss as JSON, atomically; `load_loss` reads it back exactly."""
         from evomal_core.loss_files import save_loss
 

@@ -25,7 +25,7 @@ from torch.func import functional_call, grad, jvp
 
 from evomal_core.config import SGD, SearchConfig
 from evomal_core.learners import Learner, Weights
-from evomal_core.losses import Loss, TaskLoss
+from evomal_core.losses import LearnedLoss, Loss, TaskLoss
 
 log = logging.getLogger("evomal")
 
@@ -147,12 +147,11 @@ def _jvp(loss: Loss, learner: Learner, data: Episode, base: SGD) -> tuple[Tensor
 
 def _step_adjoint(adjoint: Gradients, adjoint_velocity: Gradients, base: SGD) -> tuple[Gradients, Gradients]:
     """From the adjoints of theta and velocity after a step: of its gradient G, and of the velocity before."""
+    carried = base.momentum if base.nesterov else 1.0
+    velocity = [v - base.lr * carried * a for v, a in zip(adjoint_velocity, adjoint, strict=True)]
+    direction = tuple(velocity)
     if base.nesterov:
-        velocity = [v - base.lr * base.momentum * a for v, a in zip(adjoint_velocity, adjoint, strict=True)]
         direction = tuple(v - base.lr * a for v, a in zip(velocity, adjoint, strict=True))
-    else:
-        velocity = [v - base.lr * a for v, a in zip(adjoint_velocity, adjoint, strict=True)]
-        direction = tuple(velocity)
     return direction, tuple(base.momentum * v for v in velocity)
 
 
@@ -222,16 +221,14 @@ def meta_gradient(
     return ENGINES[engine](loss, learner, episode(learner, meta_step, config), config.base)
 
 
-def choose_engine(learners: Sequence[Learner], config: SearchConfig) -> str:
+def choose_engine(learners: Sequence[Learner], config: SearchConfig, loss: Loss | None = None) -> str:
     """The engine asked for, or with "auto" the first that takes this network; a line says what was passed over.
 
     A network falls past `jvp` if one of its operations has no forward-mode derivative.
     """
     if config.engine != "auto":
         return config.engine
-    from evomal_core.losses import LearnedLoss
-
-    probe = LearnedLoss("square(sub(f, y))", learners[0].task.kind)
+    probe = loss or LearnedLoss("square(sub(f, y))", learners[0].task.kind)
     for name in ENGINES:
         try:
             meta_gradient(probe, learners[0], 0, config, name)

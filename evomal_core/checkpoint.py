@@ -1,0 +1,86 @@
+"""Checkpoints: a search's state as JSON, bound to the configuration that it belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evomal_core.config import SearchConfig
+from evomal_core.files import read_json, write_json
+from evomal_core.learners import Learner
+
+FORMAT = "evomal-checkpoint"
+VERSION = 1
+
+
+class Checkpoint:
+    """The file that a search saves its state to after each generation, and resumes from.
+
+    Args:
+        folder: where the file lies; None keeps no checkpoint.
+        fingerprint: what the state is a function of; a state of another fingerprint is refused.
+    """
+
+    def __init__(self, folder: Path | str | None, fingerprint: dict[str, Any]) -> None:
+        self.path = None if folder is None else Path(folder) / "checkpoint.json"
+        self.fingerprint = fingerprint
+
+    def load(self) -> Any:
+        """The saved state, or None if there is none.
+
+        Raises:
+            ValueError: the file belongs to another configuration, or is not a checkpoint.
+        """
+        if self.path is None or not self.path.exists():
+            return None
+        record = read_json(self.path)
+        if not isinstance(record, dict) or record.get("format") != FORMAT or record.get("version") != VERSION:
+            raise ValueError(
+                f"{self.path} is not a checkpoint of this version of EvoMAL; move it away to start anew"
+            )
+        if difference := first_difference(record["fingerprint"], self.fingerprint):
+            raise ValueError(
+                f"{self.path} belongs to another search: {difference}; choose another folder, or delete this one"
+            )
+        return record["state"]
+
+    def save(self, state: Any) -> None:
+        """Replace the saved state, atomically."""
+        if self.path is not None:
+            write_json(
+                self.path,
+                {"format": FORMAT, "version": VERSION, "fingerprint": self.fingerprint, "state": state},
+            )
+
+
+def fingerprint(method: str, learners: Sequence[Learner], config: SearchConfig, seed: int) -> dict[str, Any]:
+    """What a search is a function of: method, seed, configuration, data, and the networks' initial weights."""
+    return {
+        "method": method,
+        "seed": seed,
+        # The engine changes only rounding, so that a search may go on with another one.
+        "config": config.model_dump(mode="json", exclude={"engine"}),
+        "tasks": _digest(array for e in learners for part in e.task.parts().values() for array in part),
+        "networks": _digest(weights for e in learners for weights in e.theta.values()),
+    }
+
+
+def _digest(tensors: Any) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def first_difference(found: Any, wanted: Any, name: str = "") -> str:
+    """The first place where two nested records differ, in words; empty if they are equal."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in sorted({*found, *wanted}):
+            inner = f"{name}.{key}" if name else key
+            if difference := first_difference(found.get(key), wanted.get(key), inner):
+                return difference
+        return ""
+    return "" if found == wanted else f"{name} is {found!r:.60} there and {wanted!r:.60} here"

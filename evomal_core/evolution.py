@@ -1,0 +1,255 @@
+"""Genetic programming over losses: EvoMAL, GP-LFL (no local search) and random search.
+
+Sources: Raymond et al., GECCO 2023, section 3; Raymond et al., TPAMI 2023, section III.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from evomal_core.config import SearchConfig
+from evomal_core.expression import Expression, crossover, mutate, random_expression, repair
+from evomal_core.filters import gradient_signature, is_rejected, promise, sample_predictions
+from evomal_core.losses import LearnedLoss, initial_phi
+from evomal_core.result import Evaluation, SearchResult
+from evomal_core.search import Search
+from evomal_core.seeds import python_rng
+from evomal_core.training import fitness
+from evomal_core.unroll import choose_engine, local_search
+
+
+def evomal(search: Search) -> SearchResult:
+    """EvoMAL: genetic programming whose candidates are tuned by unrolled differentiation."""
+    return _evolve(search, tuned=True, bred=True)
+
+
+def gp_lfl(search: Search) -> SearchResult:
+    """GP-LFL: the same genetic programming without local search."""
+    return _evolve(search, tuned=False, bred=True)
+
+
+def random_search(search: Search) -> SearchResult:
+    """Random search: new random expressions in each generation, without local search."""
+    return _evolve(search, tuned=False, bred=False)
+
+
+def _evolve(search: Search, *, tuned: bool, bred: bool) -> SearchResult:
+    config = search.config
+    search.engine = choose_engine(search.learners, config)
+    evaluator = Evaluator(search, tuned)
+    rows: list[dict[str, Any]] = []
+    population: list[Evaluation] = []
+    if (state := search.checkpoint.load()) is not None:
+        rows, population = state["generations"], evaluator.restore(state)
+        search.seconds.update(state["seconds"])
+    search.progress.start(config.generations)
+    for row in rows:
+        search.progress.generation(row, config.generations)
+    for generation in range(len(rows), config.generations):
+        if not bred or generation == 0:
+            expressions = _random_population(search, generation)
+        else:
+            expressions = breed(population, config, python_rng(search.seed, "breed", generation))
+        population, counts = evaluator.evaluate(expressions)
+        rows.append({"generation": generation, **_summary(evaluator, population), **counts})
+        search.checkpoint.save({"generations": rows, "seconds": search.seconds, **evaluator.state(population)})
+        search.progress.generation(rows[-1], config.generations)
+    return SearchResult(
+        search.method, list(evaluator.archive.values()), rows, population, search.seconds, search.engine
+    )
+
+
+def _random_population(search: Search, generation: int) -> list[Expression]:
+    """Ramped half-and-half trees, repaired; in the first generation after the known losses."""
+    config = search.config
+    known = search.initial if generation == 0 else []
+    population = list(known)
+    for index in range(len(known), config.population):
+        rng = python_rng(search.seed, "random tree", generation, index)
+        tree = random_expression(rng, config.function_set, config.initial_heights)
+        repaired = repair(rng, tree, config.function_set)
+        population.append(repaired if repaired.height <= config.height_limit else _grown(rng, config))
+    return population
+
+
+def _grown(rng: random.Random, config: SearchConfig) -> Expression:
+    """A repaired random tree within the height limit, where repair made the first one too high."""
+    while True:
+        tree = repair(
+            rng, random_expression(rng, config.function_set, (0, config.height_limit)), config.function_set
+        )
+        if tree.height <= config.height_limit:
+            return tree
+
+
+def breed(population: Sequence[Evaluation], config: SearchConfig, rng: random.Random) -> list[Expression]:
+    """The next generation's expressions: elites, then crossover and mutation of tournament winners.
+
+    The best `config.elites` stay. Each other place is filled by crossover, mutation or reproduction; the
+    rates are of the whole population, elites included (70 + 25 + 5 % in the papers), so they are divided by
+    1 − elitism_rate here. A child above the height limit, checked after repair, gives way to its parent.
+    """
+    ranked = sorted(population, key=lambda e: e.fitness)
+    children = [_expression(entry) for entry in ranked[: config.elites]]
+    others = 1 - config.elitism_rate
+    while len(children) < config.population:
+        draw = rng.random() * others
+        parent = _select(population, config, rng)
+        if draw < config.crossover_rate:
+            child = crossover(rng, parent, _select(population, config, rng), config.function_set)
+        elif draw < config.crossover_rate + config.mutation_rate:
+            child = mutate(rng, parent, config.function_set)
+        else:
+            child = parent
+        child = repair(rng, child, config.function_set)
+        children.append(child if child.height <= config.height_limit else parent)
+    return children
+
+
+def _expression(entry: Evaluation) -> Expression:
+    assert isinstance(entry.loss, LearnedLoss)
+    return entry.loss.expression
+
+
+def _select(population: Sequence[Evaluation], config: SearchConfig, rng: random.Random) -> Expression:
+    """A tournament of `config.tournament`, lowest fitness first; with parsimony, two winners compared by size."""
+    winner = _tournament(population, config.tournament, rng)
+    if config.parsimony > 1:
+        # Luke & Panait 2002: of two winners the smaller is taken with probability parsimony / 2.
+        pair = sorted((winner, _tournament(population, config.tournament, rng)), key=lambda e: e.complexity)
+        winner = pair[0] if rng.random() < config.parsimony / 2 else pair[1]
+    return _expression(winner)
+
+
+def _tournament(population: Sequence[Evaluation], size: int, rng: random.Random) -> Evaluation:
+    return min(rng.choices(population, k=size), key=lambda e: e.fitness)
+
+
+def _summary(evaluator: Evaluator, population: Sequence[Evaluation]) -> dict[str, Any]:
+    best = min(evaluator.archive.values(), key=lambda e: e.fitness)
+    finite = [entry.fitness for entry in population if math.isfinite(entry.fitness)]
+    return {
+        "best_fitness": best.fitness,
+        "mean_fitness": sum(finite) / len(finite) if finite else math.inf,
+        "finite": len(finite),
+        "best_complexity": best.complexity,
+        "best_loss": str(_expression(best)),
+    }
+
+
+class Evaluator:
+    """Fitness of expressions: local search, filters and a partial training session, with an archive.
+
+    An evaluation is a function of the seed and the expression alone (the gradient-equivalence filter also
+    looks at what came before), so neither the order nor an interruption changes a result.
+    """
+
+    def __init__(self, search: Search, tuned: bool) -> None:
+        self.search = search
+        self.tuned = tuned
+        self.archive: dict[Expression, Evaluation] = {}
+        self.signatures: dict[tuple[str, ...], float] = {}
+        self.samples = sample_predictions(search.learners, search.config)
+
+    def evaluate(self, expressions: Sequence[Expression]) -> tuple[list[Evaluation], dict[str, int]]:
+        """The evaluations of a population, and how many were cached, rejected, … in it."""
+        archive = self.archive if self.search.config.symbolic_archive else {}
+        new = [e for e in dict.fromkeys(expressions) if e not in archive]
+        fresh = dict(zip(new, self._evaluate_new(new), strict=True))
+        self.archive.update(fresh)
+        statuses = Counter(entry.status for entry in fresh.values())
+        counts = {"cached": len(expressions) - len(new), "optimised": len(new) if self.tuned else 0}
+        counts |= {status: statuses[status] for status in ("rejected", "equivalent", "diverged")}
+        counts["evaluated"] = len(new) - statuses["rejected"] - statuses["equivalent"]
+        return [self.archive[expression] for expression in expressions], counts
+
+    def _evaluate_new(self, expressions: Sequence[Expression]) -> list[Evaluation]:
+        losses, done = self._tune(expressions)
+        with self.search.timed("filters"):
+            signatures = self._filter(losses, done)
+        leaders: dict[tuple[str, ...], int] = {}
+        for index, signature in signatures.items():
+            leaders.setdefault(signature, index)
+        train = [
+            index
+            for index in range(len(losses))
+            if index not in done
+            and (index not in signatures or leaders[signatures[index]] == index)
+            and signatures.get(index) not in self.signatures
+        ]
+        with self.search.timed("fitness"):
+            values = fitness([losses[i] for i in train], self.search.learners, self.search.config)
+        for index, value in zip(train, values, strict=True):
+            done[index] = Evaluation(losses[index], value, "ok" if math.isfinite(value) else "diverged")
+            if index in signatures:
+                self.signatures[signatures[index]] = value
+        for index, signature in signatures.items():
+            if index not in done:
+                done[index] = Evaluation(losses[index], self.signatures[signature], "equivalent")
+        return [done[index] for index in range(len(losses))]
+
+    def _tune(self, expressions: Sequence[Expression]) -> tuple[list[LearnedLoss], dict[int, Evaluation]]:
+        """The losses after local search (if the method has one), and the evaluations of those that diverged."""
+        search, config = self.search, self.search.config
+        losses = [
+            LearnedLoss(e, search.kind, phi=self._initial_phi(e), softplus=config.softplus) for e in expressions
+        ]
+        if not self.tuned or not losses:
+            return losses, {}
+        share = 1 / (len(losses) * max(config.meta_steps, 1))
+        with search.timed("local search"):
+            tuned = local_search(
+                losses, search.learners, config, search.engine, lambda: search.progress.tick(share)
+            )
+        diverged = {i: Evaluation(t.loss, math.inf, "diverged") for i, t in enumerate(tuned) if t.diverged}
+        return [t.loss for t in tuned if isinstance(t.loss, LearnedLoss)], diverged
+
+    def _initial_phi(self, expression: Expression) -> torch.Tensor:
+        """Weights near 1 for a loss that is to be tuned, the unit form for one that is not."""
+        phi = initial_phi(expression, self.search.seed) if self.tuned else torch.ones(expression.edges)
+        return phi.to(self.search.learners[0].task.train[1].device)
+
+    def _filter(self, losses: Sequence[LearnedLoss], done: dict[int, Evaluation]) -> dict[int, tuple[str, ...]]:
+        """Mark the rejected as done; return the gradient signatures of the others."""
+        config, kind = self.search.config, self.search.kind
+        signatures: dict[int, tuple[str, ...]] = {}
+        for index, loss in enumerate(losses):
+            if index in done:
+                continue
+            if config.rejection_steps and is_rejected(promise(loss, self.samples, config, kind)):
+                done[index] = Evaluation(loss, math.inf, "rejected")
+            elif config.gradient_equivalence:
+                signature = gradient_signature(loss, self.samples)
+                if signature is not None:
+                    signatures[index] = signature
+        return signatures
+
+    def state(self, population: Sequence[Evaluation]) -> dict[str, Any]:
+        """Archive, signatures and population as JSON-ready data."""
+        order = {id(entry): index for index, entry in enumerate(self.archive.values())}
+        return {
+            "archive": [
+                [str(e), entry.fitness, entry.status, *(w.tolist() for w in entry.loss.parameters())]
+                for e, entry in self.archive.items()
+            ],
+            "signatures": [[list(key), value] for key, value in self.signatures.items()],
+            "population": [order[id(entry)] for entry in population],
+        }
+
+    def restore(self, state: dict[str, Any]) -> list[Evaluation]:
+        """Take up a saved state; returns the population."""
+        kind, softplus = self.search.kind, self.search.config.softplus
+        device = self.search.learners[0].task.train[1].device
+        for text, value, status, phi in state["archive"]:
+            weights = torch.tensor(phi, device=device)
+            loss = LearnedLoss(text, kind, phi=weights, softplus=softplus)
+            self.archive[loss.expression] = Evaluation(loss, float(value), status)
+        self.signatures = {tuple(key): float(value) for key, value in state["signatures"]}
+        entries = list(self.archive.values())
+        return [entries[index] for index in state["population"]]

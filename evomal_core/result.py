@@ -1,0 +1,139 @@
+"""What every search returns: the best loss, all that were tried, and how the search went."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from evomal_core.losses import Loss
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One loss that a search looked at.
+
+    `status` is "ok", or why the fitness is inf or borrowed: "rejected" (rejection protocol), "equivalent"
+    (gradient equivalence: the fitness is its twin's), "diverged" (local search or training left the finite
+    numbers).
+    """
+
+    loss: Loss
+    fitness: float
+    status: str = "ok"
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.fitness):
+            raise ValueError("a fitness is never NaN: a failed candidate has fitness inf and a status")
+
+    @property
+    def complexity(self) -> int:
+        """Number of nodes of a symbolic loss, number of weights of another."""
+        expression = getattr(self.loss, "expression", None)
+        return self.loss.size if expression is None else len(expression)
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The outcome of a search; in Jupyter it shows the best losses by complexity.
+
+    Attributes:
+        method: name of the search method.
+        evaluations: every distinct loss that was evaluated, in order.
+        generations: one row a generation: best and mean fitness, and counts of what was cached, rejected,
+            found equivalent, diverged and evaluated.
+        population: the last generation, from which another search can go on.
+        seconds: wall-clock seconds by phase.
+        engine: the engine of the local search, or "none".
+    """
+
+    method: str
+    evaluations: Sequence[Evaluation]
+    generations: Sequence[dict[str, Any]]
+    population: Sequence[Evaluation] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+    engine: str = "none"
+
+    @property
+    def best_evaluation(self) -> Evaluation:
+        """The evaluation of lowest fitness; of equals, the first."""
+        return min(self.evaluations, key=lambda e: e.fitness)
+
+    @property
+    def best(self) -> Loss:
+        """The best loss found.
+
+        Raises:
+            RuntimeError: no candidate trained a network without diverging.
+        """
+        winner = self.best_evaluation
+        if math.isinf(winner.fitness):
+            raise RuntimeError(
+                f"{self.method} found no usable loss: all {len(self.evaluations)} candidates were rejected or "
+                "diverged; try a larger population, more generations, or a smaller base learning rate"
+            )
+        return winner.loss
+
+    @property
+    def fitness(self) -> float:
+        """The lowest fitness found (mean error after the partial training session)."""
+        return self.best_evaluation.fitness
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """The generations as a table."""
+        import pandas as pd
+
+        return pd.DataFrame(self.generations)
+
+    def front(self) -> list[Evaluation]:
+        """The losses that no simpler loss matches in fitness, simplest first."""
+        front: list[Evaluation] = []
+        for candidate in sorted(self.evaluations, key=lambda e: (e.complexity, e.fitness)):
+            if math.isfinite(candidate.fitness) and (not front or candidate.fitness < front[-1].fitness):
+                front.append(candidate)
+        return front
+
+    def table(self) -> pd.DataFrame:
+        """The front as a table: complexity, fitness, score and formula.
+
+        The score is what a node gained, −Δ ln(fitness) / Δ complexity (Cranmer 2023, PySR).
+        """
+        import pandas as pd
+
+        rows = []
+        previous: Evaluation | None = None
+        for entry in self.front():
+            score = float("nan") if previous is None else _score(previous, entry)
+            rows.append(
+                {
+                    "complexity": entry.complexity,
+                    "fitness": entry.fitness,
+                    "score": score,
+                    "loss": str(getattr(entry.loss, "expression", type(entry.loss).__name__)),
+                }
+            )
+            previous = entry
+        return pd.DataFrame(rows, columns=["complexity", "fitness", "score", "loss"])
+
+    def __repr__(self) -> str:
+        return f"SearchResult({self.method}, {len(self.evaluations)} losses evaluated)\n{self.table()}"
+
+    def _repr_html_(self) -> str:
+        table = self.table()
+        table["formula"] = [_formula(entry.loss) for entry in self.front()]
+        html = table.to_html(index=False, float_format="{:.4g}".format, na_rep="", escape=False)
+        return f"<p><b>{self.method}</b>: {len(self.evaluations)} losses evaluated, best by complexity</p>{html}"
+
+
+def _score(simpler: Evaluation, richer: Evaluation) -> float:
+    gain = math.log(simpler.fitness) - math.log(richer.fitness) if richer.fitness > 0 else math.inf
+    return gain / (richer.complexity - simpler.complexity)
+
+
+def _formula(loss: Loss) -> str:
+    return f"$\\displaystyle {loss.latex()}$"

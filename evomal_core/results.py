@@ -1,0 +1,158 @@
+"""Tidy tables of runs, and their statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from evomal_core.experiment import check_methods, experiment
+from evomal_core.loss_files import load_loss
+from evomal_core.losses import Loss
+from evomal_core.runs import Run, compute_all
+from evomal_core.search import METHODS, check_seed
+
+KEYS = ["experiment", "profile", "method", "seed"]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Complete runs as tidy tables; every table has the columns experiment, profile, method and seed.
+
+    Attributes:
+        runs: the runs, one row each: fitness, loss, parameters, engine and seconds by phase.
+        histories: one row a generation: best and mean fitness and the filters' counts.
+        tests: errors of meta-testing: group ("in-sample", "out-of-sample"), task, step, split, error.
+        fronts: the best losses by complexity.
+        losses: the best loss of each (experiment, method, seed).
+    """
+
+    runs: pd.DataFrame
+    histories: pd.DataFrame
+    tests: pd.DataFrame
+    fronts: pd.DataFrame
+    losses: dict[tuple[str, str, int], Loss]
+
+    def final(self) -> pd.DataFrame:
+        """Errors after the last step, averaged over a run's tasks: one row per run, group and split."""
+        last = self.tests[self.tests["step"] == self.tests.groupby("experiment")["step"].transform("max")]
+        keys = [*KEYS, "group", "split"]
+        return last.groupby(keys, observed=True, sort=False)["error"].mean().reset_index()
+
+    def summary(self) -> pd.DataFrame:
+        """Mean, standard deviation, median and n over seeds of the final errors, and how many diverged.
+
+        Diverged runs count in `n` and `diverged`, and are left out of mean and standard deviation, which
+        are therefore only to be read together with that count.
+        """
+        keys = ["experiment", "profile", "method", "group", "split"]
+        grouped = self.final().groupby(keys, observed=True, sort=False)["error"]
+        return grouped.apply(_statistics).unstack().reset_index().astype({"n": int, "diverged": int})
+
+
+def _statistics(errors: pd.Series) -> pd.Series:
+    finite = errors[np.isfinite(errors)]
+    return pd.Series(
+        {
+            "mean": finite.mean(),
+            "sd": finite.std(ddof=1),
+            "median": errors.median(),
+            "n": len(errors),
+            "diverged": len(errors) - len(finite),
+        }
+    )
+
+
+def load_or_run(
+    experiments: str | Sequence[str],
+    profile: str = "quick",
+    *,
+    methods: list[str] | None = None,
+    seeds: int | Sequence[int] | None = None,
+    device: str = "cpu",
+    results_dir: str | Path = "results",
+    jobs: int = 1,
+    progress: bool = True,
+) -> Results:
+    """Load finished runs, resume interrupted ones and compute missing ones; then return their tables.
+
+    Args:
+        experiments: one or more names of EXPERIMENTS.
+        profile: "smoke", "quick" or "paper".
+        methods: some of METHODS; all if None.
+        seeds: a number of seeds (from 0), a list of seeds, or None for as many as the profile has.
+        device: "cpu" or "cuda".
+        results_dir: the folder of all runs.
+        jobs: runs computed at once, each on one thread; 0 for as many as there are cores.
+        progress: whether bars are shown.
+
+    Raises:
+        ValueError: a name or seed is unknown, or a folder holds a run of another configuration.
+    """
+    names = [experiments] if isinstance(experiments, str) else list(experiments)
+    runs = [
+        Run(name, profile, method, seed, Path(results_dir))
+        for name in names
+        for seed in check_seeds(experiment(name).profile(profile).seeds if seeds is None else seeds)
+        for method in check_methods(methods)
+    ]
+    compute_all(runs, device, jobs, progress)
+    return load(runs)
+
+
+def check_seeds(seeds: Any) -> list[int]:
+    """A list of distinct seeds from a number of seeds or a list.
+
+    Raises:
+        ValueError: the list is empty or has a repeated, negative or fractional seed.
+    """
+    if isinstance(seeds, int) and not isinstance(seeds, bool):
+        if seeds < 1:
+            raise ValueError(f"the number of seeds is at least 1, got {seeds}")
+        return list(range(seeds))
+    if isinstance(seeds, str) or not isinstance(seeds, Sequence) or not seeds:
+        raise ValueError(f"seeds is a number of seeds or a list of them, got {seeds!r}")
+    found = [check_seed(seed) for seed in seeds]
+    repeated = sorted({seed for seed in found if found.count(seed) > 1})
+    if repeated:
+        raise ValueError(f"seeds overlap: {', '.join(map(str, repeated))} named more than once")
+    return found
+
+
+def load(runs: Sequence[Run]) -> Results:
+    """The tables of complete runs.
+
+    Raises:
+        ValueError: a run is not complete.
+    """
+    records: list[dict[str, Any]] = []
+    tables: dict[str, list[pd.DataFrame]] = {"history": [], "test": [], "front": []}
+    losses: dict[tuple[str, str, int], Loss] = {}
+    for run in runs:
+        record = run.record()
+        if record is None or record["status"] != "complete":
+            raise ValueError(f"{run.folder} is not complete; compute it with `evomal run {run.experiment}`")
+        keys = {key: getattr(run, key) for key in KEYS}
+        kept = ("fitness", "loss", "parameters", "evaluations", "engine", "device")
+        records.append(keys | {name: record[name] for name in kept} | _seconds(record))
+        for name, parts in tables.items():
+            table = pd.read_csv(run.folder / f"{name}.csv")
+            parts.append(table.assign(**keys))
+        losses[run.experiment, run.method, run.seed] = load_loss(run.folder / "loss.json")
+    whole = {name: _ordered(pd.concat(parts, ignore_index=True)) for name, parts in tables.items()}
+    runs_table = _ordered(pd.DataFrame(records)).astype({"fitness": float})
+    return Results(runs_table, whole["history"], whole["test"], whole["front"], losses)
+
+
+def _seconds(record: dict[str, Any]) -> dict[str, float]:
+    return {f"seconds {phase}": value for phase, value in record["seconds"].items()}
+
+
+def _ordered(table: pd.DataFrame) -> pd.DataFrame:
+    """Keys first, methods in their one fixed order."""
+    table = table.assign(method=pd.Categorical(table["method"], list(METHODS), ordered=True))
+    return table[[*KEYS, *(column for column in table.columns if column not in KEYS)]]

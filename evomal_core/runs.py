@@ -1,0 +1,253 @@
+"""Computing runs: search, meta-test, and write a folder that is complete or resumable, never half right."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from evomal_core.checkpoint import first_difference
+from evomal_core.experiment import Problem, Profile, experiment
+from evomal_core.files import read_json, write_atomic, write_json
+from evomal_core.learners import make_learners
+from evomal_core.losses import Loss
+from evomal_core.result import SearchResult
+from evomal_core.search import METHODS, check_device, check_seed, learn_loss, refuse_unknown
+from evomal_core.training import train
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run and its folder, `results/<experiment>/<profile>/<method>/seed-<k>`.
+
+    Raises:
+        ValueError: the experiment, profile, method or seed is unknown.
+    """
+
+    experiment: str
+    profile: str
+    method: str
+    seed: int
+    results_dir: Path = Path("results")
+
+    def __post_init__(self) -> None:
+        experiment(self.experiment).profile(self.profile)
+        refuse_unknown("method", self.method, list(METHODS))
+        check_seed(self.seed)
+
+    @property
+    def folder(self) -> Path:
+        """Where the run's files lie."""
+        return Path(self.results_dir, self.experiment, self.profile, self.method, f"seed-{self.seed}")
+
+    @property
+    def sizes(self) -> Profile:
+        """The profile's configuration."""
+        return experiment(self.experiment).profile(self.profile)
+
+    def configuration(self) -> dict[str, Any]:
+        """What the run's results are a function of, beside the code."""
+        sizes = self.sizes.model_dump(mode="json")
+        sizes["search"].pop("engine")  # engines differ by rounding only
+        sizes.pop("seeds")
+        names = {name: getattr(self, name) for name in ("experiment", "profile", "method", "seed")}
+        return names | sizes
+
+    def record(self) -> dict[str, Any] | None:
+        """The content of `run.json`, or None if the run was never started.
+
+        Raises:
+            ValueError: the folder belongs to a run of another configuration, or the file is damaged.
+        """
+        path = self.folder / "run.json"
+        if not path.exists():
+            return None
+        record = read_json(path)
+        if not isinstance(record, dict) or "configuration" not in record or "status" not in record:
+            raise ValueError(f"{path} is not the record of a run; move it away")
+        if difference := first_difference(record["configuration"], self.configuration()):
+            raise ValueError(
+                f"{self.folder} holds a run of another configuration: {difference}; "
+                "choose another --results-dir, or delete that folder"
+            )
+        return record
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run is finished and its files can be read."""
+        record = self.record()
+        return record is not None and record["status"] == "complete"
+
+
+def compute(run: Run, device: str = "cpu", progress: bool = True) -> None:
+    """Compute a run, going on from its last generation if it was stopped; a complete one is left alone.
+
+    Files: `history.csv` (generations), `test.csv` (errors over meta-testing steps), `front.csv` (best losses
+    by complexity), `loss.json`, and last `run.json` with status "complete".
+
+    Raises:
+        ValueError: the folder holds a run of another configuration, or the device is not there.
+    """
+    check_device(device)
+    if run.is_complete:
+        return
+    begin = time.perf_counter()
+    write_json(run.folder / "run.json", {"status": "running", "configuration": run.configuration()})
+    problem = experiment(run.experiment).problem(run.sizes, run.seed)
+    result = learn_loss(
+        problem.train,
+        problem.model,
+        run.method,
+        config=run.sizes.search,
+        seed=run.seed,
+        checkpoint=run.folder,
+        device=device,
+        progress=progress,
+    )
+    searched = time.perf_counter()
+    rows = meta_test(result.best, problem, run.sizes, run.seed, device)
+    tested = time.perf_counter()
+    _write_csv(run.folder / "history.csv", result.generations)
+    _write_csv(run.folder / "test.csv", rows)
+    write_atomic(run.folder / "front.csv", result.table().to_csv(index=False))
+    result.best.save(run.folder / "loss.json")
+    seconds = result.seconds | {"meta-test": tested - searched, "last session": tested - begin}
+    write_json(run.folder / "run.json", _complete_record(run, result, seconds, device))
+    (run.folder / "checkpoint.json").unlink(missing_ok=True)
+
+
+def _complete_record(run: Run, result: SearchResult, seconds: dict[str, float], device: str) -> dict[str, Any]:
+    return {
+        "status": "complete",
+        "configuration": run.configuration(),
+        "fitness": result.fitness,
+        "loss": str(getattr(result.best, "expression", type(result.best).__name__)),
+        "parameters": result.best.size,
+        "evaluations": len(result.evaluations),
+        "engine": result.engine,
+        "device": device,
+        "seconds": {phase: round(value, 3) for phase, value in seconds.items()},
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "hardware": hardware(device),
+        "versions": versions(),
+    }
+
+
+def meta_test(loss: Loss, problem: Problem, sizes: Profile, seed: int, device: str) -> list[dict[str, Any]]:
+    """Train new base networks with a loss; one row per group, task, step and split with its error.
+
+    The initial weights differ from those of the search and are the same for every method at a seed.
+    """
+    place = check_device(device)
+    rows = []
+    for group, tasks in (("in-sample", problem.train), ("out-of-sample", problem.test)):
+        tasks = [task.to(place) for task in tasks]
+        for number, learner in enumerate(
+            make_learners(tasks, problem.model, sizes.search, seed, f"meta-test {group}")
+        ):
+            trained = train(loss, learner, sizes.search.base, sizes.test_steps, sizes.recorded_steps())
+            for point in trained.curve:
+                place_in = {"group": group, "task": number, "step": int(point["step"])}
+                rows += [{**place_in, "split": split, "error": point[split]} for split in learner.task.parts()]
+    return rows
+
+
+def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    import pandas as pd
+
+    write_atomic(path, pd.DataFrame(rows).to_csv(index=False))
+
+
+def compute_all(runs: Sequence[Run], device: str = "cpu", jobs: int = 1, progress: bool = True) -> None:
+    """Compute those of the runs that are not complete, `jobs` at a time (0: one for each core).
+
+    All folders are checked before the first run starts. Each job computes on one thread.
+    """
+    check_device(device)
+    todo = [run for run in runs if not run.is_complete]
+    jobs = min(jobs or os.cpu_count() or 1, len(todo))
+    if jobs <= 1:
+        for run in todo:
+            with one_thread():
+                compute(run, device, progress)
+        return
+    # Started anew, not forked: a fork after torch has started threads can deadlock.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_one_thread_for_good) as pool:
+        futures = {pool.submit(compute, run, device, False): run for run in todo}
+        try:
+            bar = tqdm(as_completed(futures), total=len(todo), unit="run", disable=not progress)
+            for future in bar:
+                future.result()
+                done = futures[future]
+                bar.set_postfix_str(f"{done.experiment} {done.method} seed {done.seed}")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def _one_thread_for_good() -> None:
+    torch.set_num_threads(1)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread within: small networks are fastest so, and rounding never depends on the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def hardware(device: str = "cpu") -> dict[str, Any]:
+    """The machine: processor, cores, and the GPU's name where one is used."""
+    record = {"processor": _processor(), "cores": os.cpu_count(), "system": platform.platform(terse=True)}
+    if torch.device(device).type == "cuda":
+        record["gpu"] = torch.cuda.get_device_name(device)
+    return record
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of what computes, and the commit of this project where it is a checkout."""
+    found = {name: version(name) for name in ("evomal", "torch", "numpy", "deap", "cmaes")}
+    found["python"] = platform.python_version()
+    if commit := _commit():
+        found["commit"] = commit
+    return found
+
+
+def _commit() -> str | None:
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,213 @@
+"""Searching for a loss: `learn_loss` and the six methods behind it, all returning a `SearchResult`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from evomal_core.checkpoint import Checkpoint, fingerprint
+from evomal_core.config import SearchConfig
+from evomal_core.expression import Expression
+from evomal_core.learners import Learner, ModelFactory, make_learners
+from evomal_core.losses import Kind, LearnedLoss
+from evomal_core.progress import Progress
+from evomal_core.result import SearchResult
+from evomal_core.tasks import Task
+
+
+@dataclass
+class Search:
+    """One search under way: its problem, configuration, seed, and where its state is kept."""
+
+    method: str
+    learners: list[Learner]
+    config: SearchConfig
+    seed: int
+    checkpoint: Checkpoint
+    progress: Progress
+    initial: list[Expression] = field(default_factory=list)
+    engine: str = "none"
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of the tasks."""
+        return self.learners[0].task.kind
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the wall-clock seconds spent within to a phase."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - begin
+
+
+def _methods() -> dict[str, Callable[[Search], SearchResult]]:
+    from evomal_core import evolution, parametric
+
+    return {
+        "baseline": parametric.baseline,
+        "random": evolution.random_search,
+        "gp-lfl": evolution.gp_lfl,
+        "ml3": parametric.ml3,
+        "taylorglo": parametric.taylorglo,
+        "evomal": evolution.evomal,
+    }
+
+
+METHODS: dict[str, str] = {
+    "baseline": "no search: the task loss itself, squared error or cross-entropy",
+    "random": "random expressions, as many as EvoMAL evaluates, without local search",
+    "gp-lfl": "genetic programming without local search",
+    "ml3": "a neural loss tuned by unrolled differentiation (Bechtle et al. 2021)",
+    "taylorglo": "a Taylor polynomial tuned by CMA-ES (Gonzalez & Miikkulainen 2021)",
+    "evomal": "genetic programming with local search by unrolled differentiation",
+}
+"""The methods compared by the papers, in the order used in every table and figure."""
+
+
+def refuse_unknown(what: str, value: Any, known: Sequence[str]) -> None:
+    """Raise ValueError, naming the nearest known value, unless `value` is known."""
+    if value not in known:
+        near = get_close_matches(str(value), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+        raise ValueError(f"unknown {what} {value!r}; {hint}")
+
+
+def check_seed(seed: Any) -> int:
+    """The seed, if it is a whole number of at least 0.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"a seed is a whole number of at least 0, got {seed!r}")
+    return seed
+
+
+def check_device(device: str) -> torch.device:
+    """The device, if this machine has it.
+
+    Raises:
+        ValueError: the name is unknown or the machine has no such device.
+    """
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError):
+        _no_device(device, "known are 'cpu' and 'cuda'")
+    if chosen.type not in ("cpu", "cuda"):
+        _no_device(device, "known are 'cpu' and 'cuda'")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        _no_device(device, f"this machine has {torch.cuda.device_count()} CUDA device(s); use device='cpu'")
+    return chosen
+
+
+def _no_device(device: Any, why: str) -> NoReturn:
+    raise ValueError(f"can't use device {device!r}: {why}") from None
+
+
+def learn_loss(
+    tasks: Sequence[Task],
+    model: ModelFactory,
+    method: str = "evomal",
+    *,
+    config: SearchConfig | None = None,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    initial: Sequence[Expression | LearnedLoss | str] | SearchResult = (),
+    device: str = "cpu",
+    progress: bool = True,
+) -> SearchResult:
+    """Learn a loss function for a base network on one or more tasks.
+
+    Solves M* = argmin_M 1/m Σ_i L_P(y_i, f_theta_i*(x_i)) with theta_i* = argmin_theta M(y_i, f_theta(x_i))
+    (TPAMI Eq. 2), over symbolic losses or the method's own family.
+
+    Args:
+        tasks: the meta-training tasks, all of one kind.
+        model: makes a new base network, e.g. `lambda: models.mlp(10, [40, 40], 1)`. It returns predictions
+            or logits of the shape of the labels.
+        method: one of METHODS.
+        config: hyper-parameters; the defaults are TPAMI's.
+        seed: decides everything random; the same seed gives the same result.
+        checkpoint: a folder to save the state in after each generation; a search that was stopped goes on
+            from there when it is called again.
+        initial: known losses to start from, e.g. `["square(sub(y, f))"]`, or an earlier result to go on from.
+        device: "cpu", "cuda" or "cuda:1".
+        progress: whether a bar is shown.
+
+    Raises:
+        ValueError: an argument is unknown or out of range, the tasks do not fit the model, or the checkpoint
+            belongs to another search.
+    """
+    refuse_unknown("method", method, list(METHODS))
+    check_seed(seed)
+    place = check_device(device)
+    config = config or SearchConfig()
+    tasks = [check_task(task, config).to(place) for task in tasks]
+    if not tasks or len({task.kind for task in tasks}) > 1:
+        kinds = ", ".join(sorted({task.kind for task in tasks})) or "none"
+        raise ValueError(f"a search needs one or more tasks of one kind, got kinds: {kinds}")
+    learners = make_learners(tasks, model, config, seed, "meta-train")
+    search = Search(
+        method,
+        learners,
+        config,
+        seed,
+        Checkpoint(checkpoint, fingerprint(method, learners, config, seed)),
+        Progress(method, progress),
+        _initial_expressions(initial, config),
+    )
+    try:
+        return _methods()[method](search)
+    finally:
+        search.progress.close()
+
+
+def check_task(task: Task, config: SearchConfig) -> Task:
+    """The task, if it has the parts that the configuration reads.
+
+    Raises:
+        ValueError: it is not a Task, or has no validation part although the configuration needs one.
+    """
+    if not isinstance(task, Task):
+        raise ValueError(f"tasks are evomal_core.Task objects, got {type(task).__name__}; see Task.from_arrays")
+    for name in ("task_loss_on", "fitness_on"):
+        if getattr(config, name) == "validation" and task.validation is None:
+            raise ValueError(
+                f"task {task.name!r} has no validation part, which {name}='validation' reads; "
+                f"give it one (Task.from_arrays splits), or choose another {name}"
+            )
+    return task
+
+
+def _initial_expressions(
+    initial: Sequence[Expression | LearnedLoss | str] | SearchResult, config: SearchConfig
+) -> list[Expression]:
+    if isinstance(initial, SearchResult):
+        known = [e.loss for e in (initial.best_evaluation, *initial.population) if isinstance(e.loss, LearnedLoss)]
+        initial = list(dict.fromkeys(loss.expression for loss in known))[: config.population]
+    if isinstance(initial, str):
+        raise ValueError(f"initial is a list of losses; write initial=[{initial!r}]")
+    expressions = []
+    for item in initial:
+        expression = item.expression if isinstance(item, LearnedLoss) else item
+        if not isinstance(expression, Expression):
+            expression = Expression.parse(expression)
+        if not expression.is_loss:
+            raise ValueError(f"an initial loss uses both f and y, got {expression}")
+        if expression.height > config.height_limit:
+            raise ValueError(f"{expression} is {expression.height} high, above height_limit {config.height_limit}")
+        expressions.append(expression)
+    if len(expressions) > config.population:
+        raise ValueError(f"{len(expressions)} initial losses do not fit a population of {config.population}")
+    return expressions
