@@ -110,7 +110,7 @@ def _check_name(name: str) -> None:
         return
     near = get_close_matches(str(name), [*PRIMITIVES, *TERMINALS], n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join([*PRIMITIVES, *TERMINALS])}"
-    raise ValueError(f"unknown name {name[:40]!r} in an expression; {hint}")
+    raise ValueError(f"unknown name {name!r:.40} in an expression; {hint}")
 
 
 def _parse(text: str) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from evomal_core.losses import KINDS, LearnedLoss, Loss, NeuralLoss, TaskLoss, T
 
 FORMAT = "evomal-loss"
 VERSION = 1
+LARGEST = torch.finfo(torch.float32).max
 
 
 def loss_record(loss: Loss) -> dict[str, Any]:
@@ -52,15 +52,15 @@ def _build(record: dict[str, Any]) -> Loss:
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise ValueError(f'it has no "format": "{FORMAT}"')
     version = record["version"]
-    if not isinstance(version, int) or not 1 <= version <= VERSION:
+    if type(version) is not int or not 1 <= version <= VERSION:
         raise ValueError(f"its format version is {version!r}, this EvoMAL reads up to {VERSION}; upgrade evomal")
     kind, family, weights = record["kind"], record["family"], record["weights"]
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r:.40}; known are {', '.join(KINDS)}")
     if not isinstance(weights, list) or not all(
-        type(weight) in (int, float) and math.isfinite(weight) for weight in weights
+        type(weight) in (int, float) and abs(weight) <= LARGEST for weight in weights
     ):
-        raise ValueError("its weights are not a list of finite numbers")
+        raise ValueError("its weights are not a list of finite numbers within float32")
     match family:
         case "symbolic":
             softplus = record["softplus"]
@@ -73,6 +73,8 @@ def _build(record: dict[str, Any]) -> Loss:
         case "neural":
             return _neural(kind, record["hidden"], weights)
         case "task":
+            if weights:
+                raise ValueError(f"a task loss has no weights, got {len(weights)}")
             return TaskLoss(kind)
     raise ValueError(f"unknown family {family!r:.40}; known are symbolic, taylor, neural, task")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import platform
+import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -186,7 +187,7 @@ def compute_all(runs: Sequence[Run], device: str = "cpu", jobs: int = 1, progres
         return
     # Started anew, not forked: a fork after torch has started threads can deadlock.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_one_thread_for_good) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker) as pool:
         futures = {pool.submit(compute, run, device, False): run for run in todo}
         try:
             bar = tqdm(as_completed(futures), total=len(todo), unit="run", disable=not progress)
@@ -201,7 +202,8 @@ def compute_all(runs: Sequence[Run], device: str = "cpu", jobs: int = 1, progres
             raise
 
 
-def _one_thread_for_good() -> None:
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it ends the workers
     torch.set_num_threads(1)
 
 

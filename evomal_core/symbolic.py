@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from keyword import iskeyword
 
 import numpy as np
 import sympy
@@ -118,10 +119,10 @@ def wrap_source(lines: Sequence[str], kind: str, name: str, summary: str) -> str
     """A function around the lines that compute `value` from f and y.
 
     Raises:
-        ValueError: `name` is not a Python identifier.
+        ValueError: `name` can't name a Python function.
     """
-    if not name.isidentifier():
-        raise ValueError(f"a function name is a Python identifier, got {name!r}")
+    if not name.isidentifier() or iskeyword(name):
+        raise ValueError(f"a function name is a Python identifier and no keyword, got {name!r}")
     body = "\n    ".join((*_PRELUDE[kind], *lines, "return value.sum(dim=1).mean()"))
     return (
         "import torch\nfrom torch.nn import functional\n\n\n"

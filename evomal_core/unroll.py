@@ -158,7 +158,7 @@ def _step_adjoint(adjoint: Gradients, adjoint_velocity: Gradients, base: SGD) ->
 def _first_step_term(loss: Loss, learner: Learner, data: Episode, theta: Weights, direction: Weights) -> Gradients:
     """∂/∂phi ⟨dM/df, J·direction⟩ with f and J at the initial weights."""
     x, y = data.steps[0]
-    y_pred, u = jvp(lambda weights: learner.forward(weights, x, data.draw), (theta,), (direction,))
+    y_pred, u = jvp(lambda weights: learner.forward(weights, x, data.draw), (theta,), (direction,))[:2]
     y_pred = y_pred.detach().requires_grad_()
     slope = _gradient(loss(y_pred, y), (y_pred,), create_graph=True)[0]
     return _gradient((slope * u.detach()).sum(), tuple(loss.parameters()))
