@@ -1,0 +1,203 @@
+"""The `evomal` command: list, run and reproduce experiments, and show losses and data sets."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+DESCRIPTION = "Learn loss functions by genetic programming and unrolled differentiation (EvoMAL)."
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, and that takes no abbreviated options."""
+
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(**keywords, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status: 0, 2 for a user's mistake, 130 after Ctrl-C."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from the last finished generation", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - the reader of our output is gone
+        return 0
+    except (ValueError, OSError, RuntimeError) as error:
+        if os.environ.get("EVOMAL_TRACEBACK"):
+            raise
+        print(f"evomal: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="evomal",
+        description=DESCRIPTION,
+        epilog="Set EVOMAL_TRACEBACK=1 to see where an error came from.",
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    command = _command(commands, "list", _list, "list experiments and profiles, with data at hand and minutes")
+    command = _command(commands, "run", _run, "compute runs of one experiment; finished ones are left alone")
+    command.add_argument("experiment", help="an experiment, see `evomal list`")
+    command.add_argument("--method", default="all", metavar="M[,M…]", help="methods, or all (default)")
+    command.add_argument("--seeds", metavar="S", help="for example 0-9 or 0,3,5 (default: the profile's)")
+    _shared(command, "profile", "device", "results", "jobs")
+    command.add_argument("--quiet", action="store_true", help="no progress bar")
+
+    command = _command(commands, "reproduce", _reproduce, "execute the notebooks; tables and figures into results")
+    command.add_argument("experiments", nargs="*", help="experiments (default: all whose data is at hand)")
+    _shared(command, "profile", "device", "results", "jobs")
+
+    command = _command(commands, "show", _show, "show a saved loss")
+    command.add_argument("loss", metavar="LOSS.json", help="a file written by loss.save()")
+    formats = ["text", "latex", "python", "sympy"]
+    command.add_argument("--format", default="text", choices=formats, help="what to print (default: text)")
+
+    command = _command(commands, "data", _data, "say which data sets are at hand, and where others come from")
+    command.add_argument("name", nargs="?", help="one data set")
+    return parser
+
+
+def _command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    command.set_defaults(command=function)
+    return command
+
+
+def _shared(command: argparse.ArgumentParser, *names: str) -> None:
+    options: dict[str, tuple[str, dict[str, Any]]] = {
+        "profile": ("--profile", {"default": "quick", "help": "smoke, quick (default) or paper"}),
+        "device": ("--device", {"default": "cpu", "help": "cpu (default) or cuda"}),
+        "results": (
+            "--results-dir",
+            {"default": "results", "metavar": "DIR", "help": "folder of all runs (default: results)"},
+        ),
+        "jobs": (
+            "--jobs",
+            {"default": "1", "metavar": "N", "help": "runs computed at once, 0 for one a core (default: 1)"},
+        ),
+    }
+    for name in names:
+        flag, keywords = options[name]
+        command.add_argument(flag, **keywords)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds from text such as `0-9` or `0,3,5-7`.
+
+    Raises:
+        ValueError: the text is something else, or a seed occurs twice.
+    """
+    from evomal_core.results import check_seeds
+
+    seeds: list[int] = []
+    for part in text.split(","):
+        low, dash, high = part.strip().partition("-")
+        if not low.isdecimal() or (dash and not high.isdecimal()) or (dash and int(high) < int(low)):
+            raise ValueError(f"seeds are written like 0-9 or 0,3,5, got {text!r}")
+        seeds += range(int(low), int(high or low) + 1)
+    return check_seeds(seeds)
+
+
+def _jobs(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"--jobs is a whole number of at least 0, got {text!r}")
+    return int(text)
+
+
+def _list(_: argparse.Namespace) -> None:
+    from evomal_core.experiment import EXPERIMENTS, PROFILES
+    from evomal_core.search import METHODS
+
+    print("Experiments (rough minutes for all methods and seeds on two cores)")
+    for entry in EXPERIMENTS.values():
+        minutes = ", ".join(f"{name} {value:g}" for name, value in entry.minutes.items())
+        state = "data at hand" if (missing := entry.missing()) is None else missing
+        print(f"  {entry.name:<12}{entry.title}: {entry.source}\n{'':14}{minutes} min; {state}")
+    for title, known in (("Profiles", PROFILES), ("Methods", METHODS)):
+        print(title)
+        for name, text in known.items():
+            print(f"  {name:<12}{text}")
+
+
+def _run(options: argparse.Namespace) -> None:
+    from evomal_core.experiment import check_methods
+    from evomal_core.results import load_or_run
+
+    methods = None if options.method == "all" else check_methods(options.method.split(","))
+    results = load_or_run(
+        options.experiment,
+        options.profile,
+        methods=methods,
+        seeds=None if options.seeds is None else parse_seeds(options.seeds),
+        device=options.device,
+        results_dir=options.results_dir,
+        jobs=_jobs(options.jobs),
+        progress=not options.quiet,
+    )
+    print(results.summary().to_string(index=False, float_format="{:.4g}".format))
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    from evomal_core.reproduce import reproduce
+
+    reproduce(
+        options.experiments,
+        profile=options.profile,
+        device=options.device,
+        results_dir=Path(options.results_dir),
+        jobs=_jobs(options.jobs),
+    )
+
+
+def _show(options: argparse.Namespace) -> None:
+    from evomal_core.loss_files import load_loss
+
+    loss = load_loss(options.loss)
+    try:
+        match options.format:
+            case "latex":
+                print(loss.latex())
+            case "python":
+                print(loss.python_source(), end="")
+            case "sympy":
+                print(loss.sympy())
+            case _:
+                print(f"{loss!r}\nkind     {loss.kind}\nweights  {loss.size}\nlatex    {loss.latex()}")
+    except TypeError as error:
+        raise ValueError(error) from None
+
+
+def _data(options: argparse.Namespace) -> None:
+    from evomal_core.datasets import DATASETS
+    from evomal_core.search import refuse_unknown
+
+    if options.name is not None:
+        refuse_unknown("data set", options.name, list(DATASETS))
+    for name, dataset in DATASETS.items():
+        if options.name in (None, name):
+            try:
+                x, y = dataset.load()
+            except (OSError, ValueError) as error:
+                print(f"{name:<12}missing: {error}")
+            else:
+                print(f"{name:<12}at hand: x {x.shape}, y {y.shape}, verified; {dataset.origin}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
