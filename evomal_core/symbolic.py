@@ -66,7 +66,8 @@ def rounded(formula: sympy.Expr, digits: int = 4) -> sympy.Expr:
         if float(number) == EPSILON:
             return sympy.Symbol("epsilon", positive=True)
         value = sympy.Float(number, digits)
-        return sympy.Integer(int(value)) if value == int(value) else value
+        whole = float(value).is_integer() and abs(value) < 10**digits
+        return sympy.Integer(int(value)) if whole else value
 
     return formula.xreplace({number: short(number) for number in formula.atoms(sympy.Float)})
 

@@ -1,0 +1,93 @@
+"""What several test modules share: random trees for hypothesis, small problems, and untouched generators."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from torch import nn
+
+import evomal_core as em
+from evomal_core.expression import Expression
+from evomal_core.primitives import FUNCTION_SETS, PRIMITIVES, TERMINALS
+
+# Fixed examples: a suite that passes today passes tomorrow. Deadlines mean nothing on shared cores.
+settings.register_profile("evomal", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("evomal")
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def trees(function_set: str = "tpami23", max_leaves: int = 10) -> st.SearchStrategy[Expression]:
+    """Any expression of a function set, whether or not it uses both f and y."""
+    names = FUNCTION_SETS[function_set]
+    unary = st.sampled_from([name for name in names if PRIMITIVES[name].arity == 1])
+    binary = st.sampled_from([name for name in names if PRIMITIVES[name].arity == 2])
+
+    def grown(inner: st.SearchStrategy[tuple[str, ...]]) -> st.SearchStrategy[tuple[str, ...]]:
+        one = st.builds(lambda name, a: (name, *a), unary, inner)
+        two = st.builds(lambda name, a, b: (name, *a, *b), binary, inner, inner)
+        return st.one_of(two, one)
+
+    leaves = st.sampled_from(TERMINALS).map(lambda name: (name,))
+    return st.recursive(leaves, grown, max_leaves=max_leaves).map(Expression)
+
+
+def weights_for(expression: Expression, seed: int, spread: float = 0.5) -> torch.Tensor:
+    """Edge weights around 1, far enough from it that a weight in the wrong place is seen."""
+    rng = torch.Generator().manual_seed(seed)
+    return 1 + spread * torch.randn(expression.edges, generator=rng)
+
+
+def regression_task(rows: int = 40, features: int = 3, outputs: int = 1, seed: int = 0) -> em.Task:
+    """A noisy linear relation with training, validation and test rows."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(rows, features))
+    y = x @ rng.normal(size=(features, outputs)) + 0.1 * rng.normal(size=(rows, outputs))
+    return em.Task.from_arrays(x, y, kind="regression", name="linear")
+
+
+def class_task(classes: int, rows: int = 60, features: int = 3, seed: int = 0) -> em.Task:
+    """Classes of one feature's quantiles: binary for two, multiclass for more."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(rows, features))
+    y = np.digitize(x[:, 0], np.quantile(x[:, 0], np.arange(1, classes) / classes))
+    return em.Task.from_arrays(x, y, kind="binary" if classes == 2 else "multiclass")
+
+
+def small_model(features: int = 3, outputs: int = 1) -> Callable[[], nn.Module]:
+    """A factory of the smallest network with a hidden layer."""
+    return lambda: em.models.mlp(features, [4], outputs)
+
+
+def tiny_config(**changes: object) -> em.SearchConfig:
+    """A search of seconds, with every part switched on."""
+    sizes = {
+        "population": 6,
+        "generations": 3,
+        "initial_heights": (1, 3),
+        "meta_steps": 2,
+        "fitness_steps": 4,
+        "rejection_steps": 10,
+        "base": em.SGD(lr=0.01, momentum=0.9, nesterov=True, batch_size=8),
+    }
+    return em.SearchConfig(**sizes | changes)
+
+
+@contextmanager
+def global_generators_untouched() -> Iterator[None]:
+    """Fail if the code within draws from, or seeds, Python's, NumPy's or PyTorch's global generator."""
+
+    def states() -> tuple[object, ...]:
+        kind, key, *rest = np.random.get_state()  # noqa: NPY002 - the global state is what is watched
+        return random.getstate(), (kind, key.tobytes(), *rest), torch.get_rng_state().numpy().tobytes()
+
+    before = states()
+    yield
+    for name, then, now in zip(("random", "numpy.random", "torch"), before, states(), strict=True):
+        assert then == now, f"the global generator of {name} was touched"
