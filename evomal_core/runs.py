@@ -21,7 +21,7 @@ import torch
 from tqdm.auto import tqdm
 
 from evomal_core.checkpoint import first_difference
-from evomal_core.experiment import Problem, Profile, experiment
+from evomal_core.experiment import EXPERIMENTS, PROFILES, Problem, Profile, experiment
 from evomal_core.files import read_json, write_atomic, write_json
 from evomal_core.learners import make_learners
 from evomal_core.losses import Loss
@@ -253,3 +253,23 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
+
+
+def complete_runs(results_dir: Path | str = "results") -> list[Run]:
+    """The complete runs of a results folder, in the order of experiments, profiles, methods and seeds."""
+    runs = []
+    for path in Path(results_dir).glob("*/*/*/seed-*/run.json"):
+        name, profile, method, seed = path.parent.relative_to(results_dir).parts
+        known = name in EXPERIMENTS and profile in EXPERIMENTS[name].profiles and method in METHODS
+        if known and seed.removeprefix("seed-").isdecimal():
+            runs.append(Run(name, profile, method, int(seed.removeprefix("seed-")), Path(results_dir)))
+    order = [list(EXPERIMENTS), list(PROFILES), list(METHODS)]
+    runs.sort(
+        key=lambda r: (
+            order[0].index(r.experiment),
+            order[1].index(r.profile),
+            order[2].index(r.method),
+            r.seed,
+        )
+    )
+    return [run for run in runs if run.is_complete]
