@@ -62,4 +62,4 @@ benchmark: $(READY) ## measure the speed of the engines
 
 clean: ## remove .venv and caches; data/ and results/ stay
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
-	find evomal_core tests benchmarks notebooks '(' -name __pycache__ -o -name .ipynb_checkpoints ')' -prune -exec rm -rf {} +
+	find . '(' -name __pycache__ -o -name .ipynb_checkpoints ')' -prune -exec rm -rf {} +
