@@ -57,9 +57,16 @@ def minimise_predictions(loss: Loss, y_pred: Tensor, y_true: Tensor, config: Sea
     best = y_pred.detach().clone().requires_grad_()
     optimiser = torch.optim.Adam([best], lr=config.rejection_lr)
     for _ in range(config.rejection_steps):
-        (best.grad,) = torch.autograd.grad(loss(best, y_true), [best], materialize_grads=True)
+        best.grad = _slope(loss(best, y_true), best)
         optimiser.step()
     return best.detach()
+
+
+def _slope(value: Tensor, y_pred: Tensor) -> Tensor:
+    """∇_ŷ of a loss, zero for a loss without predictions such as M = y."""
+    if not value.requires_grad:
+        return torch.zeros_like(y_pred)
+    return torch.autograd.grad(value, [y_pred], materialize_grads=True)[0]
 
 
 def gradient_signature(loss: Loss, samples: Samples) -> tuple[str, ...] | None:
@@ -70,8 +77,7 @@ def gradient_signature(loss: Loss, samples: Samples) -> tuple[str, ...] | None:
     norms = []
     for y_pred, y_true in samples:
         leaf = y_pred.detach().clone().requires_grad_()
-        value = loss(leaf, y_true) * len(y_true)
-        (slope,) = torch.autograd.grad(value, [leaf], materialize_grads=True)
+        slope = _slope(loss(leaf, y_true) * len(y_true), leaf)
         norms.append(torch.linalg.vector_norm(slope.reshape(len(slope), -1), dim=1))
     joined = torch.cat(norms)
     if not torch.isfinite(joined).all():

@@ -205,7 +205,7 @@ def _finite_or_inf(value: Tensor, y_pred: Tensor) -> Tensor:
 
 
 def _mean_squared_error(y_pred: Tensor, y_true: Tensor) -> Tensor:
-    return torch.nan_to_num(torch.square(y_pred - y_true).mean(), nan=torch.inf)
+    return _finite_or_inf(torch.square(y_pred - y_true).mean(), y_pred)
 
 
 def _binary_error(y_pred: Tensor, y_true: Tensor) -> Tensor:

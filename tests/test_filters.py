@@ -1,0 +1,240 @@
+"""The three time-saving filters: what they refuse, what they let through, and that each can be switched off."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from helpers import (
+    SEEDS,
+    class_task,
+    global_generators_untouched,
+    regression_task,
+    small_model,
+    tiny_config,
+    trees,
+)
+from hypothesis import given, settings
+
+import evomal_core as em
+from evomal_core.filters import (
+    gradient_signature,
+    is_rejected,
+    minimise_predictions,
+    promise,
+    sample_predictions,
+)
+from evomal_core.learners import make_learners
+
+CONFIG = em.SearchConfig(rejection_steps=200, rejection_lr=0.01)
+TASKS = {"regression": regression_task(), "binary": class_task(2), "multiclass": class_task(3)}
+OUTPUTS = {"regression": 1, "binary": 1, "multiclass": 3}
+
+
+def samples(kind="regression", config=CONFIG):
+    learners = make_learners([TASKS[kind]], small_model(outputs=OUTPUTS[kind]), config, 0, "test")
+    return sample_predictions(learners, config)
+
+
+def rejected(text, kind="regression", phi=None):
+    loss = em.LearnedLoss(text, kind, phi=phi)
+    return is_rejected(promise(loss, samples(kind), CONFIG, kind))
+
+
+@pytest.mark.parametrize("text", ["square(sub(f, y))", "abs(sub(f, y))", "sqrt(square(sub(f, y)))"])
+def test_losses_that_pull_predictions_to_labels_are_kept(text):
+    assert not rejected(text)
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass"])
+@pytest.mark.parametrize("text", ["mul(mul(-1, y), log(f))", "square(sub(f, y))", "sub(f, mul(y, add(f, f)))"])
+def test_losses_like_cross_entropy_are_kept(text, kind):
+    if kind == "binary" and "log" in text:
+        text = "mul(-1, log(add(sub(f, 1), y)))"  # −ln|f + y − 1|: −ln f for y = 1, −ln(1 − f) for y = 0
+    assert not rejected(text, kind)
+
+
+@pytest.mark.parametrize("kind", ["regression", "binary", "multiclass"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mul(-1, square(sub(f, y)))",  # pushes away from the labels
+        "add(1, -1)",
+        "add(y, mul(1, 1))",
+        "sign(sub(f, y))",  # no slope
+        "sub(sub(f, f), y)",
+    ],
+)
+def test_constants_and_losses_that_push_away_are_rejected(text, kind):
+    assert rejected(text, kind)
+
+
+def test_a_loss_without_weights_or_slope_is_rejected_not_an_error():
+    for text in ("y", "1"):
+        assert rejected(text)
+
+
+def test_losses_that_are_nan_or_overflow_are_rejected():
+    assert rejected("square(square(square(sub(f, y))))", phi=[1e9] * 5)
+    assert rejected("sub(square(square(f)), square(square(y)))", phi=[1e30] * 6)
+    assert is_rejected(math.nan)
+    assert is_rejected(-math.inf)
+    assert is_rejected(0.0)
+    assert not is_rejected(1e-9)
+
+
+def test_promise_is_the_fall_of_the_summed_error_for_the_minimised_predictions():
+    (pair,) = samples()
+    y_pred, y_true = pair
+    best = minimise_predictions(em.TaskLoss(), y_pred, y_true, CONFIG)
+    wanted = (y_pred - y_true).square().sum() - (best - y_true).square().sum()
+    assert promise(em.TaskLoss(), [pair], CONFIG, "regression") == pytest.approx(wanted.item(), rel=1e-5)
+    assert promise(em.TaskLoss(), [pair, pair], CONFIG, "regression") == pytest.approx(2 * wanted.item(), rel=1e-5)
+
+
+def test_minimised_predictions_are_adams():
+    """Kingma & Ba 2015, on the squared error of a batch, whose slope is 2(ŷ − y)/B."""
+    y_pred, y_true = samples()[0]
+    y_hat, mean, square = y_pred.double(), 0.0, 0.0
+    for step in range(1, 21):
+        slope = 2 * (y_hat - y_true) / len(y_hat)
+        mean, square = 0.9 * mean + 0.1 * slope, 0.999 * square + 0.001 * slope**2
+        y_hat = y_hat - 0.01 * (mean / (1 - 0.9**step)) / ((square / (1 - 0.999**step)).sqrt() + 1e-8)
+    config = CONFIG.replace(rejection_steps=20)
+    got = minimise_predictions(em.TaskLoss(), y_pred, y_true, config)
+    torch.testing.assert_close(got, y_hat.float(), rtol=1e-4, atol=1e-5)
+
+
+def test_samples_are_the_untrained_networks_predictions_for_distinct_training_rows():
+    config = CONFIG.replace(rejection_samples=10)
+    (learner,) = make_learners([TASKS["regression"]], small_model(), config, 0, "test")
+    ((y_pred, y_true),) = sample_predictions([learner], config)
+    x, y = learner.task.train
+    pairs = {(round(a.item(), 5), round(b.item(), 5)) for a, b in zip(learner.network(x), y, strict=True)}
+    drawn = {(round(a.item(), 5), round(b.item(), 5)) for a, b in zip(y_pred, y_true, strict=True)}
+    assert len(drawn) == 10
+    assert drawn <= pairs
+    everything = sample_predictions([learner], CONFIG.replace(rejection_samples=1000))
+    assert len(everything[0][0]) == len(x)
+
+
+def signature(text, phi=None, kind="regression"):
+    return gradient_signature(em.LearnedLoss(text, kind, phi=phi), samples(kind))
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("square(sub(f, y))", "square(sub(y, f))"),
+        ("add(f, mul(y, f))", "add(mul(f, y), f)"),
+        ("square(sub(f, y))", "add(square(sub(f, y)), y)"),
+        ("square(sub(f, y))", "mul(-1, square(sub(f, y)))"),  # norms do not tell a sign, as in Eq. 12
+    ],
+)
+def test_losses_with_the_same_gradient_norms_are_equivalent(left, right):
+    assert signature(left) == signature(right) is not None
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("square(sub(f, y))", "add(square(sub(f, y)), square(sub(f, y)))"),  # M and 2·M
+        ("square(sub(f, y))", "abs(sub(f, y))"),
+        ("mul(f, y)", "mul(y, add(f, y))".replace("add(f, y)", "square(f)")),
+    ],
+)
+def test_losses_with_other_gradient_norms_are_not(left, right):
+    assert signature(left) != signature(right)
+
+
+def test_equivalence_is_to_two_significant_digits():
+    y = torch.zeros(1, 1)
+
+    def of(slope):
+        return gradient_signature(em.LearnedLoss("mul(f, 1)", phi=[slope, 1.0]), [(y, y)])
+
+    assert of(1.23456) == of(1.18) == ("1.2e+00",)
+    assert of(1.23456) != of(1.27)
+    assert of(1.2) != of(12.0)
+    assert of(123456.0) == ("1.2e+05",)
+    assert of(0.0) == ("0.0e+00",)
+
+
+def test_a_signature_has_one_norm_per_row_over_its_outputs():
+    ((y_pred, y_true),) = samples("multiclass")
+    leaf = y_pred.clone().requires_grad_()
+    rows = em.LearnedLoss("square(sub(f, y))", "multiclass")
+    wanted = []
+    for row in range(len(leaf)):
+        (slope,) = torch.autograd.grad(rows(leaf[row : row + 1], y_true[row : row + 1]), [leaf])
+        wanted.append(f"{slope[row].norm().item():.1e}")
+    assert gradient_signature(rows, [(y_pred, y_true)]) == tuple(wanted)
+
+
+def test_a_loss_with_an_infinite_gradient_has_no_signature():
+    assert signature("square(square(square(sub(f, y))))", phi=[1e9] * 5) is None
+
+
+@settings(max_examples=25)
+@given(trees(max_leaves=5), SEEDS)
+def test_filters_take_any_tree_draw_nothing_and_leave_the_loss_alone(tree, seed):
+    loss = em.LearnedLoss(tree)
+    before = loss.phi.detach().clone()
+    config = CONFIG.replace(rejection_steps=3)
+    with global_generators_untouched():
+        g = promise(loss, samples(config=config), config, "regression")
+        gradient_signature(loss, samples(config=config))
+    assert is_rejected(g) in (True, False)
+    assert torch.equal(loss.phi, before)
+    assert loss.phi.grad is None
+
+
+def search(**changes):
+    tasks = [regression_task()]
+    config = tiny_config(generations=4, population=12, **changes)
+    return em.learn_loss(tasks, small_model(), config=config, seed=1, progress=False)
+
+
+def statuses(result):
+    return {entry.status for entry in result.evaluations}
+
+
+def test_counts_of_each_generation_add_up_to_the_population():
+    result = search()
+    for row in result.generations:
+        assert row["cached"] + row["rejected"] + row["equivalent"] + row["evaluated"] == 12
+        assert row["diverged"] <= row["evaluated"]
+        assert row["optimised"] == 12 - row["cached"]
+    totals = result.history[["rejected", "equivalent", "evaluated"]].sum()
+    assert totals.sum() == len(result.evaluations)
+    assert totals["rejected"] == sum(entry.status == "rejected" for entry in result.evaluations) > 0
+    assert totals["equivalent"] == sum(entry.status == "equivalent" for entry in result.evaluations) > 0
+    assert result.history["cached"].sum() > 0
+
+
+def test_rejection_switched_off_rejects_nothing():
+    result = search(rejection_steps=0)
+    assert "rejected" not in statuses(result)
+    assert result.history["rejected"].sum() == 0
+    assert math.isfinite(result.fitness)
+
+
+def test_gradient_equivalence_switched_off_borrows_nothing():
+    assert "equivalent" in statuses(search())
+    assert "equivalent" not in statuses(search(gradient_equivalence=False))
+
+
+def test_archive_switched_off_evaluates_the_elite_again_and_finds_the_same():
+    with_archive = search(gradient_equivalence=False)
+    without = search(symbolic_archive=False, gradient_equivalence=False)
+    assert without.fitness == with_archive.fitness
+    assert str(without.best) == str(with_archive.best)
+    assert without.history["evaluated"].sum() > with_archive.history["evaluated"].sum()
+    assert [e.fitness for e in without.population] == [e.fitness for e in with_archive.population]
+
+
+def test_an_equivalent_loss_has_the_fitness_of_its_twin():
+    result = search()
+    ok = {entry.fitness for entry in result.evaluations if entry.status in ("ok", "diverged")}
+    assert {entry.fitness for entry in result.evaluations if entry.status == "equivalent"} <= ok
