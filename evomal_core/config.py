@@ -9,8 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 Count = Annotated[int, Field(ge=0, strict=True)]
 Positive = Annotated[int, Field(ge=1, strict=True)]
-Rate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Real = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+Rate = Annotated[Real, Field(ge=0, le=1)]
+PositiveFloat = Annotated[Real, Field(gt=0)]
+Flag = Annotated[bool, Field(strict=True)]
 
 
 class Config(BaseModel):
@@ -51,8 +53,8 @@ class SGD(Config):
 
     lr: PositiveFloat = 0.01
     momentum: Rate = 0.0
-    nesterov: bool = False
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    nesterov: Flag = False
+    weight_decay: Annotated[Real, Field(ge=0)] = 0.0
     batch_size: Positive = 128
 
     @model_validator(mode="after")
@@ -74,14 +76,14 @@ class SearchConfig(Config):
     population: Positive = 25
     generations: Positive = 50
     tournament: Positive = 4
-    parsimony: Annotated[float, Field(ge=1, le=2)] = 1.0
+    parsimony: Annotated[Real, Field(ge=1, le=2)] = 1.0
     """How many of two tournament winners are kept by size (DEAP's `parsimony_size`); 1 switches it off."""
     crossover_rate: Rate = 0.70
     mutation_rate: Rate = 0.25
     elitism_rate: Rate = 0.05
     initial_heights: tuple[Count, Count] = (2, 4)
     height_limit: Annotated[int, Field(ge=1, le=15, strict=True)] = 10
-    softplus: bool = False
+    softplus: Flag = False
 
     # Local search by unrolled differentiation (Algorithm 1)
     meta_steps: Count = 250
@@ -99,12 +101,12 @@ class SearchConfig(Config):
     initialisation: Literal["default", "glorot"] = "default"
 
     # Filters (TPAMI section III-E)
-    symbolic_archive: bool = True
+    symbolic_archive: Flag = True
     rejection_steps: Count = 1000
     """Adam steps of the rejection protocol on the predictions; 0 switches the filter off."""
     rejection_lr: PositiveFloat = 1e-3
     rejection_samples: Positive = 100
-    gradient_equivalence: bool = True
+    gradient_equivalence: Flag = True
 
     # Random restarts of other methods
     taylor_sigma: PositiveFloat = 1.2

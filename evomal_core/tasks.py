@@ -63,7 +63,7 @@ class Task:
         """
         check_kind(kind)
         x, y = _features(x), np.asarray(y)
-        if len(x) != len(y):
+        if y.ndim and len(x) != len(y):
             raise ValueError(f"x has {len(x)} rows but y has {len(y)}; they must be equally many")
         y = _labels(y, kind)
         parts = _split_rows(len(x), split, seed)
@@ -111,47 +111,58 @@ class Task:
 
 def _features(x: Any) -> np.ndarray:
     x = np.asarray(x)
-    if x.ndim == 1:
-        x = x[:, None]
-    if not len(x):
-        raise ValueError("x has no rows")
     if x.ndim == 0 or not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
         raise ValueError(f"x must be an array of numbers (rows, features), got dtype {x.dtype}")
     if np.issubdtype(x.dtype, np.complexfloating):
         raise ValueError("x must hold real numbers, got complex ones")
+    if not x.size:
+        raise ValueError(f"x has no rows or no features: its shape is {x.shape}")
+    x = _single(x.reshape(len(x), 1) if x.ndim == 1 else x)
     bad = np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))
     if len(bad):
         raise ValueError(
             f"x has NaN or infinite values in {len(bad)} row(s), first in row {bad[0]}; drop or impute them"
         )
-    return x.astype(np.float32)
+    return x
+
+
+def _single(array: np.ndarray) -> np.ndarray:
+    """In float32; a number beyond its range becomes infinite, and is then refused as such."""
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32)
 
 
 def _labels(y: np.ndarray, kind: Kind) -> np.ndarray:
     if y.ndim not in (1, 2) or (y.ndim == 2 and kind != "regression" and y.shape[1] != 1):
         wanted = "(rows,) or (rows, outputs)" if kind == "regression" else "(rows,)"
         raise ValueError(f"y of a {kind} task has shape {wanted}, got {y.shape}")
-    if np.issubdtype(y.dtype, np.number) and not np.isfinite(y).all():
-        raise ValueError(f"y has {np.count_nonzero(~np.isfinite(y))} NaN or infinite value(s); drop those rows")
     if kind == "regression":
         if not np.issubdtype(y.dtype, np.number) or np.issubdtype(y.dtype, np.complexfloating):
             raise ValueError(f"y of a regression task holds real numbers, got dtype {y.dtype}")
-        return y.reshape(len(y), -1).astype(np.float32)
+        return _finite(_single(y.reshape(len(y), -1)))
     if y.dtype == object:
-        raise ValueError("y has dtype object; give class labels of one type, numbers or strings")
-    classes, indices = np.unique(y.reshape(-1), return_inverse=True)
+        if not all(isinstance(label, str) for label in y.flat):
+            raise ValueError("y has dtype object; give class labels of one type, numbers or strings")
+        y = y.astype(str)  # a pandas column of strings
+    classes, indices = np.unique(_finite(y).reshape(-1), return_inverse=True)
     if len(classes) < 2:
-        raise ValueError(f"y has only one class, {classes[0]!r}; a {kind} task needs at least two")
+        raise ValueError(f"y has only one class, {classes[0]}; a {kind} task needs at least two")
     if kind == "multiclass":
-        if np.issubdtype(y.dtype, np.floating) and (classes != np.round(classes)).any():
+        if np.issubdtype(y.dtype, np.floating) and len(fractions := classes[classes != np.round(classes)]):
             raise ValueError(
-                f"y of a multiclass task holds class labels, got fractions such as {classes[0]}; "
+                f"y of a multiclass task holds class labels, got fractions such as {fractions[0]}; "
                 "is this a regression?"
             )
         return indices.astype(np.int64)
     if len(classes) > 2:
         raise ValueError(f"y of a binary task has two classes, got {len(classes)}; use kind='multiclass'")
     return indices.reshape(-1, 1).astype(np.float32)
+
+
+def _finite(y: np.ndarray) -> np.ndarray:
+    if np.issubdtype(y.dtype, np.number) and not np.isfinite(y).all():
+        raise ValueError(f"y has {np.count_nonzero(~np.isfinite(y))} NaN or infinite value(s); drop those rows")
+    return y
 
 
 def _split_rows(rows: int, split: tuple[float, float, float], seed: int) -> list[np.ndarray]:

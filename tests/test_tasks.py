@@ -1,0 +1,189 @@
+"""Tasks from a person's own arrays, and the arrays that are refused."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from helpers import SEEDS, class_task, global_generators_untouched, regression_task
+from hypothesis import given
+from hypothesis import strategies as st
+
+import evomal_core as em
+from evomal_core.tasks import sine_tasks
+
+X = np.arange(20.0).reshape(10, 2)
+Y = np.arange(10.0)
+
+
+@given(rows=st.integers(5, 60), seed=SEEDS)
+def test_parts_share_no_row_and_together_are_all_rows(rows, seed):
+    x = np.arange(rows, dtype=float)
+    with global_generators_untouched():
+        task = em.Task.from_arrays(x, x, "regression", standardise=False, seed=seed)
+    for column in (0, 1):
+        values = torch.cat([part[column] for part in task.parts().values()]).flatten().tolist()
+        assert sorted(values) == x.tolist()
+    assert all(torch.equal(*part) for part in task.parts().values()), "x and y stay together"
+    sizes = [len(part[0]) for part in task.parts().values()]
+    assert all(abs(size - share * rows) <= 1 for size, share in zip(sizes, (0.6, 0.2, 0.2), strict=True))
+
+
+def test_split_depends_on_its_seed_alone():
+    a, b, c = (em.Task.from_arrays(X, Y, "regression", seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(a.train[1], b.train[1])
+    assert not torch.equal(a.train[1], c.train[1])
+
+
+def test_standardisation_uses_the_training_part_alone():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(50, 9, (100, 3)), rng.normal(-7, 3, 100)
+    task = em.Task.from_arrays(x, y, "regression")
+    for part in task.train:
+        torch.testing.assert_close(part.mean(0), torch.zeros(part.shape[1]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(part.std(0, correction=0), torch.ones(part.shape[1]))
+    raw = em.Task.from_arrays(x, y, "regression", standardise=False)
+    mean, spread = raw.train[0].double().mean(0), raw.train[0].double().std(0, correction=0)
+    torch.testing.assert_close(task.test[0], ((raw.test[0] - mean) / spread).float(), rtol=1e-4, atol=1e-5)
+    assert task.test[0].mean(0).abs().max() > 1e-3
+
+
+def test_constant_features_become_zero_not_nan():
+    task = em.Task.from_arrays(np.full((10, 1), 3.0), Y, "regression")
+    assert torch.equal(task.train[0], torch.zeros_like(task.train[0]))
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        ["b", "a"] * 10,
+        np.array(["b", "a"] * 10, dtype=object),
+        [7, -3] * 10,
+        [True, False] * 10,
+        np.array([[2.0], [1.0]] * 10),
+    ],
+)
+def test_binary_labels_of_any_type_become_zeros_and_ones_in_sorted_order(y):
+    task = em.Task.from_arrays(np.array([1.0, 0.0] * 10), y, "binary", standardise=False)
+    assert all(torch.equal(*part) for part in task.parts().values())
+    assert task.train[1].dtype == torch.float32
+    assert task.outputs == 1
+
+
+def test_multiclass_labels_are_numbered_in_sorted_order():
+    names = np.array(["dog", "ant", "cat"] * 10)
+    task = em.Task.from_arrays(np.array([2.0, 0.0, 1.0] * 10), names, "multiclass", standardise=False)
+    assert all(torch.equal(x.flatten().long(), y) for x, y in task.parts().values())
+    assert task.outputs == 3
+    assert task.train[1].dtype == torch.int64
+
+
+def test_pandas_and_torch_arrays_are_taken():
+    import pandas as pd
+
+    frame = pd.DataFrame({"a": np.arange(10.0), "b": 1.0, "kind": ["u", "v"] * 5})
+    from_pandas = em.Task.from_arrays(frame[["a", "b"]], frame["kind"], "binary")
+    from_torch = em.Task.from_arrays(
+        torch.tensor(frame[["a", "b"]].to_numpy()), torch.tensor([0, 1] * 5), "binary"
+    )
+    assert torch.equal(from_pandas.train[0], from_torch.train[0])
+    assert torch.equal(from_pandas.train[1], from_torch.train[1])
+
+
+def test_shapes_of_images_and_several_outputs_are_kept():
+    task = em.Task.from_arrays(np.random.default_rng(0).random((10, 3, 4, 4)), np.c_[Y, Y], "regression")
+    assert (task.features, task.outputs) == ((3, 4, 4), 2)
+    assert "features=(3, 4, 4), outputs=2, train=6, validation=2, test=2" in repr(task)
+
+
+def test_parts_of_share_zero_are_left_out():
+    task = em.Task.from_arrays(X, Y, "regression", split=(0.7, 0.3, 0))
+    assert set(task.parts()) == {"train", "validation"}
+    assert task.test is None
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "kind", "message"),
+    [
+        (X, Y[:9], "regression", "x has 10 rows but y has 9"),
+        (np.where(X == 5, np.nan, X), Y, "regression", r"NaN or infinite values in 1 row\(s\), first in row 2"),
+        (np.where(X == 5, np.inf, X), Y, "regression", "NaN or infinite"),
+        (X * 1e300, Y, "regression", "NaN or infinite"),  # beyond float32
+        (X, np.where(Y == 5, np.nan, Y), "regression", r"y has 1 NaN or infinite value\(s\); drop"),
+        (X, Y * 1e300, "regression", "y has .* NaN or infinite"),
+        (X, np.where(Y == 5, np.nan, Y % 2), "binary", "y has 1 NaN"),
+        (X, Y.reshape(10, 1, 1), "regression", r"shape \(rows,\) or \(rows, outputs\), got \(10, 1, 1\)"),
+        (X, np.c_[Y, Y], "multiclass", r"y of a multiclass task has shape \(rows,\), got \(10, 2\)"),
+        (X, np.c_[Y % 2, Y % 2], "binary", "y of a binary task has shape"),
+        (X, list("abcdefghij"), "regression", "real numbers, got dtype <U1"),
+        (X, Y * 1j, "regression", "real numbers"),
+        (X * 1j, Y, "regression", "real numbers, got complex"),
+        (X, [None, 1.0] * 5, "regression", "dtype object"),
+        (X, [None, "a"] * 5, "binary", "dtype object"),
+        (X, np.array([1, "a"] * 5, dtype=object), "binary", "dtype object"),
+        (X.astype(str), Y, "regression", "array of numbers"),
+        (np.zeros((0, 2)), Y[:0], "regression", "no rows"),
+        (np.zeros((10, 0)), Y, "regression", "no features"),
+        (5.0, 3.0, "regression", "array of numbers"),
+        (X, 3.0, "regression", "y of a regression task has shape"),
+        (X, np.zeros(10), "binary", "only one class, 0.0; a binary task needs at least two"),
+        (X, ["a"] * 10, "multiclass", "only one class"),
+        (X, Y, "binary", "two classes, got 10; use kind='multiclass'"),
+        (X, Y / 2, "multiclass", "fractions such as .*is this a regression"),
+        (X, Y, "regresion", "unknown kind 'regresion'"),
+        (X, Y, ["regression"], "unknown kind"),
+        (X[:2], Y[:2], "regression", "too few for split"),
+        ([[1.0], [1.0, 2.0]], [0, 1], "regression", "inhomogeneous"),
+    ],
+)
+def test_arrays_that_cannot_be_learned_from_are_refused_in_one_line(x, y, kind, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        em.Task.from_arrays(x, y, kind)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "split", [(0.5, 0.5), (0.5, 0.6, -0.1), (0, 0.5, 0.5), (0.6, 0.2, 0.1), (math.nan, 0.5, 0.5), "abc"]
+)
+def test_a_split_that_is_not_three_shares_is_refused(split):
+    with pytest.raises(ValueError, match=r"split|convert"):
+        em.Task.from_arrays(X, Y, "regression", split=split)
+
+
+def test_tasks_move_to_a_dtype_without_touching_class_indices():
+    task = class_task(3).to(dtype=torch.float64)
+    assert (task.train[0].dtype, task.train[1].dtype) == (torch.float64, torch.int64)
+    assert regression_task().to(dtype=torch.float64).test[1].dtype == torch.float64
+
+
+def test_sine_tasks_are_gecco_section_4_1s():
+    with global_generators_untouched():
+        tasks = sine_tasks(0, 200, -2.0, 2.0, purpose="test")
+    amplitudes, phases = [], []
+    for task in tasks:
+        x, y = (torch.cat((task.train[i], task.test[i])).double().numpy()[:, 0] for i in range(2))
+        assert task.train[0].shape == task.test[0].shape == (100, 1)
+        assert x.min() >= -2
+        assert x.max() <= 2
+        # A·sin(x + p) = A·cos p·sin x + A·sin p·cos x: two coefficients by least squares
+        basis = np.c_[np.sin(x), np.cos(x)]
+        (a, b), *_ = np.linalg.lstsq(basis, y, rcond=None)
+        np.testing.assert_allclose(basis @ [a, b], y, atol=1e-5)
+        amplitudes.append(math.hypot(a, b))
+        phases.append(math.atan2(b, a))
+    assert 0.2 <= min(amplitudes) < 0.5
+    assert 4.6 < max(amplitudes) <= 5
+    assert np.mean(amplitudes) == pytest.approx(2.6, abs=0.3)
+    assert min(phases) < -2.8
+    assert max(phases) > 2.8
+
+
+def test_sine_tasks_differ_by_seed_purpose_and_number():
+    def first(seed, purpose):
+        return sine_tasks(seed, 2, -2.0, 2.0, purpose=purpose)
+
+    names = {task.name for seed in (0, 1) for purpose in ("a", "b") for task in first(seed, purpose)}
+    assert len(names) == 8
+    assert torch.equal(first(0, "a")[1].train[0], sine_tasks(0, 5, -2.0, 2.0, purpose="a")[1].train[0])
