@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = _command(commands, "data", _data, "say which data sets are at hand, and where others come from")
     command.add_argument("name", nargs="?", help="one data set")
+    command.add_argument("--download", action="store_true", help="get it if it is not at hand, and keep it")
     return parser
 
 
@@ -187,16 +188,14 @@ def _data(options: argparse.Namespace) -> None:
     from evomal_core.datasets import DATASETS
     from evomal_core.search import refuse_unknown
 
+    if options.download and options.name is None:
+        raise ValueError("--download takes the name of a data set, as in `evomal data mnist --download`")
     if options.name is not None:
         refuse_unknown("data set", options.name, list(DATASETS))
-    for name, dataset in DATASETS.items():
-        if options.name in (None, name):
-            try:
-                x, y = dataset.load()
-            except (OSError, ValueError) as error:
-                print(f"{name:<12}missing: {error}")
-            else:
-                print(f"{name:<12}at hand: x {x.shape}, y {y.shape}, verified; {dataset.origin}")
+        if options.download:
+            DATASETS[options.name].load(download=True)
+    for name in DATASETS if options.name is None else [options.name]:
+        print(f"{name:<16}{DATASETS[name].state()}")
 
 
 if __name__ == "__main__":

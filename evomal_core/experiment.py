@@ -177,5 +177,10 @@ def _tabular(name: str, title: str, minutes: dict[str, float]) -> Experiment:
 
 EXPERIMENTS: dict[str, Experiment] = {
     entry.name: entry
-    for entry in (_sine(), _tabular("diabetes", "Diabetes regression", {"smoke": 0.1, "quick": 3, "paper": 600}))
+    for entry in (
+        _sine(),
+        _tabular("diabetes", "Diabetes regression", {"smoke": 0.1, "quick": 3, "paper": 600}),
+        _tabular("boston", "Boston Housing regression", {"smoke": 0.1, "quick": 3, "paper": 600}),
+        _tabular("california", "California Housing regression", {"smoke": 0.1, "quick": 3, "paper": 600}),
+    )
 }
