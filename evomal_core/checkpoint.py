@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from evomal_core.config import SearchConfig
-from evomal_core.files import read_json, write_json
+from evomal_core.expression import Expression
+from evomal_core.files import decode, read_json, write_json
 from evomal_core.learners import Learner
 
 FORMAT = "evomal-checkpoint"
@@ -36,7 +37,11 @@ class Checkpoint:
         if self.path is None or not self.path.exists():
             return None
         record = read_json(self.path)
-        if not isinstance(record, dict) or record.get("format") != FORMAT or record.get("version") != VERSION:
+        if (
+            not isinstance(record, dict)
+            or (record.get("format"), record.get("version")) != (FORMAT, VERSION)
+            or not {"fingerprint", "state"} <= record.keys()
+        ):
             raise ValueError(
                 f"{self.path} is not a checkpoint of this version of EvoMAL; move it away to start anew"
             )
@@ -44,7 +49,7 @@ class Checkpoint:
             raise ValueError(
                 f"{self.path} belongs to another search: {difference}; choose another folder, or delete this one"
             )
-        return record["state"]
+        return decode(record["state"])
 
     def save(self, state: Any) -> None:
         """Replace the saved state, atomically."""
@@ -55,15 +60,19 @@ class Checkpoint:
             )
 
 
-def fingerprint(method: str, learners: Sequence[Learner], config: SearchConfig, seed: int) -> dict[str, Any]:
-    """What a search is a function of: method, seed, configuration, data, and the networks' initial weights."""
+def fingerprint(
+    method: str, learners: Sequence[Learner], config: SearchConfig, seed: int, initial: Sequence[Expression]
+) -> dict[str, Any]:
+    """What a search is a function of: method, seed, configuration, first losses, data and initial networks."""
     return {
         "method": method,
         "seed": seed,
         # The engine changes only rounding, so that a search may go on with another one.
         "config": config.model_dump(mode="json", exclude={"engine"}),
+        "initial": [str(expression) for expression in initial],
         "tasks": _digest(array for e in learners for part in e.task.parts().values() for array in part),
-        "networks": _digest(weights for e in learners for weights in e.theta.values()),
+        "architecture": hashlib.sha256(str([e.network for e in learners]).encode()).hexdigest()[:16],
+        "networks": _digest(array for e in learners for array in e.network.state_dict().values()),
     }
 
 
@@ -78,7 +87,7 @@ def _digest(tensors: Any) -> str:
 def first_difference(found: Any, wanted: Any, name: str = "") -> str:
     """The first place where two nested records differ, in words; empty if they are equal."""
     if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in sorted({*found, *wanted}):
+        for key in {**wanted, **found}:
             inner = f"{name}.{key}" if name else key
             if difference := first_difference(found.get(key), wanted.get(key), inner):
                 return difference

@@ -247,9 +247,9 @@ class Evaluator:
         kind, softplus = self.search.kind, self.search.config.softplus
         device = self.search.learners[0].task.train[1].device
         for text, value, status, phi in state["archive"]:
-            weights = torch.tensor(phi, device=device)
-            loss = LearnedLoss(text, kind, phi=weights, softplus=softplus)
-            self.archive[loss.expression] = Evaluation(loss, float(value), status)
-        self.signatures = {tuple(key): float(value) for key, value in state["signatures"]}
+            loss = LearnedLoss(text, kind, softplus=softplus)
+            loss.phi.data = torch.tensor(phi, device=device)  # which may have diverged
+            self.archive[loss.expression] = Evaluation(loss, value, status)
+        self.signatures = {tuple(key): value for key, value in state["signatures"]}
         entries = list(self.archive.values())
         return [entries[index] for index in state["population"]]

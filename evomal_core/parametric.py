@@ -86,7 +86,7 @@ def taylorglo(search: Search) -> SearchResult:
             with search.timed("fitness"):
                 state["fitness"].append(fitness(losses, search.learners, config))
             search.checkpoint.save(state | {"seconds": search.seconds})
-        values = [float(value) for value in state["fitness"][generation]]
+        values = state["fitness"][generation]
         optimiser.tell(list(zip(points, values, strict=True)))
         population = [
             Evaluation(loss, value, "ok" if math.isfinite(value) else "diverged")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from torch import nn
 
 from evomal_core.checkpoint import Checkpoint, fingerprint
 from evomal_core.config import SearchConfig
 from evomal_core.expression import Expression
 from evomal_core.learners import Learner, ModelFactory, make_learners
 from evomal_core.losses import Kind, LearnedLoss
+from evomal_core.primitives import FUNCTION_SETS, TERMINALS
 from evomal_core.progress import Progress
 from evomal_core.result import SearchResult
 from evomal_core.tasks import Task
@@ -148,29 +150,41 @@ def learn_loss(
     Raises:
         ValueError: an argument is unknown or out of range, the tasks do not fit the model, or the checkpoint
             belongs to another search.
+        TypeError: `model()` is not an `nn.Module` with trainable weights.
     """
     refuse_unknown("method", method, list(METHODS))
     check_seed(seed)
     place = check_device(device)
-    config = config or SearchConfig()
+    config = SearchConfig() if config is None else config
+    if not isinstance(config, SearchConfig):
+        raise ValueError(f"config is a SearchConfig, got {config!r:.60}; write config=SearchConfig(...)")
+    if isinstance(model, nn.Module) or not callable(model):
+        raise ValueError(f"model makes a new network when called; write model=lambda: ..., got {_short(model)}")
+    if isinstance(tasks, Task) or not isinstance(tasks, Iterable):
+        raise ValueError(f"tasks is a list of tasks, e.g. [task], got {_short(tasks)}")
     tasks = [check_task(task, config).to(place) for task in tasks]
     if not tasks or len({task.kind for task in tasks}) > 1:
         kinds = ", ".join(sorted({task.kind for task in tasks})) or "none"
         raise ValueError(f"a search needs one or more tasks of one kind, got kinds: {kinds}")
     learners = make_learners(tasks, model, config, seed, "meta-train")
+    known = _initial_expressions(initial, config)
     search = Search(
         method,
         learners,
         config,
         seed,
-        Checkpoint(checkpoint, fingerprint(method, learners, config, seed)),
+        Checkpoint(checkpoint, fingerprint(method, learners, config, seed, known)),
         Progress(method, progress),
-        _initial_expressions(initial, config),
+        known,
     )
     try:
         return _methods()[method](search)
     finally:
         search.progress.close()
+
+
+def _short(value: Any) -> str:
+    return f"a {type(value).__name__}"
 
 
 def check_task(task: Task, config: SearchConfig) -> Task:
@@ -198,6 +212,7 @@ def _initial_expressions(
         initial = list(dict.fromkeys(loss.expression for loss in known))[: config.population]
     if isinstance(initial, str):
         raise ValueError(f"initial is a list of losses; write initial=[{initial!r}]")
+    names = {*FUNCTION_SETS[config.function_set], *TERMINALS}
     expressions = []
     for item in initial:
         expression = item.expression if isinstance(item, LearnedLoss) else item
@@ -205,6 +220,11 @@ def _initial_expressions(
             expression = Expression.parse(expression)
         if not expression.is_loss:
             raise ValueError(f"an initial loss uses both f and y, got {expression}")
+        strangers = [name for name in expression.nodes if name not in names]
+        if strangers:
+            raise ValueError(
+                f"{strangers[0]!r} in {expression} is not in function_set={config.function_set!r}; choose another"
+            )
         if expression.height > config.height_limit:
             raise ValueError(f"{expression} is {expression.height} high, above height_limit {config.height_limit}")
         expressions.append(expression)
