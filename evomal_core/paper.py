@@ -157,6 +157,39 @@ def _paired(differences: pd.Series, expected: float) -> dict[str, float | int | 
     return found | {"difference": mean, "low": low, "high": high}
 
 
+def sizes(runs: pd.DataFrame) -> pd.DataFrame:
+    """Table 3 beside the measured numbers of trainable weights; one row per experiment and method.
+
+    Args:
+        runs: `Results.runs`; methods without weights are left out.
+    """
+    trained = runs[runs["parameters"] > 0].astype({"method": str})
+    measured = trained.groupby(["experiment", "method"], sort=False)["parameters"].agg(["mean", "std", "count"])
+    measured = measured.set_axis(["mean", "sd", "n"], axis=1).reset_index()
+    theirs = published("3")[["experiment", "method", "mean", "sd", "n"]]
+    return measured.merge(theirs, on=["experiment", "method"], how="left", suffixes=("", " published")).rename(
+        columns={f"{name} published": f"published {name}" for name in ("mean", "sd", "n")}
+    )
+
+
+def sizes_in_words(sizes: pd.DataFrame) -> str:
+    """EvoMAL's number of weights as a share of ML³'s, as published and as measured, in Markdown."""
+    lines = []
+    for experiment, part in sizes.groupby("experiment", sort=False):
+        by_method = part.set_index("method")
+        if {"evomal", "ml3"} <= set(by_method.index):
+            measured, theirs = (
+                by_method.loc["evomal", column] / by_method.loc["ml3", column]
+                for column in ("mean", "published mean")
+            )
+            n = _seeds(int(by_method.loc["evomal", "n"]))
+            lines.append(
+                f"**{experiment}, size of the losses**\n\n- EvoMAL's losses have {measured:.2%} of the weights of "
+                f"ML³'s (mean of {n}); published: {theirs:.2%}."
+            )
+    return "\n".join(lines)
+
+
 def mean_and_sd(mean: float, sd: float, n: float, diverged: int = 0, digits: int = 4) -> str:
     """A cell of a printed table: `0.3829 ± 0.0065 (5)`, with n in brackets; "–" for what is not known."""
     if np.isnan(n):

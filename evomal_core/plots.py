@@ -356,10 +356,10 @@ def loss_shapes(
     figure, panels = _figure(2.6 * len(labels) + 2.0, 4.8, 2, len(labels), sharex=True, sharey="row")
     for column, label in enumerate(labels):
         f = grid + label if kind == "regression" else grid
-        for number, (title, loss) in enumerate([(name, reference), *shown.items()]):
+        for number, (known_as, loss) in enumerate([(name, reference), *shown.items()]):
             value, slope = _value_and_slope(loss, f, label)
-            line = _line(title, number)
-            panels[0, column].plot(grid, _scaled(value), label=title if column == 0 else None, **line)
+            line = _line(known_as, number)
+            panels[0, column].plot(grid, _scaled(value), label=known_as if column == 0 else None, **line)
             panels[1, column].plot(grid, slope, **line)
         panels[0, column].set_title(f"label y = {label:g}".replace("-", "−"), loc="left")
         panels[1, column].set_xlabel(x_label)
