@@ -221,7 +221,7 @@ class Program:
                 if arity(name) == 2:
                     slope_b[rows] = slope
             for name, (start, stop) in level.leaves.items():
-                value[start:stop] = {"f": f[level.candidates], "y": y, "1": 1.0, "-1": -1.0}[name]
+                value[start:stop] = f[level.candidates] if name == "f" else y if name == "y" else float(name)
             weight = flat[level.weights].unsqueeze(1) if depth else f.new_ones(())
             weighted = weight * value
             tape.append(_Block(weight, value, a, b, slope_a, slope_b))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from evomal_core.config import SGD, SearchConfig
 from evomal_core.learners import Learner
 from evomal_core.losses import Loss
 from evomal_core.tasks import Task, metric
+
+log = logging.getLogger("evomal")
 
 ROWS_AT_ONCE = 4096
 
@@ -112,11 +115,22 @@ def error(network: nn.Module, task: Task, part: tuple[Tensor, Tensor]) -> float:
     return float(metric(task.kind)(y_pred, y))
 
 
-def fitness(losses: Sequence[Loss], learners: Sequence[Learner], config: SearchConfig) -> list[float]:
+def fitness(
+    losses: Sequence[Loss], learners: Sequence[Learner], config: SearchConfig, engine: str = "autograd"
+) -> list[float]:
     """The fitness of each loss: its mean error over the tasks after a partial training session (Eq. 9).
 
-    Lower is better; inf if training diverged on any task.
+    Lower is better; inf if training diverged on any task. With the engine "batched", all networks are
+    trained at once wherever the losses and the network allow it.
     """
+    if engine == "batched" and losses:
+        from evomal_core.stack_training import batched_fitness
+        from evomal_core.stacks import NotBatchable
+
+        try:
+            return batched_fitness(losses, learners, config)
+        except NotBatchable as reason:
+            log.warning("training one network at a time (%s)", reason)
     return [_fitness(loss, learners, config) for loss in losses]
 
 

@@ -9,7 +9,8 @@ compute that same meta-gradient in different ways:
 
 - `higher`: per candidate, with the library that the papers used; the oracle for fidelity;
 - `autograd`: per candidate, double backward through `torch.func.functional_call`;
-- `jvp`: per candidate, without double backward: one forward-mode product a step, half the memory.
+- `jvp`: per candidate, without double backward: one forward-mode product a step, half the memory;
+- `batched`: as `jvp`, for all candidates at once, see `evomal_core.batched`.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ def _jvp(loss: Loss, learner: Learner, data: Episode, base: SGD) -> tuple[Tensor
     meta = tuple(torch.zeros_like(weights) for weights in loss.parameters())
     adjoint_velocity: Gradients = tuple(torch.zeros_like(a) for a in adjoint)
     for k in range(len(data.steps) - 1, -1, -1):
-        direction, adjoint_velocity = _step_adjoint(adjoint, adjoint_velocity, base)
+        direction, adjoint_velocity = step_adjoint(adjoint, adjoint_velocity, base)
         towards = dict(zip(trajectory[k], direction, strict=True))
         if k == 0:
             change = _first_step_term(loss, learner, data, trajectory[0], towards)
@@ -145,7 +146,7 @@ def _jvp(loss: Loss, learner: Learner, data: Episode, base: SGD) -> tuple[Tensor
     return value.detach(), meta
 
 
-def _step_adjoint(adjoint: Gradients, adjoint_velocity: Gradients, base: SGD) -> tuple[Gradients, Gradients]:
+def step_adjoint(adjoint: Gradients, adjoint_velocity: Gradients, base: SGD) -> tuple[Gradients, Gradients]:
     """From the adjoints of theta and velocity after a step: of its gradient G, and of the velocity before."""
     carried = base.momentum if base.nesterov else 1.0
     velocity = [v - base.lr * carried * a for v, a in zip(adjoint_velocity, adjoint, strict=True)]
@@ -228,6 +229,16 @@ def choose_engine(learners: Sequence[Learner], config: SearchConfig, loss: Loss 
     """
     if config.engine != "auto":
         return config.engine
+    if loss is None or isinstance(loss, LearnedLoss):
+        from evomal_core.batched import check_batchable
+        from evomal_core.stacks import NotBatchable
+
+        try:
+            check_batchable(learners, config)
+        except NotBatchable as reason:
+            log.warning("engine batched can't take this network (%s)", reason)
+        else:
+            return "batched"
     probe = loss or LearnedLoss("square(sub(f, y))", learners[0].task.kind)
     for name in ENGINES:
         try:
@@ -269,6 +280,12 @@ def local_search(
         engine: the engine, from `choose_engine`.
         tick: called after each candidate's meta-step, for progress.
     """
+    if engine == "batched":
+        if all(isinstance(loss, LearnedLoss) for loss in losses):
+            from evomal_core.batched import batched_local_search
+
+            return batched_local_search(losses, learners, config, tick)
+        engine = "jvp"  # a loss that is no expression has no program
     return [_tune(copy.deepcopy(loss), learners, config, engine, tick) for loss in losses]
 
 
