@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -149,7 +150,9 @@ class DataSet:
 
     def _verified(self, read: Callable[[], Arrays], where: str, remedy: str) -> Arrays:
         try:
-            arrays = self.conform(*read())
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of old pickles and odd files; the check of the content decides
+                arrays = self.conform(*read())
         except readers.UNREADABLE as error:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise AlteredDataError(

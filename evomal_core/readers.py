@@ -8,11 +8,11 @@ import shutil
 import struct
 import tarfile
 import tempfile
-import warnings
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -23,6 +23,7 @@ Arrays = tuple[np.ndarray, ...]
 UNREADABLE = (
     *(OSError, ValueError, LookupError, EOFError, RuntimeError, MemoryError, OverflowError, TypeError),
     *(csv.Error, struct.error, tarfile.TarError, zipfile.BadZipFile, zlib.error),
+    *(SyntaxError, tokenize.TokenError),  # numpy's parser of the headers of arrays
 )
 """What reading a damaged, truncated or foreign file raises."""
 
@@ -36,11 +37,12 @@ BOSTON = ("CRIM", "ZN", "INDUS", "CHAS", "NOX", "RM", "AGE", "DIS", "RAD", "TAX"
 
 def npz(path: Path, parts: tuple[str, ...]) -> Arrays:
     """The arrays of these names in numpy's archive of arrays; pickled objects are refused."""
-    file = np.load(path)
-    if not isinstance(file, np.lib.npyio.NpzFile):
-        raise ValueError("it is no npz archive")
-    with file:
-        return tuple(file[part] for part in parts)
+    with path.open("rb") as raw:  # numpy would leave a damaged file open
+        file = np.load(raw)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("it is no npz archive")
+        with file:
+            return tuple(file[part] for part in parts)
 
 
 # --- bringing arrays to one form -----------------------------------------------------------------------
@@ -146,10 +148,8 @@ def california(path: Path) -> Arrays:
     of them per household, latitude and longitude; the target is the median value in 100,000 dollars.
     """
     if path.suffix == ".tgz":
-        with tarfile.open(path) as tar:
-            member = tar.extractfile("CaliforniaHousing/cal_housing.data")
-            assert member is not None
-            raw = np.loadtxt(member, delimiter=",")
+        with tarfile.open(path) as tar, _member(tar, "CaliforniaHousing/cal_housing.data") as file:
+            raw = np.loadtxt(file, delimiter=",")
     else:
         raw = np.loadtxt(path, delimiter=",")
     longitude, latitude, age, rooms, bedrooms, population, households, income, value = raw.T
@@ -158,6 +158,12 @@ def california(path: Path) -> Arrays:
         *(population, population / households, latitude, longitude),
     ]
     return np.stack(features, axis=1), value / 100_000
+
+
+def _member(tar: tarfile.TarFile, name: str) -> IO[bytes]:
+    if (member := tar.extractfile(name)) is None:
+        raise ValueError(f"{name} is no file in it")
+    return member
 
 
 def surnames(path: Path) -> Arrays:
@@ -224,17 +230,13 @@ def cifar(path: Path, name: str) -> Arrays:
         target.mkdir()
         files = [file for file, _ in (*source.train_list, *source.test_list)]
         for file in (*files, source.meta["filename"]):
-            member = tar.extractfile(f"{source.base_folder}/{file}")
-            assert member is not None
-            with member, (target / file).open("wb") as copy:
+            with _member(tar, f"{source.base_folder}/{file}") as member, (target / file).open("wb") as copy:
                 shutil.copyfileobj(member, copy)
         return _torchvision_splits(source, Path(folder))
 
 
 def _torchvision_splits(source: Any, root: Path) -> Arrays:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the batches are older than the numpy that unpickles them
-        train, test = source(root, train=True), source(root, train=False)
+    train, test = source(root, train=True), source(root, train=False)
     return tuple(np.ascontiguousarray(array) for split in (train, test) for array in (split.data, split.targets))
 
 
