@@ -63,6 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("experiments", nargs="*", help="experiments (default: all whose data is at hand)")
     _shared(command, "profile", "device", "results", "jobs")
 
+    command = _command(commands, "report", _report, "write one HTML page: published numbers beside measured ones")
+    _shared(command, "results")
+    command.add_argument("--output", default="report.html", metavar="FILE", help="default: report.html")
+
     command = _command(commands, "show", _show, "show a saved loss")
     command.add_argument("loss", metavar="LOSS.json", help="a file written by loss.save()")
     formats = ["text", "latex", "python", "sympy"]
@@ -164,6 +168,12 @@ def _reproduce(options: argparse.Namespace) -> None:
         results_dir=Path(options.results_dir),
         jobs=_jobs(options.jobs),
     )
+
+
+def _report(options: argparse.Namespace) -> None:
+    from evomal_core.report import write_report
+
+    print(f"{options.output}: {write_report(options.results_dir, options.output)} runs")
 
 
 def _show(options: argparse.Namespace) -> None:

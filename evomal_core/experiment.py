@@ -54,6 +54,8 @@ class Experiment:
     name: str
     title: str
     source: str
+    table: str
+    """The papers' table of its final errors, a key of `paper.TABLES`."""
     notebook: str
     profiles: dict[str, Profile]
     minutes: dict[str, float]
@@ -136,6 +138,7 @@ def _sine() -> Experiment:
         "sine",
         "Sine regression",
         "GECCO'23 section 4.1, Tables 2 and 3, Figures 5 and 6",
+        "2",
         "02_sine",
         {
             "smoke": paper.replace(search=search.replace(**_TINY), test_steps=5, seeds=1),
@@ -163,6 +166,7 @@ def _tabular(name: str, title: str, minutes: dict[str, float]) -> Experiment:
         name,
         title,
         "TPAMI'23 section IV-B, Table III",
+        "III",
         "03_tabular",
         {
             "smoke": Profile(search=tiny, test_steps=5, seeds=1, hidden=(8,)),
