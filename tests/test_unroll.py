@@ -405,7 +405,7 @@ def test_automatic_choice_passes_over_an_engine_that_cannot_take_the_network_and
     config = em.SearchConfig(base=OPTIMISERS["plain"], task_loss_on="same")
     learners = make_learners([regression_task()], lambda: WithOnlyReverse(3, 1), config, 0, "test")
     assert choose_engine(learners, config) in ("autograd", "higher")
-    (line,) = [message for message in caplog.messages if "jvp" in message]
+    (line,) = [message for message in caplog.messages if "engine jvp" in message]
     assert "can't take this network" in line
     assert len(line.splitlines()) == 1
     assert choose_engine(learners, config.replace(engine="higher")) == "higher"
