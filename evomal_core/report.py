@@ -50,7 +50,7 @@ def _section(name: str, profile: str, results: Results) -> Iterator[str]:
     yield f"<h2>{html.escape(entry.title)}, profile {profile}</h2><p>{html.escape(entry.source)}</p>"
     final = results.final()
     comparison = paper.compare(final, entry.table)
-    yield paper.readable(comparison).to_html(index=False, na_rep="", border=0)
+    yield paper.readable(comparison).to_html(na_rep="", border=0)
     yield _paragraphs(paper.in_words(comparison, paper.orderings(final, entry.table), profile))
     yield _image(
         plots.final_errors(final, paper.published(entry.table).query("experiment == @name")), "Final errors"
@@ -68,6 +68,7 @@ def _paragraphs(markdown: str) -> str:
     lines = []
     for line in html.escape(markdown).splitlines():
         line = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", line)
+        line = re.sub(r"\*(.+?)\*", r"<i>\1</i>", line)
         line = re.sub(r"`(.+?)`", r"<code>\1</code>", line)
         lines.append(f"<li>{line[2:]}</li>" if line.startswith("- ") else f"<p>{line}</p>" if line else "")
     return "\n".join(lines)
