@@ -94,6 +94,8 @@ def load_or_run(
         ValueError: a name or seed is unknown, or a folder holds a run of another configuration.
     """
     names = [experiments] if isinstance(experiments, str) else list(experiments)
+    if not names:
+        raise ValueError("name one or more experiments, got none")
     runs = [
         Run(name, profile, method, seed, Path(results_dir))
         for name in names

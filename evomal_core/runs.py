@@ -176,8 +176,13 @@ def compute_all(runs: Sequence[Run], device: str = "cpu", jobs: int = 1, progres
     """Compute those of the runs that are not complete, `jobs` at a time (0: one for each core).
 
     All folders are checked before the first run starts. Each job computes on one thread.
+
+    Raises:
+        ValueError: a folder holds a run of another configuration, or the device or `jobs` makes no sense.
     """
     check_device(device)
+    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 0:
+        raise ValueError(f"jobs is a whole number of at least 0, got {jobs!r}")
     todo = [run for run in runs if not run.is_complete]
     jobs = min(jobs or os.cpu_count() or 1, len(todo))
     if jobs <= 1:
