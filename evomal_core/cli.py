@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+MOST_SEEDS = 10_000
 DESCRIPTION = "Learn loss functions by genetic programming and unrolled differentiation (EvoMAL)."
 
 
@@ -115,6 +116,8 @@ def parse_seeds(text: str) -> list[int]:
         low, dash, high = part.strip().partition("-")
         if not low.isdecimal() or (dash and not high.isdecimal()) or (dash and int(high) < int(low)):
             raise ValueError(f"seeds are written like 0-9 or 0,3,5, got {text!r}")
+        if int(high or low) - int(low) >= MOST_SEEDS:
+            raise ValueError(f"seeds are at most {MOST_SEEDS} at once, got {text!r}")
         seeds += range(int(low), int(high or low) + 1)
     return check_seeds(seeds)
 
