@@ -8,9 +8,8 @@ import platform
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -27,6 +26,7 @@ from evomal_core.learners import make_learners
 from evomal_core.losses import Loss
 from evomal_core.result import SearchResult
 from evomal_core.search import METHODS, check_device, check_seed, learn_loss, refuse_unknown
+from evomal_core.threads import one_thread
 from evomal_core.training import train
 
 
@@ -210,17 +210,6 @@ def compute_all(runs: Sequence[Run], device: str = "cpu", jobs: int = 1, progres
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it ends the workers
     torch.set_num_threads(1)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute on one thread within: small networks are fastest so, and rounding never depends on the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def hardware(device: str = "cpu") -> dict[str, Any]:

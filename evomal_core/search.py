@@ -22,6 +22,7 @@ from evomal_core.primitives import FUNCTION_SETS, TERMINALS
 from evomal_core.progress import Progress
 from evomal_core.result import SearchResult
 from evomal_core.tasks import Task
+from evomal_core.threads import threads_for
 
 
 @dataclass
@@ -178,7 +179,8 @@ def learn_loss(
         known,
     )
     try:
-        return _methods()[method](search)
+        with threads_for(sum(weights.numel() for weights in learners[0].theta.values())):
+            return _methods()[method](search)
     finally:
         search.progress.close()
 
