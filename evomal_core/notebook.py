@@ -125,6 +125,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "datasets": _datasets,
     "generations": _at_least(1),
     "population": _at_least(1),
+    "trainings": _at_least(2),
 }
 
 

@@ -395,7 +395,7 @@ def _line(name: str, number: int) -> dict[str, Any]:
         return {"color": STYLES[name].color, "linestyle": STYLES[name].linestyle, "linewidth": 1.7}
     if number == 0:
         return {"color": "black", "linestyle": "-", "linewidth": 1.0}
-    style = list(STYLES.values())[1 + (number - 1) % (len(STYLES) - 1)]
+    style = list(STYLES.values())[-1 - (number - 1) % (len(STYLES) - 1)]
     return {"color": style.color, "linestyle": style.linestyle, "linewidth": 1.7}
 
 
