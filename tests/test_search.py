@@ -442,3 +442,16 @@ def test_random_search_evaluates_new_trees_in_each_generation():
     result = learn("random", config=tiny_config(rejection_steps=0, gradient_equivalence=False, population=8))
     assert result.history["evaluated"].sum() == len(result.evaluations) > 12
     assert all(torch.equal(e.loss.phi, torch.ones(e.loss.size)) for e in result.evaluations), "no local search"
+
+
+def test_each_generation_is_bred_from_draws_of_its_own(monkeypatch):
+    states = []
+
+    def watched(population, config, rng):
+        states.append(rng.getstate())
+        return breed(population, config, rng)
+
+    monkeypatch.setattr(evolution, "breed", watched)
+    learn("gp-lfl", config=tiny_config(generations=4))
+    learn("gp-lfl", config=tiny_config(generations=4), seed=1)
+    assert len(set(states)) == len(states) == 6
