@@ -15,7 +15,7 @@ import torch
 
 from evomal_core.config import SearchConfig
 from evomal_core.expression import Expression, crossover, mutate, random_expression, repair
-from evomal_core.filters import gradient_signature, is_rejected, promise, sample_predictions
+from evomal_core.filters import gradient_signature, is_rejected, promises, sample_predictions
 from evomal_core.losses import LearnedLoss, initial_phi
 from evomal_core.result import Evaluation, SearchResult
 from evomal_core.search import Search
@@ -132,7 +132,7 @@ def _tournament(population: Sequence[Evaluation], size: int, rng: random.Random)
 
 
 def _summary(evaluator: Evaluator, population: Sequence[Evaluation]) -> dict[str, Any]:
-    best = min(evaluator.archive.values(), key=lambda e: e.fitness)
+    best = min(evaluator.archive.values(), key=Evaluation.rank)
     finite = [entry.fitness for entry in population if math.isfinite(entry.fitness)]
     return {
         "best_fitness": best.fitness,
@@ -184,7 +184,9 @@ class Evaluator:
             and signatures.get(index) not in self.signatures
         ]
         with self.search.timed("fitness"):
-            values = fitness([losses[i] for i in train], self.search.learners, self.search.config)
+            values = fitness(
+                [losses[i] for i in train], self.search.learners, self.search.config, self.search.engine
+            )
         for index, value in zip(train, values, strict=True):
             done[index] = Evaluation(losses[index], value, "ok" if math.isfinite(value) else "diverged")
             if index in signatures:
@@ -219,14 +221,19 @@ class Evaluator:
         """Mark the rejected as done; return the gradient signatures of the others."""
         config, kind = self.search.config, self.search.kind
         signatures: dict[int, tuple[str, ...]] = {}
-        for index, loss in enumerate(losses):
-            if index in done:
-                continue
-            if config.rejection_steps and is_rejected(promise(loss, self.samples, config, kind)):
-                done[index] = Evaluation(loss, math.inf, "rejected")
-            elif config.gradient_equivalence:
-                signature = gradient_signature(loss, self.samples)
-                if signature is not None:
+        waiting = [index for index in range(len(losses)) if index not in done]
+        if config.rejection_steps:
+            candidates = [losses[index] for index in waiting]
+            found = promises(candidates, self.samples, config, kind, self.search.engine)
+            for index, g in zip(waiting, found, strict=True):
+                if is_rejected(g):
+                    done[index] = Evaluation(losses[index], math.inf, "rejected")
+        if config.gradient_equivalence:
+            for index in waiting:
+                if (
+                    index not in done
+                    and (signature := gradient_signature(losses[index], self.samples)) is not None
+                ):
                     signatures[index] = signature
         return signatures
 

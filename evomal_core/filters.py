@@ -6,7 +6,7 @@ filters. Both look at an untrained network's predictions for a sample of trainin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -39,12 +39,26 @@ def promise(loss: Loss, samples: Samples, config: SearchConfig, kind: Kind) -> f
     g = Σ_b [L_P(ŷ_b, y_b) − L_P(ŷ*_b, y_b)], where ŷ* are the predictions after minimising the loss over
     them directly, by `rejection_steps` steps of Adam. A loss with g ≤ 0, or NaN, is not worth training with.
     """
+    (g,) = promises([loss], samples, config, kind)
+    return g
+
+
+def promises(
+    losses: Sequence[Loss], samples: Samples, config: SearchConfig, kind: Kind, engine: str = "autograd"
+) -> list[float]:
+    """The correlation g of each loss, see `promise`; all are minimised at once with the engine "batched"."""
     measure = metric(kind)
-    total = 0.0
+    totals = [0.0] * len(losses)
     for y_pred, y_true in samples:
-        best = minimise_predictions(loss, y_pred, y_true, config)
-        total += len(y_true) * float(measure(y_pred, y_true) - measure(best, y_true))
-    return total
+        if engine == "batched" and losses:
+            from evomal_core.stack_training import batched_minimise_predictions
+
+            minima: Iterator[Tensor] = iter(batched_minimise_predictions(losses, y_pred, y_true, config))
+        else:
+            minima = (minimise_predictions(loss, y_pred, y_true, config) for loss in losses)
+        for index, best in enumerate(minima):
+            totals[index] += len(y_true) * float(measure(y_pred, y_true) - measure(best, y_true))
+    return totals
 
 
 def is_rejected(g: float) -> bool:

@@ -38,8 +38,9 @@ class Learner:
 
     @property
     def theta(self) -> Weights:
-        """The initial weights (detached; do not change them in place)."""
-        return {name: weights.detach() for name, weights in self.network.named_parameters()}
+        """The initial weights that are trained (detached; do not change them in place); frozen ones stay out."""
+        trained = ((name, w) for name, w in self.network.named_parameters() if w.requires_grad)
+        return {name: weights.detach() for name, weights in trained}
 
     def batch(self, step: int, split: str = "train", offset: int = 0) -> tuple[Tensor, Tensor]:
         """The rows (x, y) of one step: epochs of shuffled rows without replacement.
@@ -83,13 +84,22 @@ class Learner:
 
     def dropout(self, draw: int) -> AbstractContextManager[None]:
         """Within it, a network that draws random numbers (dropout) draws the same for the same `draw`."""
-        if not self._has_dropout:
+        if not self.draws:
             return nullcontext()
         return isolated_torch(self.seed, "dropout", draw)
 
     @cached_property
-    def _has_dropout(self) -> bool:
-        return any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in self.network.modules())
+    def draws(self) -> bool:
+        """Whether the network draws random numbers in training mode: found out by watching the generator."""
+        x = self.task.train[0][:2]
+        with isolated_torch(self.seed, "dropout"), torch.no_grad():
+            before = _generator_state(x.device)
+            functional_call(self.stateless, self.theta, (x,))
+            return not torch.equal(before, _generator_state(x.device))
+
+
+def _generator_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
 class PureBatchNorm(nn.Module):

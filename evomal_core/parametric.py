@@ -73,6 +73,7 @@ def taylorglo(search: Search) -> SearchResult:
         population_size=max(config.population, 2),
         seed=derive(search.seed, "cma-es") % 2**32,
     )
+    search.engine = choose_engine(search.learners, config)
     evaluations: list[Evaluation] = []
     rows: list[dict[str, Any]] = []
     state = search.checkpoint.load() or {"fitness": [], "seconds": {}}
@@ -84,7 +85,7 @@ def taylorglo(search: Search) -> SearchResult:
         losses = [TaylorLoss(search.kind, theta=torch.from_numpy(point)).to(device) for point in points]
         if generation == len(state["fitness"]):
             with search.timed("fitness"):
-                state["fitness"].append(fitness(losses, search.learners, config))
+                state["fitness"].append(fitness(losses, search.learners, config, search.engine))
             search.checkpoint.save(state | {"seconds": search.seconds})
         values = state["fitness"][generation]
         optimiser.tell(list(zip(points, values, strict=True)))
@@ -93,6 +94,6 @@ def taylorglo(search: Search) -> SearchResult:
             for loss, value in zip(losses, values, strict=True)
         ]
         evaluations += population
-        rows.append(_row(generation, population, min(evaluations, key=lambda e: e.fitness)))
+        rows.append(_row(generation, population, min(evaluations, key=Evaluation.rank)))
         search.progress.generation(rows[-1], config.generations)
-    return SearchResult(search.method, evaluations, rows, population, search.seconds)
+    return SearchResult(search.method, evaluations, rows, population, search.seconds, search.engine)

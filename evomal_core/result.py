@@ -30,6 +30,10 @@ class Evaluation:
         if math.isnan(self.fitness):
             raise ValueError("a fitness is never NaN: a failed candidate has fitness inf and a status")
 
+    def rank(self) -> tuple[float, int]:
+        """What evaluations are ranked by: fitness, then complexity."""
+        return self.fitness, self.complexity
+
     @property
     def complexity(self) -> int:
         """Number of nodes of a symbolic loss, number of weights of another."""
@@ -60,8 +64,8 @@ class SearchResult:
 
     @property
     def best_evaluation(self) -> Evaluation:
-        """The evaluation of lowest fitness; of equals, the first."""
-        return min(self.evaluations, key=lambda e: e.fitness)
+        """The evaluation of lowest fitness; of equals, the simplest."""
+        return min(self.evaluations, key=Evaluation.rank)
 
     @property
     def best(self) -> Loss:

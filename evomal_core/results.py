@@ -139,15 +139,20 @@ def load(runs: Sequence[Run]) -> Results:
         if record is None or record["status"] != "complete":
             raise ValueError(f"{run.folder} is not complete; compute it with `evomal run {run.experiment}`")
         keys = {key: getattr(run, key) for key in KEYS}
-        kept = ("fitness", "loss", "parameters", "evaluations", "engine", "device")
+        kept = ("fitness", "outcome", "loss", "parameters", "evaluations", "engine", "device")
         records.append(keys | {name: record[name] for name in kept} | _seconds(record))
         for name, parts in tables.items():
             table = pd.read_csv(run.folder / f"{name}.csv")
             parts.append(table.assign(**keys))
         losses[run.experiment, run.method, run.seed] = load_loss(run.folder / "loss.json")
-    whole = {name: _ordered(pd.concat(parts, ignore_index=True)) for name, parts in tables.items()}
+    whole = {name: _ordered(_joined(parts)) for name, parts in tables.items()}
     runs_table = _ordered(pd.DataFrame(records)).astype({"fitness": float})
     return Results(runs_table, whole["history"], whole["test"], whole["front"], losses)
+
+
+def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    """One table; a front without rows (no usable loss) has no say in the columns' types."""
+    return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
 
 
 def _seconds(record: dict[str, Any]) -> dict[str, float]:

@@ -105,6 +105,11 @@ def compute(run: Run, device: str = "cpu", progress: bool = True) -> None:
     check_device(device)
     if run.is_complete:
         return
+    with one_thread():
+        _compute(run, device, progress)
+
+
+def _compute(run: Run, device: str, progress: bool) -> None:
     begin = time.perf_counter()
     write_json(run.folder / "run.json", {"status": "running", "configuration": run.configuration()})
     problem = experiment(run.experiment).problem(run.sizes, run.seed)
@@ -119,24 +124,28 @@ def compute(run: Run, device: str = "cpu", progress: bool = True) -> None:
         progress=progress,
     )
     searched = time.perf_counter()
-    rows = meta_test(result.best, problem, run.sizes, run.seed, device)
+    # Where no candidate trains, the least bad one is tested all the same: its errors are the run's result.
+    loss = result.best_evaluation.loss
+    rows = meta_test(loss, problem, run.sizes, run.seed, device)
     tested = time.perf_counter()
     _write_csv(run.folder / "history.csv", result.generations)
     _write_csv(run.folder / "test.csv", rows)
     write_atomic(run.folder / "front.csv", result.table().to_csv(index=False))
-    result.best.save(run.folder / "loss.json")
+    loss.save(run.folder / "loss.json")
     seconds = result.seconds | {"meta-test": tested - searched, "last session": tested - begin}
     write_json(run.folder / "run.json", _complete_record(run, result, seconds, device))
     (run.folder / "checkpoint.json").unlink(missing_ok=True)
 
 
 def _complete_record(run: Run, result: SearchResult, seconds: dict[str, float], device: str) -> dict[str, Any]:
+    loss = result.best_evaluation.loss
     return {
         "status": "complete",
         "configuration": run.configuration(),
         "fitness": result.fitness,
-        "loss": str(getattr(result.best, "expression", type(result.best).__name__)),
-        "parameters": result.best.size,
+        "outcome": result.best_evaluation.status,
+        "loss": str(getattr(loss, "expression", type(loss).__name__)),
+        "parameters": loss.size,
         "evaluations": len(result.evaluations),
         "engine": result.engine,
         "device": device,
@@ -187,8 +196,7 @@ def compute_all(runs: Sequence[Run], device: str = "cpu", jobs: int = 1, progres
     jobs = min(jobs or os.cpu_count() or 1, len(todo))
     if jobs <= 1:
         for run in todo:
-            with one_thread():
-                compute(run, device, progress)
+            compute(run, device, progress)
         return
     # Started anew, not forked: a fork after torch has started threads can deadlock.
     context = multiprocessing.get_context("spawn")

@@ -44,7 +44,7 @@ class Stack:
         self.learners = tuple(learners)
         self.kind: Kind = learners[0].task.kind
         self.outputs = learners[0].task.outputs
-        self.random = learners[0]._has_dropout
+        self.random = learners[0].draws
         frozen = [name for name, w in learners[0].network.named_parameters() if not w.requires_grad]
         if frozen:
             raise NotBatchable(f"the network's weights {frozen[0]!r} are frozen")

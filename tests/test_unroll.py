@@ -258,7 +258,6 @@ def test_a_loss_whose_weights_cannot_matter_has_an_exactly_zero_gradient(engine)
         assert math.isfinite(value)
 
 
-@pytest.mark.xfail(strict=True, reason="Learner.theta holds weights that take no gradient, so they are trained")
 def test_frozen_layers_stay_frozen_in_every_engine():
     def model():
         network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
@@ -273,7 +272,6 @@ def test_frozen_layers_stay_frozen_in_every_engine():
         assert_gradient_is_a_finite_difference(loss, learner, config, engine)
 
 
-@pytest.mark.xfail(strict=True, reason="only nn.Dropout layers are given derived draws")
 @pytest.mark.parametrize(
     "layer", [lambda: nn.LSTM(3, 4, 2, dropout=0.5, batch_first=True), lambda: FunctionalDropout()]
 )
