@@ -4,7 +4,7 @@ A loss acts on predictions only. With g = dM/df at theta, theta' = theta − α�
 loss at theta' and u = J·v, the meta-gradient of one unrolled step is −α ∂⟨g, u⟩/∂phi: a mixed derivative of
 the elementwise losses, which `program` evaluates for all candidates, between a few products with stacked
 base networks. Initial weights and batches are the same for all candidates (same initial conditions), so
-the pass at the initial weights is done once.
+the pass at the initial weights is done once. Small perceptrons on a CPU take the kernels of `compiled`.
 
 Candidates share no sum, norm or mask: a diverging one never disturbs another. Where one matrix product
 serves all candidates, its blocking, and so the last bit of a result, may depend on their number.
@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.func import jvp, vjp
 from torch.nn import functional
 
+from evomal_core import compiled
 from evomal_core.config import SearchConfig
 from evomal_core.learners import Learner
 from evomal_core.losses import Kind, LearnedLoss, Loss
@@ -37,7 +38,7 @@ from evomal_core.population import (
     through_link,
 )
 from evomal_core.program import Program
-from evomal_core.stacks import NotBatchable, Stack, Stacked, make_stacks
+from evomal_core.stacks import MLPStack, NotBatchable, Stack, Stacked, make_stacks
 from evomal_core.unroll import Tuned, episode, meta_optimiser, sgd_step, step_adjoint
 
 
@@ -161,6 +162,12 @@ class MetaStep:
         return curvature, by_phi
 
 
+def _meta_step(stack: Stack, program: Program, config: SearchConfig) -> MetaStep | compiled.CompiledMetaStep:
+    if isinstance(stack, MLPStack) and compiled.fits(stack, config=config):
+        return compiled.CompiledMetaStep(stack, program.expressions, program.softplus, config)
+    return MetaStep(stack, program, config)
+
+
 def check_batchable(learners: Sequence[Learner], config: SearchConfig) -> None:
     """Try one meta-step of two candidates.
 
@@ -201,7 +208,7 @@ def _search(
     stacks = make_stacks(learners)
     compute = stacks[0].theta0[0]
     program = Program([loss.expression for loss in losses], losses[0].softplus, compute.device)
-    steps = [MetaStep(stack, program, config) for stack in stacks]
+    steps = [_meta_step(stack, program, config) for stack in stacks]
     phi = torch.nn.Parameter(program.pad([loss.phi for loss in losses]))
     optimiser = meta_optimiser([phi], config)
     alive = torch.ones(len(losses), dtype=torch.bool, device=phi.device)

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from evomal_core import compiled
 from evomal_core.config import SGD, SearchConfig
 from evomal_core.learners import Learner
 from evomal_core.losses import LearnedLoss, Loss
 from evomal_core.population import (
+    Rows,
     flat,
     groups_of,
     in_chunks,
@@ -23,7 +25,7 @@ from evomal_core.population import (
     stackable,
     through_link,
 )
-from evomal_core.stacks import Stack, Stacked, make_stacks
+from evomal_core.stacks import MLPStack, Stack, Stacked, make_stacks
 from evomal_core.training import ROWS_AT_ONCE
 
 
@@ -83,33 +85,60 @@ def _train(
 def _train_one_stack(
     losses: Sequence[Loss], stack: Stack, base: SGD, wanted: Sequence[int], splits: Sequence[str] | None
 ) -> list[list[Trained]]:
-    theta = stack.start(len(losses))
-    slopes = slopes_of(losses, theta[0].dtype, theta[0].device)
-    moves = torch.tensor([_depends_on_f(loss) for loss in losses], device=theta[0].device)
-    moving = None if bool(moves.all()) else moves  # a loss without f trains nothing, not even by weight decay
-    velocity: Stacked | None = None
+    names = tuple(splits or stack.learners[0].task.parts())
+    training: StackTraining | compiled.CompiledTraining
+    if isinstance(stack, MLPStack) and compiled.fits(stack, losses):
+        training = compiled.CompiledTraining(losses, stack, base)
+    else:
+        training = StackTraining(losses, stack, base)
     errors: list[dict[str, Tensor]] = []
-    held: list[tuple[Tensor, Tensor]] | None = None
-    done = 0
     for step in wanted:
-        for number in range(done, step):
-            batches = [learner.batch(number) for learner in stack.learners]
-            if held is None or not same_batches(held, batches):
-                rows, held = stack_rows(stack, batches), batches
+        training.advance(step)
+        errors.append({"step": torch.tensor(step), **training.errors(names)})
+    finite = training.finite()
+    tasks, candidates = range(len(stack.learners)), range(len(losses))
+    return [[_trained(errors, t, p, bool(finite[t, p])) for p in candidates] for t in tasks]
+
+
+class StackTraining:
+    """The networks of a stack, trained for all candidates with whole tensors."""
+
+    def __init__(self, losses: Sequence[Loss], stack: Stack, base: SGD) -> None:
+        self.stack, self.base = stack, base
+        self.theta = stack.start(len(losses))
+        self.candidates = len(losses)
+        self.slopes = slopes_of(losses, self.theta[0].dtype, self.theta[0].device)
+        moves = torch.tensor([_depends_on_f(loss) for loss in losses], device=self.theta[0].device)
+        self.moving = None if bool(moves.all()) else moves  # without f nothing trains, not even by weight decay
+        self.velocity: Stacked | None = None
+        self.done = 0
+        self._held: tuple[list[tuple[Tensor, Tensor]], Rows] | None = None
+
+    def advance(self, step: int) -> None:
+        """Train up to `step`."""
+        for number in range(self.done, step):
+            rows = self._rows([learner.batch(number) for learner in self.stack.learners])
             with torch.no_grad(), stackable():
-                predictions, pullback = stack.train_step(theta, rows.features, number)
-                f = link(predictions, stack.kind)
-                slope = slopes(flat(f, len(losses)), rows.y.reshape(-1))
-                slope = slope.view(len(losses), *rows.shape).transpose(0, 1)
-                gradient = pullback(through_link(f, slope, stack.kind) / rows.shape[1])
-                velocity = _sgd_in_place(theta, gradient, velocity, base, moving)
-        done = step
-        errors.append({"step": torch.tensor(float(step)), **_errors(stack, theta, splits)})
-    finite = torch.stack([torch.isfinite(w).flatten(2).all(dim=2) for w in theta]).all(dim=0)
-    return [
-        [_trained(errors, t, p, bool(finite[t, p])) for p in range(len(losses))]
-        for t in range(len(stack.learners))
-    ]
+                predictions, pullback = self.stack.train_step(self.theta, rows.features, number)
+                f = link(predictions, self.stack.kind)
+                slope = self.slopes(flat(f, self.candidates), rows.y.reshape(-1))
+                slope = slope.view(self.candidates, *rows.shape).transpose(0, 1)
+                gradient = pullback(through_link(f, slope, self.stack.kind) / rows.shape[1])
+                self.velocity = _sgd_in_place(self.theta, gradient, self.velocity, self.base, self.moving)
+        self.done = step
+
+    def _rows(self, batches: list[tuple[Tensor, Tensor]]) -> Rows:
+        if self._held is None or not same_batches(self._held[0], batches):
+            self._held = batches, stack_rows(self.stack, batches)
+        return self._held[1]
+
+    def errors(self, splits: Sequence[str]) -> dict[str, Tensor]:
+        """The performance metric (T, P) of each part."""
+        return _errors(self.stack, self.theta, splits)
+
+    def finite(self) -> Tensor:
+        """Whether all weights of each network are finite, (T, P)."""
+        return torch.stack([torch.isfinite(w).flatten(2).all(dim=2) for w in self.theta]).all(dim=0)
 
 
 def _trained(errors: list[dict[str, Tensor]], task: int, candidate: int, finite: bool) -> Trained:
@@ -151,10 +180,10 @@ def _sgd_in_place(
 
 
 @torch.no_grad()
-def _errors(stack: Stack, theta: Stacked, splits: Sequence[str] | None) -> dict[str, Tensor]:
+def _errors(stack: Stack, theta: Stacked, splits: Sequence[str]) -> dict[str, Tensor]:
     """The performance metric (T, P) of each part, as `training.error` has it."""
     found = {}
-    for name in splits or stack.learners[0].task.parts():
+    for name in splits:
         parts = [learner.task.parts()[name] for learner in stack.learners]
         rows = stack_rows(stack, parts)
         with stackable():

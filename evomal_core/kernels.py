@@ -1,0 +1,680 @@
+"""Compiled CPU kernels (Numba): the fused meta-step and fitness training of small perceptrons.
+
+One candidate on one task at a time stays in the processor's cache from the loss's slope to its
+meta-gradient, as `batched` and `program` compute it with whole tensors. No sum crosses candidates, so a
+result depends neither on the company of a candidate nor on the number of threads.
+
+All kernels are in this one file, because Numba's cache on disk misses changes in imported ones. They release the
+GIL and run in threads of their own: Numba's `prange` would reset PyTorch's threads. There is no fast-math:
+it would hide divergence. Without Numba everything works through PyTorch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+from numba.extending import intrinsic, overload
+
+EPSILON = 1e-7
+OPERATIONS = (
+    "f", "y", "1", "-1", "add", "sub", "mul", "div", "min", "max", "square", "abs", "sqrt", "log", "sign", "tanh"
+)  # fmt: skip
+"""Codes of the nodes, in order."""
+F, Y, ONE, MINUS, ADD, SUB, MUL, DIV, MIN, MAX, SQUARE, ABS, SQRT, LOG, SIGN, TANH = range(16)
+KINDS = ("regression", "binary", "multiclass")
+REGRESSION, BINARY, MULTICLASS = range(3)
+NONE, RELU, TANH_LAYER = range(3)
+THRESHOLD = 20.0  # above it PyTorch's softplus is the identity
+
+
+def _jit(function: Any) -> Any:
+    """Compile without the GIL; keep the code on disk unless no folder for it can be written."""
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    compile_: Any = njit
+    try:
+        return compile_(function, cache=True, **options)
+    except RuntimeError:  # "cannot cache function: no locator available"
+        return compile_(function, **options)
+
+
+# ---- logarithm and tanh of whole rows, as polynomials that vectorise ---------------------------------
+
+
+def _bits_for(typing_context: Any, x: Any) -> Any:
+    """The bits of a float as an integer, or of an integer as a float."""
+    swap: dict[Any, Any] = {types.float32: types.int32, types.float64: types.int64}
+    target = (swap | {integer: real for real, integer in swap.items()})[x]
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
+
+    return target(x), generate
+
+
+_bits: Any = intrinsic(_bits_for)
+
+
+def _log_row(x: Any, out: Any) -> None:
+    """out = ln x for x > 0, infinite or NaN: x = 2^k·m, ln m by the series of atanh."""
+
+
+@overload(_log_row, jit_options={"nogil": True})
+def _log_row_for(x: Any, out: Any) -> Any:
+    if x.dtype == types.float32:
+
+        def log32(x: Any, out: Any) -> None:
+            for n in range(x.size):
+                bits = np.int32(_bits(x[n]) + np.int32(0x3F800000 - 0x3F3504F3))
+                k = np.float32((bits >> np.int32(23)) - np.int32(127))
+                m = _bits(np.int32((bits & np.int32(0x007FFFFF)) + np.int32(0x3F3504F3)))
+                h = m - np.float32(1)
+                s = h / (np.float32(2) + h)
+                z = s * s
+                r = np.float32(0.24279078841)
+                r = r * z + np.float32(0.28498786688)
+                r = r * z + np.float32(0.40000972152)
+                r = (r * z + np.float32(0.66666662693)) * z
+                half = np.float32(0.5) * h * h
+                low = s * (half + r) + k * np.float32(9.0580006145e-06)
+                value = low - half + h + k * np.float32(6.9313812256e-01)
+                out[n] = value if x[n] < np.float32(np.inf) else x[n]
+
+        return log32
+
+    def log64(x: Any, out: Any) -> None:
+        for n in range(x.size):
+            bits = _bits(x[n]) + np.int64(0x3FF0000000000000 - 0x3FE6A09E667F3BCD)
+            k = np.float64((bits >> np.int64(52)) - np.int64(1023))
+            m = _bits(np.int64((bits & np.int64(0x000FFFFFFFFFFFFF)) + np.int64(0x3FE6A09E667F3BCD)))
+            h = m - 1.0
+            s = h / (2.0 + h)
+            z = s * s
+            r = 1.479819860511658591e-01
+            r = r * z + 1.531383769920937332e-01
+            r = r * z + 1.818357216161805012e-01
+            r = r * z + 2.222219843214978396e-01
+            r = r * z + 2.857142874366239149e-01
+            r = r * z + 3.999999999940941908e-01
+            r = (r * z + 6.666666666666735130e-01) * z
+            half = 0.5 * h * h
+            value = s * (half + r) + k * 1.90821492927058770002e-10 - half + h + k * 6.93147180369123816490e-01
+            out[n] = value if x[n] < np.inf else x[n]
+
+    return log64
+
+
+def _tanh_row(x: Any, out: Any) -> None:
+    """out = tanh x = e / (e + 2) with e = exp(2x) − 1, 2|x| = k·ln 2 + r and a polynomial in r."""
+
+
+@overload(_tanh_row, jit_options={"nogil": True})
+def _tanh_row_for(x: Any, out: Any) -> Any:
+    if x.dtype == types.float32:
+
+        def tanh32(x: Any, out: Any) -> None:
+            for n in range(x.size):
+                a = min(np.float32(2) * abs(x[n]), np.float32(40))
+                whole = np.int32(a * np.float32(1.44269504089) + np.float32(0.5))
+                k = np.float32(whole)
+                r = a - k * np.float32(0.693359375) + k * np.float32(2.12194440e-4)
+                p = np.float32(1 / 5040)
+                p = p * r + np.float32(1 / 720)
+                p = p * r + np.float32(1 / 120)
+                p = p * r + np.float32(1 / 24)
+                p = p * r + np.float32(1 / 6)
+                p = p * r + np.float32(0.5)
+                p = p * r * r + r
+                power = _bits(np.int32((whole + np.int32(127)) << np.int32(23)))
+                e = power * p + (power - np.float32(1))
+                t = e / (e + np.float32(2))
+                t = -t if x[n] < np.float32(0) else t
+                out[n] = t if x[n] == x[n] else x[n]
+
+        return tanh32
+
+    def tanh64(x: Any, out: Any) -> None:
+        for n in range(x.size):
+            a = min(2.0 * abs(x[n]), 80.0)
+            whole = np.int64(a * 1.4426950408889634 + 0.5)
+            k = np.float64(whole)
+            r = a - k * 6.93147180369123816490e-01 - k * 1.90821492927058770002e-10
+            p = 1 / 6227020800
+            p = p * r + 1 / 479001600
+            p = p * r + 1 / 39916800
+            p = p * r + 1 / 3628800
+            p = p * r + 1 / 362880
+            p = p * r + 1 / 40320
+            p = p * r + 1 / 5040
+            p = p * r + 1 / 720
+            p = p * r + 1 / 120
+            p = p * r + 1 / 24
+            p = p * r + 1 / 6
+            p = p * r + 0.5
+            p = p * r * r + r
+            power = _bits(np.int64((whole + np.int64(1023)) << np.int64(52)))
+            e = power * p + (power - 1.0)
+            t = e / (e + 2.0)
+            t = -t if x[n] < 0.0 else t
+            out[n] = t if x[n] == x[n] else x[n]
+
+    return tanh64
+
+
+# ---- expressions -------------------------------------------------------------------------------------
+# A tree is three integer rows: operation codes in prefix order, first and second children's positions.
+# The weight of node i > 0 is w[i − 1]. Work arrays are (nodes, N): one row per node.
+
+
+@_jit
+def _expression_slope(tree, w, softplus, f, y, value, arg_a, arg_b, slope_a, slope_b, after, g):
+    """g = dM/df elementwise; the work arrays keep what `_expression_mixed` needs."""
+    zero, half, one = f.dtype.type(0), f.dtype.type(0.5), f.dtype.type(1)
+    two, eps = f.dtype.type(2), f.dtype.type(EPSILON)
+    for i in range(tree.shape[1] - 1, -1, -1):
+        op = tree[0, i]
+        v, a, b, sa, sb = value[i], arg_a[i], arg_b[i], slope_a[i], slope_b[i]
+        if op >= ADD:
+            c = tree[1, i]
+            wa, va = w[c - 1], value[c]
+            for n in range(f.size):
+                a[n] = wa * va[n]
+            if op < SQUARE:
+                c = tree[2, i]
+                wb, vb = w[c - 1], value[c]
+                for n in range(f.size):
+                    b[n] = wb * vb[n]
+        if op == F:
+            v[:] = f
+        elif op == Y:
+            v[:] = y
+        elif op == ONE:
+            v[:] = one
+        elif op == MINUS:
+            v[:] = -one
+        elif op == ADD:
+            for n in range(f.size):
+                v[n], sa[n], sb[n] = a[n] + b[n], one, one
+        elif op == SUB:
+            for n in range(f.size):
+                v[n], sa[n], sb[n] = a[n] - b[n], one, -one
+        elif op == MUL:
+            for n in range(f.size):
+                v[n], sa[n], sb[n] = a[n] * b[n], b[n], a[n]
+        elif op == DIV:
+            for n in range(f.size):
+                r = one / math.sqrt(one + b[n] * b[n])
+                v[n], sa[n] = a[n] * r, r
+                sb[n] = -v[n] * (b[n] * r) * r
+        elif op in (MIN, MAX):
+            for n in range(f.size):
+                above = (half if a[n] > b[n] else zero) + (half if a[n] >= b[n] else zero)
+                below = (half if a[n] < b[n] else zero) + (half if a[n] <= b[n] else zero)
+                first = below if op == MIN else above
+                v[n] = a[n] if first > zero or a[n] != a[n] else b[n]  # NaN in either is kept
+                sa[n], sb[n] = first, above if op == MIN else below
+        elif op == SQUARE:
+            for n in range(f.size):
+                v[n], sa[n] = a[n] * a[n], two * a[n]
+        elif op == ABS:
+            for n in range(f.size):
+                v[n], sa[n] = abs(a[n]), (one if a[n] > zero else zero) - (one if a[n] < zero else zero)
+        elif op == SQRT:
+            for n in range(f.size):
+                v[n] = math.sqrt(abs(a[n]) + eps)
+                sa[n] = ((half if a[n] > zero else zero) - (half if a[n] < zero else zero)) / v[n]
+        elif op == LOG:
+            for n in range(f.size):
+                b[n] = abs(a[n]) + eps
+                sa[n] = ((one if a[n] > zero else zero) - (one if a[n] < zero else zero)) / b[n]
+            _log_row(b, v)
+        elif op == SIGN:
+            for n in range(f.size):
+                v[n], sa[n] = (one if a[n] > zero else zero) - (one if a[n] < zero else zero), zero
+        else:
+            _tanh_row(a, v)
+            for n in range(f.size):
+                sa[n] = one - v[n] * v[n]
+    root = after[0]
+    root[:] = one
+    if softplus:
+        for n in range(f.size):
+            root[n] = one if value[0, n] > THRESHOLD else one / (one + math.exp(-value[0, n]))
+    g[:] = 0
+    for i in range(tree.shape[1]):
+        here = after[i]
+        if tree[0, i] == F:
+            for n in range(f.size):
+                g[n] += here[n]
+        if tree[0, i] >= ADD:
+            _scaled_product(after[tree[1, i]], w[tree[1, i] - 1], slope_a[i], here)
+            if tree[0, i] < SQUARE:
+                _scaled_product(after[tree[2, i]], w[tree[2, i] - 1], slope_b[i], here)
+
+
+@_jit
+def _step(after, before, gradient, rate, decay):
+    for n in range(after.size):
+        after[n] = before[n] - rate * (gradient[n] + decay * before[n])
+
+
+@_jit
+def _scaled_product(out, weight, a, b):
+    for n in range(out.size):
+        out[n] = weight * (a[n] * b[n])
+
+
+@_jit
+def _expression_mixed(
+    tree, w, softplus, u, value, arg_a, arg_b, slope_a, slope_b, after, tangent, adjoint, by_phi
+):
+    """by_phi += ∂/∂w Σ_n g_n·u_n: a tangent sweep along df = u, then a reverse sweep over both."""
+    zero = u.dtype.type(0)
+    two, three, one = u.dtype.type(2), u.dtype.type(3), u.dtype.type(1)
+    for i in range(tree.shape[1] - 1, -1, -1):
+        op, t = tree[0, i], tangent[i]
+        if op == F:
+            t[:] = u
+        elif op < ADD:
+            t[:] = zero
+        else:
+            _scaled_product(t, w[tree[1, i] - 1], slope_a[i], tangent[tree[1, i]])
+            if op < SQUARE:
+                wb, tb, sb = w[tree[2, i] - 1], tangent[tree[2, i]], slope_b[i]
+                for n in range(u.size):
+                    t[n] += sb[n] * (wb * tb[n])
+    adjoint[0, :] = zero
+    if softplus:
+        for n in range(u.size):
+            s = after[0, n]
+            adjoint[0, n] = zero if value[0, n] > THRESHOLD else s * (one - s) * tangent[0, n]
+    for i in range(tree.shape[1]):
+        op = tree[0, i]
+        if op < ADD:
+            continue
+        ca = tree[1, i]
+        wa, ta, va, adj_a = w[ca - 1], tangent[ca], value[ca], adjoint[ca]
+        v, a, b, sa, sb, here, up = value[i], arg_a[i], arg_b[i], slope_a[i], slope_b[i], adjoint[i], after[i]
+        if op < SQUARE:
+            cb = tree[2, i]
+            wb, tb, vb, adj_b = w[cb - 1], tangent[cb], value[cb], adjoint[cb]
+            if op == DIV:
+                for n in range(u.size):
+                    r = sa[n]
+                    cube = r * r * r
+                    mixed, br = -b[n] * cube, b[n] * r
+                    da, db = wa * ta[n], wb * tb[n]
+                    adj_a[n] = sa[n] * here[n] + mixed * db * up[n]
+                    adj_b[n] = sb[n] * here[n] + (mixed * da + a[n] * cube * (three * br * br - one) * db) * up[n]
+            elif op == MUL:
+                for n in range(u.size):
+                    adj_a[n] = sa[n] * here[n] + wb * tb[n] * up[n]
+                    adj_b[n] = sb[n] * here[n] + wa * ta[n] * up[n]
+            else:
+                for n in range(u.size):
+                    adj_a[n] = sa[n] * here[n]
+                    adj_b[n] = sb[n] * here[n]
+            by_phi[cb - 1] += _weight_term(adj_b, vb, sb, up, tb)
+            for n in range(u.size):
+                adj_b[n] *= wb
+        elif op == SQUARE:
+            for n in range(u.size):
+                adj_a[n] = sa[n] * here[n] + two * wa * ta[n] * up[n]
+        elif op == SQRT:
+            for n in range(u.size):
+                adj_a[n] = sa[n] * here[n] - sa[n] * sa[n] / v[n] * wa * ta[n] * up[n]
+        elif op == LOG:
+            for n in range(u.size):
+                adj_a[n] = sa[n] * here[n] - sa[n] * sa[n] * wa * ta[n] * up[n]
+        elif op == TANH:
+            for n in range(u.size):
+                adj_a[n] = sa[n] * here[n] - two * v[n] * sa[n] * wa * ta[n] * up[n]
+        else:
+            for n in range(u.size):
+                adj_a[n] = sa[n] * here[n]
+        by_phi[ca - 1] += _weight_term(adj_a, va, sa, up, ta)
+        for n in range(u.size):
+            adj_a[n] *= wa
+
+
+@_jit
+def _weight_term(before, value, slope, up, tangent):
+    """Σ_n before·value + slope·up·tangent, in eight running sums so that it vectorises."""
+    sums = np.zeros(8, before.dtype)
+    whole = before.size - before.size % 8
+    for start in range(0, whole, 8):
+        for lane in range(8):
+            n = start + lane
+            sums[lane] += before[n] * value[n] + slope[n] * up[n] * tangent[n]
+    for n in range(whole, before.size):
+        sums[0] += before[n] * value[n] + slope[n] * up[n] * tangent[n]
+    return ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]))
+
+
+# ---- perceptrons -------------------------------------------------------------------------------------
+# `layers` has a row (inputs, outputs, place of W, place of b or −1, activation) per layer; a network is
+# one flat vector. Activations of all layers, the input among them, are one flat vector too.
+
+
+@_jit
+def _matrix(flat, start, rows, columns):
+    return flat[start : start + rows * columns].reshape(rows, columns)
+
+
+# Loops over single vectors are functions of their own: inside longer ones LLVM would not vectorise them.
+
+
+@_jit
+def _add(total, change):
+    for n in range(total.size):
+        total[n] += change[n]
+
+
+@_jit
+def _multiply(product, factor):
+    for n in range(factor.size):
+        product[n] *= factor[n]
+
+
+@_jit
+def _add_to_rows(matrix, row):
+    for i in range(matrix.shape[0]):
+        _add(matrix[i], row)
+
+
+@_jit
+def _sum_rows(matrix, total):
+    total[:] = 0
+    for i in range(matrix.shape[0]):
+        _add(total, matrix[i])
+
+
+@_jit
+def _relu(values, slope):
+    zero, one = values.dtype.type(0), values.dtype.type(1)
+    for n in range(values.size):
+        slope[n] = one if values[n] > zero else zero
+        values[n] = zero if values[n] < zero else values[n]  # NaN is kept
+
+
+@_jit
+def _tanh(values, slope):
+    one = values.dtype.type(1)
+    _tanh_row(values, values)
+    for n in range(values.size):
+        slope[n] = one - values[n] * values[n]
+
+
+@_jit
+def _forward(layers, theta, x, hidden, slopes):
+    """Each layer's output behind another in `hidden`, and the slopes of its activations."""
+    batch = x.shape[0]
+    hidden[: x.size] = x.reshape(-1)
+    start, slope_start = 0, 0
+    for layer in range(layers.shape[0]):
+        inputs, outputs, place, bias, activation = layers[layer]
+        before = _matrix(hidden, start, batch, inputs)
+        start += batch * inputs
+        z = _matrix(hidden, start, batch, outputs)
+        np.dot(before, _matrix(theta, place, outputs, inputs).T, z)
+        if bias >= 0:
+            _add_to_rows(z, theta[bias : bias + outputs])
+        flat = hidden[start : start + batch * outputs]
+        slope = slopes[slope_start : slope_start + batch * outputs]
+        slope_start += batch * outputs
+        if activation == RELU:
+            _relu(flat, slope)
+        elif activation == TANH_LAYER:
+            _tanh(flat, slope)
+
+
+@_jit
+def _backward(layers, theta, batch, hidden, slopes, delta, other, gradient):
+    """The gradient of the weights from `delta`, the cotangent of the outputs, which is overwritten."""
+    end, slope_end = 0, 0
+    for layer in range(layers.shape[0]):
+        end += batch * layers[layer, 0]
+        slope_end += batch * layers[layer, 1]
+    for layer in range(layers.shape[0] - 1, -1, -1):
+        inputs, outputs, place, bias, activation = layers[layer]
+        slope_end -= batch * outputs
+        end -= batch * inputs
+        flat = delta[: batch * outputs]
+        if activation != NONE:
+            _multiply(flat, slopes[slope_end : slope_end + batch * outputs])
+        d = flat.reshape(batch, outputs)
+        np.dot(d.T, _matrix(hidden, end, batch, inputs), _matrix(gradient, place, outputs, inputs))
+        if bias >= 0:
+            _sum_rows(d, gradient[bias : bias + outputs])
+        if layer:
+            np.dot(d, _matrix(theta, place, outputs, inputs), _matrix(other, 0, batch, inputs))
+            delta, other = other, delta
+
+
+@_jit
+def _tangent(layers, theta, batch, hidden, slopes, direction, tangent, other, product):
+    """The change of the outputs along `direction`, the first of the vectors `tangent` or `other`: returned."""
+    start, slope_start = 0, 0
+    for layer in range(layers.shape[0]):
+        inputs, outputs, place, bias, activation = layers[layer]
+        t = _matrix(other, 0, batch, outputs)
+        np.dot(_matrix(hidden, start, batch, inputs), _matrix(direction, place, outputs, inputs).T, t)
+        if layer:
+            p = _matrix(product, 0, batch, outputs)
+            np.dot(_matrix(tangent, 0, batch, inputs), _matrix(theta, place, outputs, inputs).T, p)
+            _add(other[: batch * outputs], product)
+        if bias >= 0:
+            _add_to_rows(t, direction[bias : bias + outputs])
+        if activation != NONE:
+            _multiply(other, slopes[slope_start : slope_start + batch * outputs])
+        start += batch * inputs
+        slope_start += batch * outputs
+        tangent, other = other, tangent
+    return tangent
+
+
+# ---- links and losses of a batch ---------------------------------------------------------------------
+
+
+@_jit
+def _link(kind, logits, f):
+    """f = logits, their sigmoid, or their softmax; both (batch, outputs)."""
+    if kind == REGRESSION:
+        f[:] = logits
+        return
+    zero, one = logits.dtype.type(0), logits.dtype.type(1)
+    for row in range(logits.shape[0]):
+        if kind == BINARY:
+            for column in range(logits.shape[1]):
+                f[row, column] = one / (one + math.exp(-logits[row, column]))
+            continue
+        top = logits[row].max()
+        total = zero
+        for column in range(logits.shape[1]):
+            f[row, column] = math.exp(logits[row, column] - top)
+            total += f[row, column]
+        for column in range(logits.shape[1]):
+            f[row, column] /= total
+
+
+@_jit
+def _through_link(kind, f, change, scale, out):
+    """out = scale · (Jacobian of the link) · change."""
+    zero, one = f.dtype.type(0), f.dtype.type(1)
+    for row in range(f.shape[0]):
+        mean = zero
+        if kind == MULTICLASS:
+            for column in range(f.shape[1]):
+                mean += f[row, column] * change[row, column]
+        for column in range(f.shape[1]):
+            p = f[row, column]
+            factor = one if kind == REGRESSION else (p * (one - p) if kind == BINARY else p)
+            out[row, column] = scale * factor * (change[row, column] - mean)
+
+
+@_jit
+def _task_loss(kind, logits, y, cotangent):
+    """The task loss of a batch, and its gradient with respect to the logits."""
+    batch, outputs = logits.shape
+    zero, one = logits.dtype.type(0), logits.dtype.type(1)
+    total = zero
+    if kind == MULTICLASS:
+        _link(kind, logits, cotangent)
+    for row in range(batch):
+        top, spread = zero, zero
+        if kind == MULTICLASS:
+            top = logits[row].max()
+            for column in range(outputs):
+                spread += math.exp(logits[row, column] - top)
+            spread = math.log(spread)
+        for column in range(outputs):
+            z, label = logits[row, column], y[row, column]
+            if kind == REGRESSION:
+                total += (z - label) * (z - label)
+                cotangent[row, column] = (z - label) * 2 / batch
+            elif kind == BINARY:
+                # the logarithm of 1 + exp(−|z|), and −z where z is negative
+                total += (one - label) * z + math.log1p(math.exp(-abs(z))) + max(-z, zero)
+                cotangent[row, column] = (one / (one + math.exp(-z)) - label) / batch
+            else:
+                if label > 0:
+                    total += top + spread - z
+                cotangent[row, column] = (cotangent[row, column] - label) / batch
+    return total / batch
+
+
+# ---- entry points ------------------------------------------------------------------------------------
+
+
+@_jit
+def _sizes(layers, batch):
+    """Room for all outputs, for all slopes, and for the widest layer of a batch."""
+    hidden, slopes, widest = batch * layers[0, 0], 0, batch * layers[0, 0]
+    for layer in range(layers.shape[0]):
+        hidden += batch * layers[layer, 1]
+        slopes += batch * layers[layer, 1]
+        widest = max(widest, batch * layers[layer, 1])
+    return hidden, slopes, widest
+
+
+@_jit
+def forward(layers, theta, x, hidden, slopes):
+    """At the initial weights, for all tasks: theta (T, W), x (T, B, inputs)."""
+    for task in range(theta.shape[0]):
+        _forward(layers, theta[task], x[task], hidden[task], slopes[task])
+
+
+@_jit
+def meta_steps(kind, softplus, trees, lengths, phi, layers, theta0, f0, y, hidden, slopes, x_task, y_task, rates,
+               chosen, values, gradients):  # fmt: skip
+    """One meta-step of the `chosen` candidates on all tasks.
+
+    f0 and y are (T, B, C), hidden and slopes what `forward` left; rates holds the learning rate of the
+    first step and the weight decay. Writes values (P,) and gradients (P, E), summed over tasks.
+    """
+    tasks, batch, outputs = f0.shape
+    rows, dtype = x_task.shape[1], theta0.dtype
+    work = np.empty((8, trees.shape[2], batch * outputs), dtype)
+    g, u = np.empty((batch, outputs), dtype), np.empty((batch, outputs), dtype)
+    room, slope_room, widest = _sizes(layers, rows)
+    widest = max(widest, _sizes(layers, batch)[2])
+    hidden1, slopes1 = np.empty(room, dtype), np.empty(slope_room, dtype)
+    one, two, three = np.empty(widest, dtype), np.empty(widest, dtype), np.empty(widest, dtype)
+    theta, gradient = np.empty_like(theta0[0]), np.empty_like(theta0[0])
+    rate, decay = dtype.type(rates[0]), dtype.type(rates[1])
+    scale = dtype.type(1 / batch)
+    for p in chosen:
+        tree, w = trees[p][:, : lengths[p]], phi[p]
+        values[p] = 0
+        gradients[p] = 0
+        for t in range(tasks):
+            f, labels = f0[t].reshape(-1), y[t].reshape(-1)
+            _expression_slope(tree, w, softplus, f, labels, work[0], work[1], work[2], work[3], work[4], work[5],
+                              g.reshape(-1))  # fmt: skip
+            delta = one[: batch * outputs].reshape(batch, outputs)
+            _through_link(kind, f0[t], g, scale, delta)
+            start = theta0[t]
+            _backward(layers, start, batch, hidden[t], slopes[t], one, two, gradient)
+            _step(theta, start, gradient, rate, decay)
+            _forward(layers, theta, x_task[t], hidden1, slopes1)
+            logits = hidden1[hidden1.size - rows * outputs :].reshape(rows, outputs)
+            values[p] += _task_loss(kind, logits, y_task[t], one[: rows * outputs].reshape(rows, outputs))
+            _backward(layers, theta, rows, hidden1, slopes1, one, two, gradient)
+            change = _tangent(layers, start, batch, hidden[t], slopes[t], gradient, one, two, three)
+            _through_link(kind, f0[t], change[: batch * outputs].reshape(batch, outputs), -rate * scale, u)
+            _expression_mixed(tree, w, softplus, u.reshape(-1), work[0], work[1], work[2], work[3], work[4],
+                              work[5], work[6], work[7], gradients[p])  # fmt: skip
+
+
+@_jit
+def train(kind, softplus, trees, lengths, phi, layers, x, y, orders, rates, nesterov, first, moving, chosen, theta,
+          velocity):  # fmt: skip
+    """SGD steps of the `chosen` candidates on all tasks, in place: theta and velocity are (P, T, W).
+
+    x is (T, rows, inputs), y (T, rows, C); orders (T, steps, B) numbers the rows of each batch. rates holds
+    learning rate, momentum and weight decay; `first` says whether the velocity is still to be set.
+    """
+    tasks, steps, batch = orders.shape
+    outputs, dtype = y.shape[2], theta.dtype
+    work = np.empty((6, trees.shape[2], batch * outputs), dtype)
+    g, f = np.empty((batch, outputs), dtype), np.empty((batch, outputs), dtype)
+    room, slope_room, widest = _sizes(layers, batch)
+    hidden, slopes = np.empty(room, dtype), np.empty(slope_room, dtype)
+    one, two = np.empty(widest, dtype), np.empty(widest, dtype)
+    gradient = np.empty_like(theta[0, 0])
+    inputs, labels = np.empty((batch, x.shape[2]), dtype), np.empty((batch, outputs), dtype)
+    rate, momentum, decay = dtype.type(rates[0]), dtype.type(rates[1]), dtype.type(rates[2])
+    scale, zero = dtype.type(1 / batch), dtype.type(0)
+    for p in chosen:
+        if not moving[p]:
+            continue
+        tree, w = trees[p][:, : lengths[p]], phi[p]
+        for t in range(tasks):
+            weights, speed = theta[p, t], velocity[p, t]
+            for step in range(steps):
+                for row in range(batch):
+                    inputs[row] = x[t, orders[t, step, row]]
+                    labels[row] = y[t, orders[t, step, row]]
+                _forward(layers, weights, inputs, hidden, slopes)
+                _link(kind, hidden[hidden.size - batch * outputs :].reshape(batch, outputs), f)
+                _expression_slope(tree, w, softplus, f.reshape(-1), labels.reshape(-1), work[0], work[1], work[2],
+                                  work[3], work[4], work[5], g.reshape(-1))  # fmt: skip
+                _through_link(kind, f, g, scale, one[: batch * outputs].reshape(batch, outputs))
+                _backward(layers, weights, batch, hidden, slopes, one, two, gradient)
+                _step(gradient, gradient, weights, -decay, zero)
+                if first and step == 0:
+                    speed[:] = gradient
+                else:
+                    _step(speed, gradient, speed, -momentum, zero)
+                if nesterov:
+                    _step(gradient, gradient, speed, -momentum, zero)
+                    _step(weights, weights, gradient, rate, zero)
+                else:
+                    _step(weights, weights, speed, rate, zero)
+
+
+@_jit
+def errors(kind, layers, theta, x, y, chosen, found):
+    """The performance metric of each network (P, T): mean squared error or error rate, inf if not finite."""
+    tasks, rows, outputs = y.shape
+    room, slope_room, _ = _sizes(layers, rows)
+    hidden, slopes = np.empty(room, theta.dtype), np.empty(slope_room, theta.dtype)
+    for p in chosen:
+        for t in range(tasks):
+            _forward(layers, theta[p, t], x[t], hidden, slopes)
+            predictions = hidden[hidden.size - rows * outputs :].reshape(rows, outputs)
+            total = 0.0
+            for row in range(rows):
+                if kind == MULTICLASS:
+                    total += y[t, row, np.argmax(predictions[row])] == 0
+                for column in range(outputs):
+                    z, label = predictions[row, column], y[t, row, column]
+                    if not np.isfinite(z):
+                        total = np.inf
+                    if kind == REGRESSION:
+                        total += (z - label) * (z - label) / outputs
+                    elif kind == BINARY:
+                        total += ((z > 0) != (label > 0.5)) / outputs
+            found[p, t] = np.inf if np.isnan(total) else total / rows
