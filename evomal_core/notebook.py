@@ -170,3 +170,11 @@ def formulas(losses: Mapping[tuple[str, str, int], Loss], runs: pd.DataFrame) ->
     table = table.assign(formula=[f"${losses[key].latex()}$" for key in keys])
     kept = table[~table["method"].isin(["baseline", "ml3"])].rename(columns={"parameters": "weights"})
     return kept.sort_values(["experiment", "method", "seed"], ignore_index=True)
+
+
+def formula_table(learned: pd.DataFrame) -> Any:
+    """The table of `formulas` as Jupyter shows it, with the formulas typeset."""
+    # MathJax measures a cell before it is typeset, and breaks a formula into pieces in one that is narrow.
+    wide = {"text-align": "left", "min-width": "36em"}
+    styled = learned.style.hide(axis="index").format({"fitness": "{:.4g}"})
+    return styled.set_properties(subset=["formula"], **wide)

@@ -182,7 +182,7 @@ def sizes_in_words(sizes: pd.DataFrame) -> str:
                 by_method.loc["evomal", column] / by_method.loc["ml3", column]
                 for column in ("mean", "published mean")
             )
-            n = _seeds(int(by_method.loc["evomal", "n"]))
+            n = count_seeds(int(by_method.loc["evomal", "n"]))
             lines.append(
                 f"**{experiment}, size of the losses**\n\n- EvoMAL's losses have {measured:.2%} of the weights of "
                 f"ML³'s (mean of {n}); published: {theirs:.2%}."
@@ -237,7 +237,7 @@ def in_words(comparison: pd.DataFrame, claims: pd.DataFrame, profile: str) -> st
 
 def _caution(profile: str, counts: pd.Series) -> str:
     low, high = int(counts.min()), int(counts.max())
-    n = _seeds(low) if low == high else f"{low} to {high} seeds"
+    n = count_seeds(low) if low == high else f"{low} to {high} seeds"
     smaller = " It is smaller than the paper's: a difference below can come from that alone."
     few = " With so few seeds most differences can't be decided."
     return (
@@ -248,7 +248,8 @@ def _caution(profile: str, counts: pd.Series) -> str:
     )
 
 
-def _seeds(n: int) -> str:
+def count_seeds(n: int) -> str:
+    """`1 seed`, `2 seeds`."""
     return f"{n} seed" if n == 1 else f"{n} seeds"
 
 
@@ -270,7 +271,7 @@ def _agreement(part: pd.DataFrame) -> list[str]:
 
 
 def _numbers(cell: dict) -> str:
-    diverged = f", {cell['diverged']} of {_seeds(cell['n'])} diverged" if cell["diverged"] else ""
+    diverged = f", {cell['diverged']} of {count_seeds(cell['n'])} diverged" if cell["diverged"] else ""
     measured = f"{cell['mean']:.4g}" if np.isfinite(cell["mean"]) else "no finite value"
     return f"{LABELS[cell['method']]} {measured} (published {cell['published mean']:.4g}{diverged})"
 
@@ -289,4 +290,4 @@ def _claims(claims: pd.DataFrame) -> list[str]:
 def _interval(row: dict) -> str:
     known = not np.isnan(row["low"])
     bounds = f", difference {row['difference']:.3g} [{row['low']:.3g}, {row['high']:.3g}]" if known else ""
-    return f"{LABELS[row['other']]} (lower in {row['wins']} of {_seeds(row['n'])}{bounds})"
+    return f"{LABELS[row['other']]} (lower in {row['wins']} of {count_seeds(row['n'])}{bounds})"

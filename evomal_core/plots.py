@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evomal_core.losses import Kind, Loss, TaskLoss
-from evomal_core.paper import LABELS, SPLITS
+from evomal_core.paper import LABELS, SPLITS, count_seeds
 from evomal_core.search import METHODS
 
 _styled = mpl.rc_context(
@@ -119,18 +119,22 @@ def _one_experiment(table: pd.DataFrame) -> str:
     return f"{names[0]}, profile {table['profile'].iloc[0]}"
 
 
-def _legend_label(method: str, counts: tuple[int, int]) -> str:
+def _legend_label(method: str, counts: tuple[int, int], failure: str) -> str:
     n, finite = counts
-    diverged = f", {n - finite} diverged and left out" if finite < n else ""
-    return f"{LABELS[method]} (n = {n}{diverged})"
+    return f"{LABELS[method]} (n = {n}{f', {n - finite} {failure}' if finite < n else ''})"
 
 
 def _mean_curve(table: pd.DataFrame, x: str, y: str) -> tuple[pd.DataFrame, tuple[int, int]]:
-    """Mean and standard error over the seeds whose curve is finite; how many there are, and are finite."""
+    """Mean and standard error over the seeds that end finite; how many seeds there are, and end so.
+
+    Where one of these is not finite on the way (no usable loss yet), there is no point.
+    """
     curves = table.groupby(["seed", x], sort=True)[y].mean().unstack(x)
-    finite = curves[np.isfinite(curves).all(axis=1)]
-    error = finite.std(ddof=1).fillna(0) / np.sqrt(max(len(finite), 1))
-    return pd.DataFrame({"mean": finite.mean(), "error": error}), (len(curves), len(finite))
+    kept = curves[np.isfinite(curves.iloc[:, -1])]
+    whole = np.isfinite(kept).all()
+    error = kept.loc[:, whole].std(ddof=1).fillna(0) / np.sqrt(max(len(kept), 1))
+    curve = pd.DataFrame({"mean": kept.loc[:, whole].mean(), "error": error}).reindex(curves.columns)
+    return curve, (len(curves), len(kept))
 
 
 def _draw_curve(axes: Axes, method: str, curve: pd.DataFrame, label: str) -> None:
@@ -149,7 +153,7 @@ def _draw_curve(axes: Axes, method: str, curve: pd.DataFrame, label: str) -> Non
         linewidth=1.6,
         label=label,
     )
-    if error.any():
+    if np.nansum(error) > 0:
         # A standard error is at most the mean where errors are positive, so the band stays above 0.
         axes.fill_between(x, mean - error, mean + error, color=style.color, alpha=0.13, linewidth=0)
 
@@ -168,11 +172,17 @@ def _log_scale(axes: Axes, axis: str = "y") -> None:
     scale.set_minor_formatter(NullFormatter() if high / low > 4 else plain)
 
 
+def _curve_key(axes: Axes, failure: str) -> str:
+    failed = any(failure in name for name in axes.get_legend_handles_labels()[1])
+    return "line: mean over n seeds, band: ± 1 standard error" + (f" ({failure} ones left out)" if failed else "")
+
+
 @_styled
 def learning_curves(tests: pd.DataFrame, group: str, split: str, metric: str = "MSE") -> Figure:
     """Error against gradient steps of meta-testing, mean over seeds (GECCO Figure 5).
 
     A seed's error is the mean over its tasks; the band is one standard error over seeds to each side.
+    Seeds that diverged are counted in the legend and left out of the line.
 
     Args:
         tests: `Results.tests` of one experiment.
@@ -192,10 +202,10 @@ def learning_curves(tests: pd.DataFrame, group: str, split: str, metric: str = "
     axes = panels[0, 0]
     for method in _present(part):
         curve, counts = _mean_curve(part[part["method"] == method], "step", "error")
-        _draw_curve(axes, method, curve, _legend_label(method, counts))
+        _draw_curve(axes, method, curve, _legend_label(method, counts, "diverged"))
     _log_scale(axes)
     axes.set(xlabel="base gradient steps", ylabel=f"{SPLITS[split]} error ({metric})")
-    _title(figure, f"{place}: {group} tasks", "line: mean over n seeds, band: ± 1 standard error")
+    _title(figure, f"{place}: {group} tasks", _curve_key(axes, "diverged"))
     figure.legend(loc="outside right upper")
     return figure
 
@@ -204,7 +214,8 @@ def learning_curves(tests: pd.DataFrame, group: str, split: str, metric: str = "
 def meta_training_curves(histories: pd.DataFrame, metric: str = "MSE") -> Figure:
     """Best fitness so far against generation, mean over seeds (GECCO Figure 6, TPAMI Figure 4).
 
-    Methods without generations (baseline, ML³) are level lines. The band is one standard error.
+    Methods without generations (baseline, ML³) are level lines. The band is one standard error. Seeds that
+    found no usable loss are counted in the legend as failed; a line begins where all its other seeds have one.
 
     Args:
         histories: `Results.histories` of one experiment.
@@ -222,11 +233,11 @@ def meta_training_curves(histories: pd.DataFrame, metric: str = "MSE") -> Figure
         curve, counts = _mean_curve(rows, "generation", "best_fitness")
         if len(curve) == 1:
             curve = pd.concat([curve, curve.set_axis([max(last, 1)])])
-        _draw_curve(axes, method, curve, _legend_label(method, counts))
+        _draw_curve(axes, method, curve, _legend_label(method, counts, "failed"))
     _log_scale(axes)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel="generation", ylabel=f"best fitness so far ({metric})")
-    _title(figure, f"{place}: meta-training", "line: mean over n seeds, band: ± 1 standard error")
+    _title(figure, f"{place}: meta-training", _curve_key(axes, "failed"))
     figure.legend(loc="outside right upper")
     return figure
 
@@ -263,7 +274,7 @@ def final_errors(final: pd.DataFrame, published: pd.DataFrame | None = None, met
     for row in grid:
         row[0].set_ylabel(f"final error ({metric})")
     n = final.groupby(["method", "group", "split"], observed=True).size().max()
-    _title(figure, f"{place}: final errors, n = {n}", _points_key(published))
+    _title(figure, f"{place}: final errors, n = {count_seeds(n)}", _points_key(published))
     return figure
 
 
@@ -285,7 +296,7 @@ def _draw_points(axes: Axes, position: float, method: str, values: np.ndarray) -
         axes.hlines(finite.mean(), position - 0.26, position + 0.26, color=style.color, linewidth=2.2)
     if lost := len(values) - len(finite):
         text = f"{lost} of {len(values)}\ndiverged"
-        axes.annotate(text, (position, 1), xycoords=("data", "axes fraction"), ha="center", va="top", fontsize=7)
+        axes.annotate(text, (position, 0.02), xycoords=("data", "axes fraction"), ha="center", fontsize=7)
 
 
 def _draw_published(axes: Axes, position: float, cell: pd.DataFrame) -> None:
@@ -325,7 +336,7 @@ def parameter_counts(runs: pd.DataFrame, published: pd.DataFrame | None = None) 
     _log_scale(axes)
     axes.set_ylabel("trainable weights of the loss")
     n = runs.groupby("method", observed=True).size().max()
-    _title(figure, f"{place}: size of the losses, n = {n}", _points_key(published))
+    _title(figure, f"{place}: size of the losses, n = {count_seeds(n)}", _points_key(published))
     return figure
 
 

@@ -75,7 +75,8 @@ def test_a_diverged_seed_is_left_out_and_said_so(tests):
     lost = (tests["method"] == "evomal") & (tests["seed"] == 1) & (tests["step"] == 20)
     tests.loc[lost, "error"] = np.inf
     figure = plots.learning_curves(tests, "out-of-sample", "train")
-    assert _legend(figure)[1] == "EvoMAL (n = 3, 1 diverged and left out)"
+    assert _legend(figure)[1] == "EvoMAL (n = 3, 1 diverged)"
+    assert "diverged ones left out" in figure.get_suptitle()
     assert np.isfinite(figure.axes[0].get_lines()[1].get_ydata()).all()
 
 
@@ -106,6 +107,23 @@ def test_meta_training_draws_methods_without_generations_as_level_lines():
     assert (level.get_xdata().tolist(), level.get_ydata().tolist()) == ([0, 3], [6, 6])
     assert falling.get_ydata().tolist() == [5, 4, 3, 2]
     assert figure.axes[0].get_xlabel() == "generation"
+
+
+def test_a_line_of_meta_training_begins_where_every_kept_seed_has_a_usable_loss():
+    fitness = {0: [np.inf, 4.0, 3.0], 1: [6.0, 6.0, 5.0], 2: [np.inf, np.inf, np.inf]}
+    rows = [{"seed": s, "generation": g, "best_fitness": y} for s, ys in fitness.items() for g, y in enumerate(ys)]
+    figure = plots.meta_training_curves(
+        pd.DataFrame(rows).assign(method="evomal", experiment="sine", profile="quick")
+    )
+    assert figure.axes[0].get_lines()[0].get_ydata() == pytest.approx([np.nan, 5.0, 4.0], nan_ok=True)
+    assert _legend(figure) == ["EvoMAL (n = 3, 1 failed)"]
+
+
+def test_a_method_whose_every_seed_diverged_is_still_named(tests, final):
+    tests.loc[tests["method"] == "evomal", "error"] = np.inf
+    final.loc[final["method"] == "evomal", "error"] = np.inf
+    assert _legend(plots.learning_curves(tests, "in-sample", "test"))[1] == "EvoMAL (n = 3, 3 diverged)"
+    assert [text.get_text() for text in plots.final_errors(final).axes[0].texts] == ["3 of 3\ndiverged"]
 
 
 def test_final_errors_show_every_seed_the_mean_and_the_published_value(final):
