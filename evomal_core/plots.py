@@ -174,7 +174,9 @@ def _log_scale(axes: Axes, axis: str = "y") -> None:
 
 def _curve_key(axes: Axes, failure: str) -> str:
     failed = any(failure in name for name in axes.get_legend_handles_labels()[1])
-    return "line: mean over n seeds, band: ± 1 standard error" + (f" ({failure} ones left out)" if failed else "")
+    return "line: mean over n seeds, band: ± 1 standard error" + (
+        f"\n{failure} seeds are left out" if failed else ""
+    )
 
 
 @_styled
@@ -296,7 +298,9 @@ def _draw_points(axes: Axes, position: float, method: str, values: np.ndarray) -
         axes.hlines(finite.mean(), position - 0.26, position + 0.26, color=style.color, linewidth=2.2)
     if lost := len(values) - len(finite):
         text = f"{lost} of {len(values)}\ndiverged"
-        axes.annotate(text, (position, 0.02), xycoords=("data", "axes fraction"), ha="center", fontsize=7)
+        backing = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.5}
+        place = (position, 0.02)
+        axes.annotate(text, place, xycoords=("data", "axes fraction"), ha="center", fontsize=7, bbox=backing)
 
 
 def _draw_published(axes: Axes, position: float, cell: pd.DataFrame) -> None:

@@ -76,7 +76,7 @@ def test_a_diverged_seed_is_left_out_and_said_so(tests):
     tests.loc[lost, "error"] = np.inf
     figure = plots.learning_curves(tests, "out-of-sample", "train")
     assert _legend(figure)[1] == "EvoMAL (n = 3, 1 diverged)"
-    assert "diverged ones left out" in figure.get_suptitle()
+    assert "diverged seeds are left out" in figure.get_suptitle()
     assert np.isfinite(figure.axes[0].get_lines()[1].get_ydata()).all()
 
 
