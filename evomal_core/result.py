@@ -130,7 +130,10 @@ class SearchResult:
     def _repr_html_(self) -> str:
         table = self.table()
         table["formula"] = [_formula(entry.loss) for entry in self.front()]
-        html = table.to_html(index=False, float_format="{:.4g}".format, na_rep="", escape=False)
+        # MathJax measures a cell before it is typeset, and breaks a formula into pieces in one that is narrow.
+        wide = {"text-align": "left", "min-width": "36em"}
+        styled = table.style.hide(axis="index").format({"fitness": "{:.4g}", "score": "{:.3g}"}, na_rep="")
+        html = styled.set_properties(subset=["formula"], **wide).to_html()
         return f"<p><b>{self.method}</b>: {len(self.evaluations)} losses evaluated, best by complexity</p>{html}"
 
 

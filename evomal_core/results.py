@@ -140,6 +140,10 @@ def load(runs: Sequence[Run]) -> Results:
             raise ValueError(f"{run.folder} is not complete; compute it with `evomal run {run.experiment}`")
         keys = {key: getattr(run, key) for key in KEYS}
         kept = ("fitness", "outcome", "loss", "parameters", "evaluations", "engine", "device")
+        if unknown := [name for name in (*kept, "seconds") if name not in record]:
+            raise ValueError(
+                f"{run.folder}/run.json lacks {unknown[0]!r}: another version wrote it; delete the folder"
+            )
         records.append(keys | {name: record[name] for name in kept} | _seconds(record))
         for name, parts in tables.items():
             table = pd.read_csv(run.folder / f"{name}.csv")

@@ -65,9 +65,9 @@ def rounded(formula: sympy.Expr, digits: int = 4) -> sympy.Expr:
     def short(number: sympy.Float) -> sympy.Expr:
         if float(number) == EPSILON:
             return sympy.Symbol("epsilon", positive=True)
-        value = sympy.Float(number, digits)
-        whole = float(value).is_integer() and abs(value) < 10**digits
-        return sympy.Integer(int(value)) if whole else value
+        value = float(f"{float(number):.{digits}g}")
+        whole = value.is_integer() and abs(value) < 10**digits
+        return sympy.Integer(int(value)) if whole else sympy.Float(value, digits)
 
     return formula.xreplace({number: short(number) for number in formula.atoms(sympy.Float)})
 
