@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from evomal_core import compiled
 from evomal_core.config import SearchConfig
+from evomal_core.factors import descended
 from evomal_core.learners import Learner
 from evomal_core.losses import Kind, LearnedLoss, Loss
 from evomal_core.population import (
@@ -56,6 +57,10 @@ def _task_loss(predictions: Tensor, rows: Rows, kind: Kind) -> tuple[Tensor, Ten
     logs = torch.log_softmax(predictions, dim=-1)
     labels = rows.given[:, None, :, None].expand(*predictions.shape[:3], 1)
     return -logs.gather(3, labels).sum(dim=(2, 3)) / size, (logs.exp() - rows.y) / size
+
+
+CACHED = 2**19
+"""Activations of a layer that a CPU's cache holds along with what is made of them."""
 
 
 @dataclass
@@ -95,13 +100,16 @@ class MetaStep:
         base, stack = self.config.base, self.stack
         held = self._cache.get("initial")
         if held is None or held[0] is not rows or stack.random:
-            held = self._cache["initial"] = (rows, stack.linearise(stack.theta0, rows.features, draw))
+            held = self._cache["initial"] = (
+                rows,
+                stack.linearise(stack.theta0, rows.features, draw, factored=True),
+            )
         predictions, pullback, pushforward = held[1]
         f, slope, tape = self._slope(phi, predictions, rows)
         gradient = pullback(through_link(f, slope, stack.kind) / rows.shape[1])
         rate = base.lr * (1 + base.momentum if base.nesterov else 1)
-        theta = [w - rate * (g + base.weight_decay * w) for w, g in zip(stack.theta0, gradient, strict=True)]
-        after, pullback, _ = stack.linearise(theta, task.features, draw + 1)
+        theta = [descended(w, g, rate, base.weight_decay) for w, g in zip(stack.theta0, gradient, strict=True)]
+        after, pullback, _ = stack.linearise(theta, task.features, draw + 1, factored=True)
         value, cotangent = _task_loss(after, task, stack.kind)
         u = through_link(f, pushforward(pullback(cotangent)), stack.kind)
         by_phi, _ = self.program.mixed(tape, flat(u * (-rate / rows.shape[1]), len(phi)))
@@ -168,6 +176,16 @@ def _meta_step(stack: Stack, program: Program, config: SearchConfig) -> MetaStep
     return MetaStep(stack, program, config)
 
 
+def _chunk(learners: Sequence[Learner], config: SearchConfig) -> int | None:
+    """How many candidates at a time: on a CPU as many as have their activations in its cache."""
+    stack = make_stacks(learners)[0]
+    if stack.theta0[0].is_cuda or not isinstance(stack, MLPStack) or compiled.fits(stack, config=config):
+        return None
+    widest = max(outputs for _, outputs, *_ in stack.layers)
+    rows = min(stack.learners[0].batch_size, len(stack.learners[0].task.train[0]))
+    return max(1, CACHED // (len(stack.learners) * rows * widest))
+
+
 def check_batchable(learners: Sequence[Learner], config: SearchConfig) -> None:
     """Try one meta-step of two candidates.
 
@@ -194,7 +212,7 @@ def batched_local_search(
         raise NotBatchable("only LearnedLosses have their weights tuned all at once")
     tuned: dict[int, Tuned] = {}
     for indices, group in groups_of(losses):
-        results = in_chunks(group, lambda part: _search(part, learners, config, tick))
+        results = in_chunks(group, lambda part: _search(part, learners, config, tick), _chunk(learners, config))
         tuned.update(zip(indices, results, strict=True))
     return [tuned[index] for index in range(len(losses))]
 

@@ -110,10 +110,12 @@ def groups_of(losses: Sequence[Loss]) -> list[tuple[list[int], list[Any]]]:
     return groups
 
 
-def in_chunks(losses: Sequence[Any], work: Callable[[Sequence[Any]], list[Any]]) -> list[Any]:
-    """The results of `work` on all losses; out of memory halves the chunk of candidates and goes on."""
+def in_chunks(
+    losses: Sequence[Any], work: Callable[[Sequence[Any]], list[Any]], size: int | None = None
+) -> list[Any]:
+    """The results of `work` on all losses, at most `size` at a time; out of memory halves that and goes on."""
     results: list[Any] = []
-    size = len(losses)
+    size = min(size or len(losses), len(losses))
     while len(results) < len(losses):
         chunk = losses[len(results) : len(results) + size]
         try:

@@ -7,22 +7,24 @@ candidates share it, as at the initial weights. Predictions are (T, P, B, C): ba
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
+from evomal_core.factors import Factors, product, times, times_transposed
 from evomal_core.learners import Learner
 from evomal_core.losses import Kind
 
 Stacked = list[Tensor]
 """Weights, or their gradients, in the order of the network's parameters; each (T, P, …)."""
-Pullback = Callable[[Tensor], Stacked]
-"""From cotangents of the predictions (T, P, B, C) to gradients of the weights."""
-Pushforward = Callable[[Stacked], Tensor]
+Pullback = Callable[[Tensor], list[Any]]
+"""From cotangents of the predictions (T, P, B, C) to gradients of the weights, `Factors` where asked for."""
+Pushforward = Callable[[Sequence[Any]], Tensor]
 """From tangents of the weights to tangents of the predictions (T, P, B, C)."""
 
 
@@ -31,11 +33,7 @@ class NotBatchable(RuntimeError):  # noqa: N818 - it is a finding, and not alway
 
 
 class Stack:
-    """Networks of T learners that have the same shapes, for P candidates.
-
-    Raises:
-        NotBatchable: some of the network's weights are frozen.
-    """
+    """Networks of T learners that have the same shapes, for P candidates."""
 
     row_axis = 1
     """The axis of `features` that numbers the rows of a batch."""
@@ -45,9 +43,6 @@ class Stack:
         self.kind: Kind = learners[0].task.kind
         self.outputs = learners[0].task.outputs
         self.random = learners[0].draws
-        frozen = [name for name, w in learners[0].network.named_parameters() if not w.requires_grad]
-        if frozen:
-            raise NotBatchable(f"the network's weights {frozen[0]!r} are frozen")
         weights = zip(*(learner.theta.values() for learner in learners), strict=True)
         self.theta0: Stacked = [torch.stack(parts).unsqueeze(1) for parts in weights]
         self.buffers: Stacked = []
@@ -61,8 +56,13 @@ class Stack:
         """Predictions or logits (T, P, B, C) in training mode, differentiable any number of times."""
         raise NotImplementedError
 
-    def linearise(self, theta: Stacked, x: Tensor, draw: int) -> tuple[Tensor, Pullback, Pushforward]:
-        """Predictions, with their derivative transposed and as it is; P may be 1 in theta and not in those."""
+    def linearise(
+        self, theta: Sequence[Any], x: Tensor, draw: int, factored: bool = False
+    ) -> tuple[Tensor, Pullback, Pushforward]:
+        """Predictions, with their derivative transposed and as it is; P may be 1 in theta and not in those.
+
+        Where `factored`, gradients of wide layers may be `Factors`, and theta may be so too.
+        """
         raise NotImplementedError
 
     def start(self, candidates: int) -> Stacked:
@@ -132,18 +132,18 @@ class MLPStack(Stack):
         """Rows (T, B, …) flattened to (T, 1, B, features)."""
         return x.flatten(2).unsqueeze(1)
 
-    def _pairs(self, theta: Stacked) -> Iterable[tuple[Tensor, Tensor | None]]:
+    def _pairs(self, theta: Sequence[Any]) -> list[tuple[Any, Tensor | None]]:
         weights = iter(theta)
         return [(next(weights), next(weights) if layer[2] else None) for layer in self.layers]
 
-    def _forward(self, theta: Stacked, x: Tensor) -> tuple[Stacked, Stacked]:
-        """Each layer's output, that of the input first, and the slope of its activation."""
-        outputs, slopes = [x], []
+    def _forward(self, theta: Sequence[Any], x: Tensor) -> tuple[Stacked, list[Tensor | None]]:
+        """Each layer's output, that of the input first, and the slope of its activation if it has one."""
+        outputs: Stacked = [x]
+        slopes: list[Tensor | None] = []
         for (w, b), (*_, activation) in zip(self._pairs(theta), self.layers, strict=True):
-            z = _product(outputs[-1], w.mT)
-            if b is not None:
-                z = z + b.unsqueeze(2)
-            slope = torch.ones(())
+            z = times_transposed(outputs[-1], w)
+            z = z if b is None else z + b.unsqueeze(2)
+            slope = None
             if activation == "relu":
                 slope = (z > 0).to(z.dtype)
                 z = torch.relu(z)
@@ -151,62 +151,69 @@ class MLPStack(Stack):
                 z = torch.tanh(z)
                 slope = 1 - z * z
             outputs.append(z)
-            slopes.append(slope.to(z))
+            slopes.append(slope)
         return outputs, slopes
 
     def apply(self, theta: Stacked, x: Tensor, draw: int) -> Tensor:
         """Predictions or logits (T, P, B, C)."""
         h = x
         for (w, b), (*_, activation) in zip(self._pairs(theta), self.layers, strict=True):
-            h = _product(h, w.mT)
+            h = product(h, w.mT)
             h = h if b is None else h + b.unsqueeze(2)
             if activation:
                 h = torch.relu(h) if activation == "relu" else torch.tanh(h)
         return h
 
-    def linearise(self, theta: Stacked, x: Tensor, draw: int) -> tuple[Tensor, Pullback, Pushforward]:
+    def linearise(
+        self, theta: Sequence[Any], x: Tensor, draw: int, factored: bool = False
+    ) -> tuple[Tensor, Pullback, Pushforward]:
         """Predictions, with their derivative transposed and as it is."""
         outputs, slopes = self._forward(theta, x)
-        pairs = list(self._pairs(theta))
-        scaled = [bool(layer[3]) for layer in self.layers]
+        pairs = self._pairs(theta)
+        shared = outputs[-1].shape[1] == 1 and outputs[-1].shape[3] == 1
 
-        def pullback(delta: Tensor) -> Stacked:
-            gradients: Stacked = []
-            for depth in range(len(pairs) - 1, -1, -1):
-                w, b = pairs[depth]
-                if scaled[depth]:
-                    delta = delta * slopes[depth]
-                if b is not None:
+        def cotangents(delta: Tensor) -> Stacked:
+            """Those of each layer, before its activation."""
+            found: Stacked = []
+            for (w, _), slope in zip(pairs[::-1], slopes[::-1], strict=True):
+                delta = delta if slope is None else delta * slope
+                found.append(delta)
+                if len(found) < len(pairs):
+                    delta = times(delta, w)
+            return found[::-1]
+
+        # One output: the Jacobian of each row is a vector that all candidates share.
+        jacobian = cotangents(torch.ones_like(outputs[-1])) if shared else None
+
+        def pullback(delta: Tensor) -> list[Any]:
+            deltas = cotangents(delta) if jacobian is None else [delta * rows for rows in jacobian]
+            gradients: list[Any] = []
+            for delta, before, (inputs, size, has_bias, _) in zip(deltas, outputs[:-1], self.layers, strict=True):
+                if factored and Factors.pay(before.shape[2], inputs, size):
+                    gradients.append(Factors(delta, before))
+                else:
+                    gradients.append(product(delta.mT, before))
+                if has_bias:
                     gradients.append(delta.sum(dim=2))
-                gradients.append(_product(delta.mT, outputs[depth]))
-                if depth:
-                    delta = _product(delta, w)
-            return gradients[::-1]
+            return gradients
 
-        def pushforward(direction: Stacked) -> Tensor:
+        def pushforward(direction: Sequence[Any]) -> Tensor:
             tangent: Tensor | None = None
             for depth, (dw, db) in enumerate(self._pairs(direction)):
-                through = _product(outputs[depth], dw.mT)
-                if db is not None:
-                    through = through + db.unsqueeze(2)
+                through = times_transposed(outputs[depth], dw)
+                through = through if db is None else through + db.unsqueeze(2)
+                if jacobian is not None:
+                    through = (through * jacobian[depth]).sum(dim=3, keepdim=True)
+                    tangent = through if tangent is None else tangent + through
+                    continue
                 if tangent is not None:
-                    through = through + _product(tangent, pairs[depth][0].mT)
-                tangent = through * slopes[depth] if scaled[depth] else through
+                    through = through + times_transposed(tangent, pairs[depth][0])
+                slope = slopes[depth]
+                tangent = through if slope is None else through * slope
             assert tangent is not None
             return tangent
 
         return outputs[-1], pullback, pushforward
-
-
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b over (T, P, ·, ·), where either may have P = 1: then one larger product instead of copies."""
-    p, q = a.shape[1], b.shape[1]
-    if p == q:
-        return a @ b
-    if q == 1:
-        folded = a.reshape(a.shape[0], p * a.shape[2], a.shape[3]) @ b[:, 0]
-        return folded.view(a.shape[0], p, a.shape[2], b.shape[3])
-    return _product(b.mT, a.mT).mT
 
 
 class NetworkStack(Stack):
@@ -254,13 +261,15 @@ class NetworkStack(Stack):
         one = partial(self._call, self.pure, buffers=(), x=x[0])
         return self._map(one, draw, [w[0] for w in theta]).unsqueeze(0)
 
-    def linearise(self, theta: Stacked, x: Tensor, draw: int) -> tuple[Tensor, Pullback, Pushforward]:
+    def linearise(
+        self, theta: Sequence[Any], x: Tensor, draw: int, factored: bool = False
+    ) -> tuple[Tensor, Pullback, Pushforward]:
         """Predictions, with their derivative transposed and as it is."""
         leaves = [w.detach().requires_grad_() for w in theta]
         with torch.enable_grad():
             predictions = self.apply(leaves, x, draw)
 
-        def pullback(cotangents: Tensor) -> Stacked:
+        def pullback(cotangents: Tensor) -> list[Any]:
             if cotangents.shape[1] == predictions.shape[1]:
                 return _gradients(predictions, leaves, cotangents)
             rows = cotangents.unbind(dim=1)
@@ -277,7 +286,7 @@ class NetworkStack(Stack):
             each = [_gradients(predictions, leaves, row.unsqueeze(1)) for row in rows]
             return [torch.cat(parts, dim=1) for parts in zip(*each, strict=True)]
 
-        def pushforward(direction: Stacked) -> Tensor:
+        def pushforward(direction: Sequence[Any]) -> Tensor:
             if theta[0].shape[1] > 1 or direction[0].shape[1] == 1:
                 return jvp(lambda weights: self.apply(weights, x, draw), (theta,), (direction,))[1]
 

@@ -17,6 +17,7 @@ from evomal_core import population
 from evomal_core.batched import MetaStep, batched_local_search
 from evomal_core.config import SGD
 from evomal_core.expression import Expression
+from evomal_core.factors import Factors
 from evomal_core.filters import minimise_predictions
 from evomal_core.learners import Learner, make_learners
 from evomal_core.losses import LearnedLoss, Loss, NeuralLoss, TaylorLoss
@@ -228,19 +229,65 @@ def test_the_automatic_choice_is_batched() -> None:
     assert choose_engine(learners_for("regression", config), config, NeuralLoss().double()) != "batched"
 
 
+class ReverseOnly(torch.autograd.Function):
+    """An operation that `torch.func` can't take."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.sinh()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class Odd(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ReverseOnly.apply(self.linear(x))  # type: ignore[no-untyped-call]
+
+
 def test_a_network_that_cannot_be_stacked_falls_to_another_engine(caplog: pytest.LogCaptureFixture) -> None:
+    config = em.SearchConfig(base=PLAIN, meta_steps=1)
+    learners = make_learners([task("regression")], Odd, config, 0, "test")
+    with caplog.at_level(logging.WARNING, "evomal"):
+        assert choose_engine(learners, config) == "autograd"
+    assert "engine batched can't take this network (" in caplog.text
+    with pytest.raises(NotBatchable):
+        batched_local_search(losses_for(LEARNT, "regression"), learners, config)
+
+
+def test_frozen_layers_stay_frozen() -> None:
     def model() -> nn.Module:
         network = em.models.mlp(3, [4], 2)
         network[1].weight.requires_grad_(False)  # type: ignore[union-attr]
         return network
 
-    config = em.SearchConfig(base=PLAIN, meta_steps=1)
+    config = em.SearchConfig(base=NESTEROV, fitness_steps=4)
     learners = make_learners([task("regression")], model, config, 0, "test")
-    with caplog.at_level(logging.WARNING, "evomal"):
-        assert choose_engine(learners, config) == "jvp"
-    assert "engine batched can't take this network (the network's weights '1.weight' are frozen)" in caplog.text
-    with pytest.raises(NotBatchable, match="frozen"):
-        batched_local_search(losses_for(LEARNT, "regression"), learners, config)
+    assert isinstance(make_stacks(learners)[0], NetworkStack)
+    losses = losses_for(SMOOTH, "regression")
+    assert_meta_gradients_agree(losses, learners, config)
+    assert batched_fitness(losses, learners, config) == pytest.approx(fitness(losses, learners, config), rel=1e-9)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_wide_layers_are_kept_as_factors(outputs: int) -> None:
+    config = em.SearchConfig(base=NESTEROV)
+    problem = em.Task.from_arrays(
+        torch.randn(30, 3, generator=torch.Generator().manual_seed(0)).numpy(),
+        torch.randn(30, outputs, generator=torch.Generator().manual_seed(1)).numpy(),
+        kind="regression",
+    ).to(dtype=torch.float64)
+    learners = make_learners([problem], lambda: em.models.mlp(3, [30, 40], outputs), config, 0, "test")
+    (stack,) = make_stacks(learners)
+    rows = stack.features(problem.train[0][None, :8])
+    gradients = stack.linearise(stack.theta0, rows, 0, factored=True)[1](torch.ones(1, 2, 8, outputs).double())
+    assert [isinstance(g, Factors) for g in gradients] == [False, False, True, False, False, False]
+    assert_meta_gradients_agree(losses_for(SMOOTH, "regression"), learners, config)
 
 
 def test_other_losses_are_not_tuned_at_once() -> None:

@@ -1,0 +1,282 @@
+"""What is measured: each case returns rows (what, against what, ratio, goal, …) of the table."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import nn
+
+import evomal_core as em
+from benchmarks import reference
+from benchmarks.measure import flops, interleaved, peak_bytes, peak_flops, ratio
+from evomal_core.batched import MetaStep
+from evomal_core.config import SGD, SearchConfig
+from evomal_core.expression import random_expression, repair
+from evomal_core.learners import Learner, make_learners
+from evomal_core.losses import LearnedLoss, initial_phi
+from evomal_core.program import Program
+from evomal_core.stacks import make_stacks
+from evomal_core.tasks import sine_tasks
+from evomal_core.training import fitness
+from evomal_core.unroll import local_search, meta_gradient
+
+Row = dict[str, Any]
+
+SINE = SearchConfig(
+    function_set="gecco23",
+    meta_steps=1,
+    meta_optimizer="sgd",
+    task_loss_on="same",
+    base=SGD(lr=1e-3, batch_size=100),
+    fitness_steps=100,
+    fitness_on="train",
+    initialisation="glorot",
+)
+TABULAR = SearchConfig(meta_steps=1, task_loss_on="same")
+
+
+def population(size: int, kind: Any, function_set: str = "gecco23", seed: int = 0) -> list[LearnedLoss]:
+    """A first generation of random trees; those whose weights can't matter stay among them."""
+    rng = random.Random(seed)
+    trees = [repair(rng, random_expression(rng, function_set, (2, 4)), function_set) for _ in range(size)]
+    return [LearnedLoss(tree, kind, phi=initial_phi(tree, seed)) for tree in trees]
+
+
+def sine_learners() -> list[Learner]:
+    """GECCO's five sine waves with an MLP 1-40-40-1."""
+    tasks = sine_tasks(0, 5, -2, 2, purpose="meta-train")
+    return make_learners(tasks, lambda: em.models.mlp(1, [40, 40], 1), SINE, 0, "benchmark")
+
+
+def lenet5(classes: int) -> nn.Module:
+    """LeNet-5 with tanh and average pooling, for rows of 1 × 28 × 28."""
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 5, padding=2),
+        nn.Tanh(),
+        nn.AvgPool2d(2),
+        nn.Conv2d(6, 16, 5),
+        nn.Tanh(),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(400, 120),
+        nn.Tanh(),
+        nn.Linear(120, 84),
+        nn.Tanh(),
+        nn.Linear(84, classes),
+    )
+
+
+def lenet_learners() -> list[Learner]:
+    """Random images with ten classes, as large as MNIST's."""
+    rng = torch.Generator().manual_seed(0)
+    x, y = torch.randn(512, 1, 28, 28, generator=rng), torch.arange(512) % 10
+    task = em.Task("MNIST-shaped", "multiclass", (x[:384], y[:384]), (x[384:], y[384:]))
+    return make_learners([task], lambda: lenet5(10), TABULAR, 0, "benchmark")
+
+
+@contextmanager
+def kernels(wanted: bool) -> Iterator[None]:
+    """Within it, the compiled kernels are on or off."""
+    with patch.dict("os.environ", {"EVOMAL_KERNELS": "1" if wanted else "0"}):
+        yield
+
+
+def searching(
+    losses: Sequence[LearnedLoss], learners: Sequence[Learner], config: SearchConfig, engine: str, compiled: bool
+) -> Callable[[], object]:
+    """A local search of `config.meta_steps` steps."""
+
+    def work() -> object:
+        with kernels(compiled):
+            return local_search(losses, learners, config, engine)
+
+    return work
+
+
+def meta_step_flops(losses: Sequence[LearnedLoss], learners: Sequence[Learner], config: SearchConfig) -> int:
+    """Operations of the matrix products of one meta-step, as the engine `batched` arranges them."""
+    program = Program([loss.expression for loss in losses])
+    phi = program.pad([loss.phi for loss in losses])
+    steps = [MetaStep(stack, program, config) for stack in make_stacks(learners)]
+    with torch.no_grad():
+        return sum(flops(lambda step=step: step(phi, 0)) for step in steps)  # type: ignore[misc]
+
+
+def row(what: str, against: str, found: float, goal: str, **more: Any) -> Row:
+    """A row of the table."""
+    return {"what": what, "against": against, "ratio": round(found, 3), "goal": goal, **more}
+
+
+def effort(operations: int, seconds: Sequence[float], steps: int = 1) -> Row:
+    """Operations, seconds, and the share of the machine's peak that they amount to."""
+    peak, median = peak_flops(), statistics.median(seconds) / steps
+    share = operations / median / peak
+    return {"ms": 1e3 * median, "gflop": operations / 1e9, "peak_gflops": peak / 1e9, "share_of_peak": share}
+
+
+def sine_search(rounds: int) -> list[Row]:
+    """Local search on Sine, 25 candidates × 5 tasks, per meta-step."""
+    losses, learners, steps = population(25, "regression"), sine_learners(), 50
+    config = SINE.replace(meta_steps=steps)
+    seconds = interleaved(
+        {
+            "higher, fresh loader": lambda: reference.meta_step(losses, learners, config.base),
+            "higher": lambda: reference.meta_step(losses, learners, config.base, loaders=False),
+            "autograd": searching(losses, learners, SINE, "autograd", False),
+            "compiled": searching(losses, learners, config, "batched", True),
+            "torch": searching(losses, learners, config, "batched", False),
+        },
+        rounds,
+    )
+    loop, operations = seconds["higher, fresh loader"], meta_step_flops(losses, learners, SINE)
+    rows = [
+        row(
+            f"Sine local search, {name}",
+            "higher loop, fresh loader a step",
+            steps * ratio(loop, seconds[name]),
+            goal,
+            **effort(operations, seconds[name], steps),
+            reference_ms=1e3 * statistics.median(loop),
+        )
+        for name, goal in (("compiled", "≥ 100, aim 200"), ("torch", "≥ 35, aim 70"))
+    ]
+    for name in ("higher", "autograd"):
+        more = {"ms": 1e3 * statistics.median(seconds[name])}
+        rows.append(row(f"Sine local search, {name}", "the same", ratio(loop, seconds[name]), "", **more))
+    return rows
+
+
+def sine_fitness(rounds: int) -> list[Row]:
+    """Fitness on Sine: 125 networks × 100 steps; the loops are timed on every fifth candidate."""
+    losses, learners = population(25, "regression"), sine_learners()
+    some, steps = losses[::5], SINE.fitness_steps
+
+    def batched(wanted: bool) -> Callable[[], object]:
+        def work() -> object:
+            with kernels(wanted):
+                return fitness(losses, learners, SINE, "batched")
+
+        return work
+
+    seconds = interleaved(
+        {
+            "loop, fresh loader": lambda: reference.training(some, learners, SINE.base, steps),
+            "loop": lambda: reference.training(some, learners, SINE.base, steps, loaders=False),
+            "compiled": batched(True),
+            "torch": batched(False),
+        },
+        rounds,
+    )
+    rows = []
+    for name, goal in (("compiled", "≥ 100, aim 150"), ("torch", "")):
+        for loop in ("loop, fresh loader", "loop"):
+            found = 5 * ratio(seconds[loop], seconds[name])
+            ms = 1e3 * statistics.median(seconds[name])
+            what = f"Sine fitness, {name}"
+            rows.append(row(what, loop, found, goal, ms=ms, reference_ms=5e3 * statistics.median(seconds[loop])))
+    return rows
+
+
+def population_250(rounds: int) -> list[Row]:
+    """Time per candidate with ten times as many of them."""
+    many, learners = population(250, "regression"), sine_learners()
+    few, config = many[::10], SINE.replace(meta_steps=10)
+    rows = []
+    for name, wanted in (("compiled", True), ("torch", False)):
+        variants = {
+            "few": searching(few, learners, config, "batched", wanted),
+            "many": searching(many, learners, config, "batched", wanted),
+        }
+        seconds = interleaved(variants, rounds)
+        found = ratio(seconds["many"], seconds["few"]) / 10
+        rows.append(row(f"250 candidates, time per candidate, {name}", "25 candidates", found, "≤ 1.0, aim 0.9"))
+    return rows
+
+
+def diabetes_search(rounds: int) -> list[Row]:
+    """Local search on Diabetes with an MLP 2 × 1000; the loop is timed on every fifth candidate."""
+    from sklearn.datasets import load_diabetes
+
+    x, y = load_diabetes(return_X_y=True)
+    task = em.Task.from_arrays(x, y, kind="regression", name="diabetes")
+    learners = make_learners([task], lambda: em.models.mlp(10, [1000, 1000], 1), TABULAR, 0, "benchmark")
+    losses = population(25, "regression", "tpami23")
+    seconds = interleaved(
+        {
+            "higher": lambda: reference.meta_step(losses[::5], learners, TABULAR.base),
+            "batched": searching(losses, learners, TABULAR.replace(meta_steps=4), "batched", True),
+        },
+        rounds,
+    )
+    found = 4 * 5 * ratio(seconds["higher"], seconds["batched"])
+    more = effort(meta_step_flops(losses, learners, TABULAR), seconds["batched"], 4)
+    against = "higher loop, fresh loader a step"
+    return [row("Diabetes local search, MLP 2 × 1000", against, found, "≥ 6, aim 8", **more)]
+
+
+def lenet_search(rounds: int) -> list[Row]:
+    """Local search with LeNet-5, 10 classes, 8 candidates."""
+    losses, learners = population(8, "multiclass", "tpami23"), lenet_learners()
+    seconds = interleaved(
+        {
+            "higher": lambda: reference.meta_step(losses, learners, TABULAR.base),
+            "jvp": searching(losses, learners, TABULAR, "jvp", True),
+            "batched": searching(losses, learners, TABULAR, "batched", True),
+        },
+        rounds,
+    )
+    operations = meta_step_flops(losses, learners, TABULAR)
+    return [
+        row(
+            f"LeNet-5 local search, 8 candidates, {name}",
+            "higher loop, fresh loader a step",
+            ratio(seconds["higher"], seconds[name]),
+            "≥ 1.8, aim 2.5" if name == "batched" else "",
+            **effort(operations, seconds[name]),
+        )
+        for name in ("batched", "jvp")
+    ]
+
+
+def lenet_memory(rounds: int) -> list[Row]:
+    """Peak memory of one LeNet-5 meta-step, per candidate."""
+    learners = lenet_learners()
+    loss = LearnedLoss("mul(y, log(f))", "multiclass")
+
+    def peak(engine: str) -> int:
+        return peak_bytes(lambda: meta_gradient(loss, learners[0], 0, TABULAR, engine))
+
+    ours, theirs = peak("jvp"), peak("higher")
+    mebibytes = {"mebibytes": ours / 2**20, "reference_mebibytes": theirs / 2**20}
+    return [row("LeNet-5 meta-step, peak memory, jvp", "higher", ours / theirs, "≤ 0.55, aim 0.5", **mebibytes)]
+
+
+def import_time(rounds: int) -> list[Row]:
+    """Seconds of `import evomal_core` beyond those of `import torch`, each in a process of its own."""
+    code = (
+        "import time, torch; start = time.perf_counter(); import evomal_core; print(time.perf_counter() - start)"
+    )
+    command = [sys.executable, "-c", code]
+    seconds = [
+        float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(rounds)
+    ]
+    return [row("import evomal_core, seconds", "after import torch", statistics.median(seconds), "≤ 0.5, aim 0.2")]
+
+
+CASES: dict[str, Callable[[int], list[Row]]] = {
+    "sine-search": sine_search,
+    "sine-fitness": sine_fitness,
+    "population-250": population_250,
+    "diabetes-search": diabetes_search,
+    "lenet-search": lenet_search,
+    "lenet-memory": lenet_memory,
+    "import-time": import_time,
+}

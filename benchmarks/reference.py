@@ -1,0 +1,62 @@
+"""The papers' way, as their public code goes about it: one candidate, one task, one data loader at a time."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import higher
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from evomal_core.config import SGD
+from evomal_core.learners import Learner
+from evomal_core.losses import Loss
+from evomal_core.unroll import task_loss
+
+
+def _loader(learner: Learner) -> DataLoader:
+    return DataLoader(TensorDataset(*learner.task.train), batch_size=learner.batch_size, shuffle=True)
+
+
+def _optimiser(network: torch.nn.Module, base: SGD) -> torch.optim.Optimizer:
+    return torch.optim.SGD(
+        network.parameters(),
+        lr=base.lr,
+        momentum=base.momentum,
+        nesterov=base.nesterov,
+        weight_decay=base.weight_decay,
+    )
+
+
+def meta_step(losses: Sequence[Loss], learners: Sequence[Learner], base: SGD, loaders: bool = True) -> None:
+    """One meta-step of each candidate on each task with `higher`, and a fresh loader's iterator for its batch.
+
+    With `loaders` off, batches are indexed directly: what remains is the price of `higher` itself.
+    """
+    for loss in losses:
+        optimiser = torch.optim.SGD(loss.parameters(), lr=1e-3)
+        optimiser.zero_grad()
+        for learner in learners:
+            x, y = next(iter(_loader(learner))) if loaders else learner.batch(0)
+            network = copy.deepcopy(learner.network)
+            with higher.innerloop_ctx(network, _optimiser(network, base)) as (functional, inner):
+                inner.step(loss(functional(x), y))
+                task_loss(learner)(functional(x), y).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+
+def training(
+    losses: Sequence[Loss], learners: Sequence[Learner], base: SGD, steps: int, loaders: bool = True
+) -> None:
+    """Partial training sessions, one network after another."""
+    for loss in losses:
+        for learner in learners:
+            network = copy.deepcopy(learner.network)
+            optimiser = _optimiser(network, base)
+            for step in range(steps):
+                x, y = next(iter(_loader(learner))) if loaders else learner.batch(step)
+                optimiser.zero_grad()
+                loss(network(x), y).backward()
+                optimiser.step()

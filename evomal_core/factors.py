@@ -1,0 +1,63 @@
+"""Stacked matrix products, and weights kept as factors: a gradient has no higher rank than its batch has rows.
+
+After one step theta' − theta = −α·Δᵀ·X for a linear layer with inputs X (B, i) and cotangents Δ (B, o), so
+X'·theta'ᵀ = X'·thetaᵀ − α·(X'·Xᵀ)·Δ, exactly. For a wide layer this spares forming theta' for each candidate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The matrices scale·base + leftᵀ·right, (T, P, o, i); left is (T, P, B, o), right (T, P or 1, B, i)."""
+
+    left: Tensor
+    right: Tensor
+    base: Tensor | None = None
+    scale: float = 1.0
+
+    @staticmethod
+    def pay(rows: int, inputs: int, outputs: int) -> bool:
+        """Whether factors of so many rows take less work than the matrix itself."""
+        return inputs * outputs > rows * (inputs + outputs)
+
+
+Matrix = Tensor | Factors
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b over (T, P, ·, ·), where either may have P = 1: then one larger product instead of copies."""
+    p, q = a.shape[1], b.shape[1]
+    if p == q:
+        return a @ b
+    if q == 1:
+        folded = a.reshape(a.shape[0], p * a.shape[2], a.shape[3]) @ b[:, 0]
+        return folded.view(a.shape[0], p, a.shape[2], b.shape[3])
+    return product(b.mT, a.mT).mT
+
+
+def times_transposed(x: Tensor, w: Matrix) -> Tensor:
+    """x @ wᵀ: (T, P, B, i) → (T, P, B, o)."""
+    if isinstance(w, Tensor):
+        return product(x, w.mT)
+    change = product(product(x, w.right.mT), w.left)
+    return change if w.base is None else change.add_(product(x, w.base.mT), alpha=w.scale)
+
+
+def times(delta: Tensor, w: Matrix) -> Tensor:
+    """delta @ w: (T, P, B, o) → (T, P, B, i)."""
+    if isinstance(w, Tensor):
+        return product(delta, w)
+    change = product(product(delta, w.left.mT), w.right)
+    return change if w.base is None else change.add_(product(delta, w.base), alpha=w.scale)
+
+
+def descended(w: Tensor, gradient: Matrix, rate: float, decay: float) -> Matrix:
+    """w − rate·(gradient + decay·w), as factors where the gradient is given as factors."""
+    if isinstance(gradient, Tensor):
+        return w - rate * (gradient + decay * w)
+    return Factors(-rate * gradient.left, gradient.right, w, 1 - rate * decay)
