@@ -58,7 +58,7 @@ notebooks: $(READY) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
 benchmark: $(READY) ## measure the speed of the engines
-	@for script in benchmarks/[a-z]*.py; do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
+	$(BIN)/python -m benchmarks
 
 clean: ## remove .venv and caches; data/ and results/ stay
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -133,7 +133,7 @@ def _sine() -> Experiment:
         gradient_equivalence=False,
     )
     paper = Profile(search=search, test_steps=100, seeds=10, hidden=(40, 40))
-    quick = search.replace(generations=10, meta_steps=100)
+    quick = search.replace(generations=20, meta_steps=250)
     return Experiment(
         "sine",
         "Sine regression",
@@ -142,7 +142,7 @@ def _sine() -> Experiment:
         "02_sine",
         {
             "smoke": paper.replace(search=search.replace(**_TINY), test_steps=5, seeds=1),
-            "quick": paper.replace(search=quick, seeds=3),
+            "quick": paper.replace(search=quick, seeds=5),
             "paper": paper,
         },
         {"smoke": 0.1, "quick": 3, "paper": 90},
@@ -161,7 +161,7 @@ def _tabular(name: str, title: str, minutes: dict[str, float]) -> Experiment:
     search = SearchConfig()
     paper = Profile(search=search, test_steps=10_000, seeds=5, hidden=(1000, 1000))
     tiny = search.replace(**_TINY, rejection_steps=20)
-    quick = search.replace(generations=5, meta_steps=50, fitness_steps=100, rejection_steps=200)
+    quick = search.replace(generations=10, meta_steps=100, fitness_steps=200, rejection_steps=300)
     return Experiment(
         name,
         title,
@@ -170,7 +170,7 @@ def _tabular(name: str, title: str, minutes: dict[str, float]) -> Experiment:
         "03_tabular",
         {
             "smoke": Profile(search=tiny, test_steps=5, seeds=1, hidden=(8,)),
-            "quick": Profile(search=quick, test_steps=500, seeds=2, hidden=(100, 100)),
+            "quick": Profile(search=quick, test_steps=1000, seeds=3, hidden=(100, 100)),
             "paper": paper,
         },
         minutes,

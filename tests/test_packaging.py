@@ -385,3 +385,10 @@ def test_notebook_is_committed_without_outputs_and_takes_parameters(path):
         if cell["cell_type"] == "code":
             assert not cell["outputs"], f"cell {number} has outputs"
             assert cell["execution_count"] is None, f"cell {number} was executed"
+
+
+def test_the_results_in_the_readme_are_those_of_the_runs():
+    from evomal_core.readme import updated
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert updated(text, ROOT / "results") == text, "run python -m evomal_core.readme"
