@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -59,5 +60,5 @@ def times(delta: Tensor, w: Matrix) -> Tensor:
 def descended(w: Tensor, gradient: Matrix, rate: float, decay: float) -> Matrix:
     """w − rate·(gradient + decay·w), as factors where the gradient is given as factors."""
     if isinstance(gradient, Tensor):
-        return w - rate * (gradient + decay * w)
+        return torch.add(w * (1 - rate * decay) if decay else w, gradient, alpha=-rate)
     return Factors(-rate * gradient.left, gradient.right, w, 1 - rate * decay)

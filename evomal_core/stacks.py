@@ -136,23 +136,17 @@ class MLPStack(Stack):
         weights = iter(theta)
         return [(next(weights), next(weights) if layer[2] else None) for layer in self.layers]
 
-    def _forward(self, theta: Sequence[Any], x: Tensor) -> tuple[Stacked, list[Tensor | None]]:
-        """Each layer's output, that of the input first, and the slope of its activation if it has one."""
+    def _forward(self, theta: Sequence[Any], x: Tensor) -> Stacked:
+        """Each layer's output, that of the input first."""
         outputs: Stacked = [x]
-        slopes: list[Tensor | None] = []
         for (w, b), (*_, activation) in zip(self._pairs(theta), self.layers, strict=True):
             z = times_transposed(outputs[-1], w)
-            z = z if b is None else z + b.unsqueeze(2)
-            slope = None
-            if activation == "relu":
-                slope = (z > 0).to(z.dtype)
-                z = torch.relu(z)
-            elif activation == "tanh":
-                z = torch.tanh(z)
-                slope = 1 - z * z
+            if b is not None:
+                z += b.unsqueeze(2)
+            if activation:
+                z = torch.relu_(z) if activation == "relu" else torch.tanh_(z)
             outputs.append(z)
-            slopes.append(slope)
-        return outputs, slopes
+        return outputs
 
     def apply(self, theta: Stacked, x: Tensor, draw: int) -> Tensor:
         """Predictions or logits (T, P, B, C)."""
@@ -168,18 +162,18 @@ class MLPStack(Stack):
         self, theta: Sequence[Any], x: Tensor, draw: int, factored: bool = False
     ) -> tuple[Tensor, Pullback, Pushforward]:
         """Predictions, with their derivative transposed and as it is."""
-        outputs, slopes = self._forward(theta, x)
+        outputs = self._forward(theta, x)
         pairs = self._pairs(theta)
         shared = outputs[-1].shape[1] == 1 and outputs[-1].shape[3] == 1
 
         def cotangents(delta: Tensor) -> Stacked:
             """Those of each layer, before its activation."""
             found: Stacked = []
-            for (w, _), slope in zip(pairs[::-1], slopes[::-1], strict=True):
-                delta = delta if slope is None else delta * slope
+            for depth in range(len(pairs) - 1, -1, -1):
+                delta = _through(self.layers[depth][3], delta, outputs[depth + 1])
                 found.append(delta)
-                if len(found) < len(pairs):
-                    delta = times(delta, w)
+                if depth:
+                    delta = times(delta, pairs[depth][0])
             return found[::-1]
 
         # One output: the Jacobian of each row is a vector that all candidates share.
@@ -201,19 +195,26 @@ class MLPStack(Stack):
             tangent: Tensor | None = None
             for depth, (dw, db) in enumerate(self._pairs(direction)):
                 through = times_transposed(outputs[depth], dw)
-                through = through if db is None else through + db.unsqueeze(2)
+                if db is not None:
+                    through += db.unsqueeze(2)
                 if jacobian is not None:
-                    through = (through * jacobian[depth]).sum(dim=3, keepdim=True)
+                    through = through.mul_(jacobian[depth]).sum(dim=3, keepdim=True)
                     tangent = through if tangent is None else tangent + through
                     continue
                 if tangent is not None:
-                    through = through + times_transposed(tangent, pairs[depth][0])
-                slope = slopes[depth]
-                tangent = through if slope is None else through * slope
+                    through += times_transposed(tangent, pairs[depth][0])
+                tangent = _through(self.layers[depth][3], through, outputs[depth + 1])
             assert tangent is not None
             return tangent
 
         return outputs[-1], pullback, pushforward
+
+
+def _through(activation: str, change: Tensor, output: Tensor) -> Tensor:
+    """A tangent or cotangent times the slope of an activation, which its output tells."""
+    if activation == "relu":
+        return torch.ops.aten.threshold_backward(change, output.expand_as(change), 0)
+    return change * (1 - output * output) if activation == "tanh" else change
 
 
 class NetworkStack(Stack):
