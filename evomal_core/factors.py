@@ -31,14 +31,14 @@ Matrix = Tensor | Factors
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b over (T, P, ·, ·), where either may have P = 1: then one larger product instead of copies."""
+    """a @ b over (T, P, ·, ·), where either may have P = 1; with one b for all, as one larger product."""
     p, q = a.shape[1], b.shape[1]
     if p == q:
         return a @ b
-    if q == 1:
+    if q == 1 and a.is_contiguous():
         folded = a.reshape(a.shape[0], p * a.shape[2], a.shape[3]) @ b[:, 0]
         return folded.view(a.shape[0], p, a.shape[2], b.shape[3])
-    return product(b.mT, a.mT).mT
+    return a @ b if q == 1 else a.expand(-1, q, -1, -1) @ b
 
 
 def times_transposed(x: Tensor, w: Matrix) -> Tensor:

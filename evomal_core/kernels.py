@@ -379,6 +379,24 @@ def _multiply(product, factor):
 
 
 @_jit
+def _scale(product, vector, factor):
+    for n in range(product.size):
+        product[n] = vector[n] * factor
+
+
+@_jit
+def _dot(a, b):
+    sums = np.zeros(8, a.dtype)  # eight running sums, so that it vectorises
+    whole = a.size - a.size % 8
+    for start in range(0, whole, 8):
+        for lane in range(8):
+            sums[lane] += a[start + lane] * b[start + lane]
+    for n in range(whole, a.size):
+        sums[0] += a[n] * b[n]
+    return ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]))
+
+
+@_jit
 def _add_to_rows(matrix, row):
     for i in range(matrix.shape[0]):
         _add(matrix[i], row)
@@ -451,6 +469,62 @@ def _backward(layers, theta, batch, hidden, slopes, delta, other, gradient):
         if layer:
             np.dot(d, _matrix(theta, place, outputs, inputs), _matrix(other, 0, batch, inputs))
             delta, other = other, delta
+
+
+@_jit
+def _jacobian(layers, theta, batch, slopes, delta, other):
+    """For one output: its derivative by each layer's inputs to its activation, in place of the slopes."""
+    end = 0
+    for layer in range(layers.shape[0]):
+        end += batch * layers[layer, 1]
+    delta[:batch] = 1
+    for layer in range(layers.shape[0] - 1, -1, -1):
+        inputs, outputs, place, _, activation = layers[layer]
+        end -= batch * outputs
+        rows = slopes[end : end + batch * outputs]
+        if activation == NONE:
+            rows[:] = delta[: batch * outputs]
+        else:
+            _multiply(rows, delta[: batch * outputs])
+        if layer:
+            weights = _matrix(theta, place, outputs, inputs)
+            np.dot(rows.reshape(batch, outputs), weights, _matrix(other, 0, batch, inputs))
+            delta, other = other, delta
+
+
+@_jit
+def _scaled_backward(layers, batch, hidden, jacobian, delta, work, gradient):
+    """As `_backward` at the initial weights, where the rows of one output's Jacobian need only be scaled."""
+    start, row_start = 0, 0
+    for layer in range(layers.shape[0]):
+        inputs, outputs, place, bias, _ = layers[layer]
+        rows = jacobian[row_start : row_start + batch * outputs].reshape(batch, outputs)
+        d = _matrix(work, 0, batch, outputs)
+        for row in range(batch):
+            _scale(d[row], rows[row], delta[row])
+        np.dot(d.T, _matrix(hidden, start, batch, inputs), _matrix(gradient, place, outputs, inputs))
+        if bias >= 0:
+            _sum_rows(d, gradient[bias : bias + outputs])
+        start += batch * inputs
+        row_start += batch * outputs
+
+
+@_jit
+def _scaled_tangent(layers, batch, hidden, jacobian, direction, work, change):
+    """As `_tangent`, from one output's Jacobian: the change of the output of each row."""
+    change[:batch] = 0
+    start, row_start = 0, 0
+    for layer in range(layers.shape[0]):
+        inputs, outputs, place, bias, _ = layers[layer]
+        rows = jacobian[row_start : row_start + batch * outputs].reshape(batch, outputs)
+        t = _matrix(work, 0, batch, outputs)
+        np.dot(_matrix(hidden, start, batch, inputs), _matrix(direction, place, outputs, inputs).T, t)
+        if bias >= 0:
+            _add_to_rows(t, direction[bias : bias + outputs])
+        for row in range(batch):
+            change[row] += _dot(t[row], rows[row])
+        start += batch * inputs
+        row_start += batch * outputs
 
 
 @_jit
@@ -561,9 +635,16 @@ def _sizes(layers, batch):
 
 @_jit
 def forward(layers, theta, x, hidden, slopes):
-    """At the initial weights, for all tasks: theta (T, W), x (T, B, inputs)."""
+    """At the initial weights, for all tasks: theta (T, W), x (T, B, inputs).
+
+    Writes hidden values, and slopes of activations, or the Jacobian of a single output in their place.
+    """
+    batch = x.shape[1]
+    one, two = np.empty(_sizes(layers, batch)[2], theta.dtype), np.empty(_sizes(layers, batch)[2], theta.dtype)
     for task in range(theta.shape[0]):
         _forward(layers, theta[task], x[task], hidden[task], slopes[task])
+        if layers[-1, 1] == 1:
+            _jacobian(layers, theta[task], batch, slopes[task], one, two)
 
 
 @_jit
@@ -596,13 +677,20 @@ def meta_steps(kind, softplus, trees, lengths, phi, layers, theta0, f0, y, hidde
             delta = one[: batch * outputs].reshape(batch, outputs)
             _through_link(kind, f0[t], g, scale, delta)
             start = theta0[t]
-            _backward(layers, start, batch, hidden[t], slopes[t], one, two, gradient)
+            if outputs == 1:
+                _scaled_backward(layers, batch, hidden[t], slopes[t], one, two, gradient)
+            else:
+                _backward(layers, start, batch, hidden[t], slopes[t], one, two, gradient)
             _step(theta, start, gradient, rate, decay)
             _forward(layers, theta, x_task[t], hidden1, slopes1)
             logits = hidden1[hidden1.size - rows * outputs :].reshape(rows, outputs)
             values[p] += _task_loss(kind, logits, y_task[t], one[: rows * outputs].reshape(rows, outputs))
             _backward(layers, theta, rows, hidden1, slopes1, one, two, gradient)
-            change = _tangent(layers, start, batch, hidden[t], slopes[t], gradient, one, two, three)
+            if outputs == 1:
+                change = three
+                _scaled_tangent(layers, batch, hidden[t], slopes[t], gradient, one, change)
+            else:
+                change = _tangent(layers, start, batch, hidden[t], slopes[t], gradient, one, two, three)
             _through_link(kind, f0[t], change[: batch * outputs].reshape(batch, outputs), -rate * scale, u)
             _expression_mixed(tree, w, softplus, u.reshape(-1), work[0], work[1], work[2], work[3], work[4],
                               work[5], work[6], work[7], gradients[p])  # fmt: skip
