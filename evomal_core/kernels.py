@@ -385,18 +385,6 @@ def _scale(product, vector, factor):
 
 
 @_jit
-def _dot(a, b):
-    sums = np.zeros(8, a.dtype)  # eight running sums, so that it vectorises
-    whole = a.size - a.size % 8
-    for start in range(0, whole, 8):
-        for lane in range(8):
-            sums[lane] += a[start + lane] * b[start + lane]
-    for n in range(whole, a.size):
-        sums[0] += a[n] * b[n]
-    return ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]))
-
-
-@_jit
 def _add_to_rows(matrix, row):
     for i in range(matrix.shape[0]):
         _add(matrix[i], row)
@@ -513,16 +501,18 @@ def _scaled_backward(layers, batch, hidden, jacobian, delta, work, gradient):
 def _scaled_tangent(layers, batch, hidden, jacobian, direction, work, change):
     """As `_tangent`, from one output's Jacobian: the change of the output of each row."""
     change[:batch] = 0
+    ones = np.ones(layers[:, 1].max(), work.dtype)
+    part = np.empty(batch, work.dtype)
     start, row_start = 0, 0
     for layer in range(layers.shape[0]):
         inputs, outputs, place, bias, _ = layers[layer]
-        rows = jacobian[row_start : row_start + batch * outputs].reshape(batch, outputs)
         t = _matrix(work, 0, batch, outputs)
         np.dot(_matrix(hidden, start, batch, inputs), _matrix(direction, place, outputs, inputs).T, t)
         if bias >= 0:
             _add_to_rows(t, direction[bias : bias + outputs])
-        for row in range(batch):
-            change[row] += _dot(t[row], rows[row])
+        _multiply(work, jacobian[row_start : row_start + batch * outputs])
+        np.dot(t, ones[:outputs], part)
+        _add(change[:batch], part)
         start += batch * inputs
         row_start += batch * outputs
 

@@ -7,6 +7,7 @@ import os
 import platform
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -217,7 +218,15 @@ def compute_all(runs: Sequence[Run], device: str = "cpu", jobs: int = 1, progres
 
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it ends the workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    """A killed parent can't end its workers, which would go on computing beside the command that resumes."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def hardware(device: str = "cpu") -> dict[str, Any]:

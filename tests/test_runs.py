@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
 import multiprocessing
 import os
 import random
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -394,3 +397,37 @@ def test_experiments_with_different_numbers_of_steps_keep_their_own_last_step():
     empty = pd.DataFrame()
     final = Results(empty, empty, pd.concat([a, b]), empty, {}).final()
     assert final.set_index("experiment")["error"].to_dict() == {"sine": 1.0, "diabetes": 2.0}
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    code = (
+        "from evomal_core.results import load_or_run\n"
+        "if __name__ == '__main__':\n"
+        f"    load_or_run('sine', 'paper', methods=['evomal'], seeds=2, jobs=2, results_dir={str(tmp_path)!r})\n"
+    )
+    script = tmp_path / "many.py"
+    script.write_text(code)
+    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    folder = tmp_path / "sine" / "paper" / "evomal"
+    _wait_for(lambda: len(list(folder.glob("seed-*/run.json"))) == 2)
+    workers = _children(parent.pid)
+    parent.kill()
+    parent.wait()
+    assert workers
+    _wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(status.read_text().rsplit(")", 1)[1].split()[1]) == pid:
+                found.append(int(status.parent.name))
+    return found
+
+
+def _wait_for(condition, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
