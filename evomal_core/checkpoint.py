@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,16 @@ class Checkpoint:
             )
         return decode(record["state"])
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Within it, a state that does not have the expected parts is one clear ValueError."""
+        try:
+            yield
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self.path} is damaged ({type(error).__name__}: {error}); delete it to start the search anew"
+            ) from None
+
     def save(self, state: Any) -> None:
         """Replace the saved state, atomically."""
         if self.path is not None:
@@ -70,6 +81,7 @@ def fingerprint(
         # The engine changes only rounding, so that a search may go on with another one.
         "config": config.model_dump(mode="json", exclude={"engine"}),
         "initial": [str(expression) for expression in initial],
+        "kinds": [e.task.kind for e in learners],
         "tasks": _digest(array for e in learners for part in e.task.parts().values() for array in part),
         "architecture": hashlib.sha256(str([e.network for e in learners]).encode()).hexdigest()[:16],
         "networks": _digest(array for e in learners for array in e.network.state_dict().values()),

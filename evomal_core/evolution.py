@@ -46,8 +46,9 @@ def _evolve(search: Search, *, tuned: bool, bred: bool) -> SearchResult:
     rows: list[dict[str, Any]] = []
     population: list[Evaluation] = []
     if (state := search.checkpoint.load()) is not None:
-        rows, population = state["generations"], evaluator.restore(state)
-        search.seconds.update(state["seconds"])
+        with search.checkpoint.reading():
+            rows, population = state["generations"], evaluator.restore(state)
+            search.seconds.update(state["seconds"])
     search.progress.start(config.generations)
     for row in rows:
         search.progress.generation(row, config.generations)
@@ -255,7 +256,8 @@ class Evaluator:
         device = self.search.learners[0].task.train[1].device
         for text, value, status, phi in state["archive"]:
             loss = LearnedLoss(text, kind, softplus=softplus)
-            loss.phi.data = torch.tensor(phi, device=device)  # which may have diverged
+            weights = torch.tensor(phi, device=device).reshape(loss.phi.shape)
+            loss.phi.data = weights  # which may have diverged, and would be refused above
             self.archive[loss.expression] = Evaluation(loss, value, status)
         self.signatures = {tuple(key): value for key, value in state["signatures"]}
         entries = list(self.archive.values())

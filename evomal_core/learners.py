@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from evomal_core.config import SGD, SearchConfig
 from evomal_core.models import glorot_
@@ -82,11 +83,18 @@ class Learner:
         with self.dropout(draw):
             return functional_call(self.stateless, theta, (x,))
 
-    def dropout(self, draw: int) -> AbstractContextManager[None]:
-        """Within it, a network that draws random numbers (dropout) draws the same for the same `draw`."""
-        if not self.draws:
-            return nullcontext()
-        return isolated_torch(self.seed, "dropout", draw)
+    @contextmanager
+    def dropout(self, draw: int) -> Iterator[None]:
+        """Within it, a network that draws random numbers (dropout) draws the same for the same `draw`.
+
+        Attention is computed by PyTorch's plain operations: the fused ones have no second derivative.
+        """
+        with sdpa_kernel(SDPBackend.MATH):
+            if self.draws:
+                with isolated_torch(self.seed, "dropout", draw):
+                    yield
+            else:
+                yield
 
     @cached_property
     def draws(self) -> bool:

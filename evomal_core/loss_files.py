@@ -96,10 +96,10 @@ def save_loss(loss: Loss, path: Path | str) -> None:
 
 
 def load_loss(path: Path | str) -> Loss:
-    """Read a saved loss.
+    """Read a saved loss; its weights are fixed (`loss.requires_grad_()` makes them trainable), in float32.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is truncated, from a newer version, or not a usable loss; nothing in it is executed.
     """
-    return loss_from_record(read_json(path), str(path))
+    return loss_from_record(read_json(path), str(path)).requires_grad_(False)

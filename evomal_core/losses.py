@@ -84,7 +84,7 @@ class Loss(nn.Module):
         return sum(weights.numel() for weights in self.parameters())
 
     def save(self, path: Path | str) -> None:
-        """Write the loss as JSON, atomically; `load_loss` reads it back exactly."""
+        """Write the loss as JSON, atomically; `load_loss` reads it back, exactly if its weights are float32."""
         from evomal_core.loss_files import save_loss
 
         save_loss(self, path)

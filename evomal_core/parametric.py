@@ -77,7 +77,11 @@ def taylorglo(search: Search) -> SearchResult:
     evaluations: list[Evaluation] = []
     rows: list[dict[str, Any]] = []
     state = search.checkpoint.load() or {"fitness": [], "seconds": {}}
-    search.seconds.update(state["seconds"])
+    with search.checkpoint.reading():
+        search.seconds.update(state["seconds"])
+        recorded = [list(map(float, values)) for values in state["fitness"]]
+        if any(len(values) != optimiser.population_size for values in recorded):
+            raise ValueError("a generation of another size")
     search.progress.start(config.generations)
     for generation in range(config.generations):
         points = [optimiser.ask() for _ in range(optimiser.population_size)]

@@ -69,7 +69,7 @@ class SearchResult:
 
     @property
     def best(self) -> Loss:
-        """The best loss found.
+        """The best loss found; its weights are fixed, `loss.requires_grad_()` makes them trainable.
 
         Raises:
             RuntimeError: no candidate trained a network without diverging.
@@ -80,7 +80,7 @@ class SearchResult:
                 f"{self.method} found no usable loss: all {len(self.evaluations)} candidates were rejected or "
                 "diverged; try a larger population, more generations, or a smaller base learning rate"
             )
-        return winner.loss
+        return winner.loss.requires_grad_(False)
 
     @property
     def fitness(self) -> float:

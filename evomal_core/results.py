@@ -135,9 +135,9 @@ def load(runs: Sequence[Run]) -> Results:
     tables: dict[str, list[pd.DataFrame]] = {"history": [], "test": [], "front": []}
     losses: dict[tuple[str, str, int], Loss] = {}
     for run in runs:
-        record = run.record()
-        if record is None or record["status"] != "complete":
+        if not run.is_complete:
             raise ValueError(f"{run.folder} is not complete; compute it with `evomal run {run.experiment}`")
+        record = run.record() or {}
         keys = {key: getattr(run, key) for key in KEYS}
         kept = ("fitness", "outcome", "loss", "parameters", "evaluations", "engine", "device")
         if unknown := [name for name in (*kept, "seconds") if name not in record]:
@@ -146,12 +146,28 @@ def load(runs: Sequence[Run]) -> Results:
             )
         records.append(keys | {name: record[name] for name in kept} | _seconds(record))
         for name, parts in tables.items():
-            table = pd.read_csv(run.folder / f"{name}.csv")
-            parts.append(table.assign(**keys))
+            parts.append(_read(run.folder / f"{name}.csv", _COLUMNS[name]).assign(**keys))
         losses[run.experiment, run.method, run.seed] = load_loss(run.folder / "loss.json")
     whole = {name: _ordered(_joined(parts)) for name, parts in tables.items()}
     runs_table = _ordered(pd.DataFrame(records)).astype({"fitness": float})
     return Results(runs_table, whole["history"], whole["test"], whole["front"], losses)
+
+
+_COLUMNS = {
+    "history": {"generation", "best_fitness"},
+    "test": {"group", "task", "step", "split", "error"},
+    "front": {"complexity", "fitness", "loss"},
+}
+
+
+def _read(path: Path, columns: set[str]) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it, and the run is computed again") from None
+    if absent := sorted(columns - set(table.columns)):
+        raise ValueError(f"{path} has no column {absent[0]!r}; delete it, and the run is computed again")
+    return table
 
 
 def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:

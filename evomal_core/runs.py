@@ -30,6 +30,9 @@ from evomal_core.search import METHODS, check_device, check_seed, learn_loss, re
 from evomal_core.threads import one_thread
 from evomal_core.training import train
 
+FILES = ("history.csv", "test.csv", "front.csv", "loss.json")
+"""A complete run's files beside `run.json`; one that lacks any is computed again."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -91,7 +94,9 @@ class Run:
     def is_complete(self) -> bool:
         """Whether the run is finished and its files can be read."""
         record = self.record()
-        return record is not None and record["status"] == "complete"
+        if record is None or record["status"] != "complete":
+            return False
+        return all((self.folder / name).exists() for name in FILES)
 
 
 def compute(run: Run, device: str = "cpu", progress: bool = True) -> None:
@@ -194,6 +199,9 @@ def compute_all(runs: Sequence[Run], device: str = "cpu", jobs: int = 1, progres
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 0:
         raise ValueError(f"jobs is a whole number of at least 0, got {jobs!r}")
     todo = [run for run in runs if not run.is_complete]
+    for name in dict.fromkeys(run.experiment for run in todo):
+        if missing := experiment(name).missing():
+            raise FileNotFoundError(missing)
     jobs = min(jobs or os.cpu_count() or 1, len(todo))
     if jobs <= 1:
         for run in todo:

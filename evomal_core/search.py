@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -92,9 +93,9 @@ def check_seed(seed: Any) -> int:
     Raises:
         ValueError: it is not.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise ValueError(f"a seed is a whole number of at least 0, got {seed!r}")
-    return seed
+    return int(seed)
 
 
 def check_device(device: str) -> torch.device:
@@ -144,7 +145,8 @@ def learn_loss(
         seed: decides everything random; the same seed gives the same result.
         checkpoint: a folder to save the state in after each generation; a search that was stopped goes on
             from there when it is called again.
-        initial: known losses to start from, e.g. `["square(sub(y, f))"]`, or an earlier result to go on from.
+        initial: known losses to start from, e.g. `["square(sub(y, f))"]`, or an earlier result to go on from:
+            their formulas enter the first generation, and their weights are tuned anew.
         device: "cpu", "cuda" or "cuda:1".
         progress: whether a bar is shown.
 
@@ -154,7 +156,7 @@ def learn_loss(
         TypeError: `model()` is not an `nn.Module` with trainable weights.
     """
     refuse_unknown("method", method, list(METHODS))
-    check_seed(seed)
+    seed = check_seed(seed)
     place = check_device(device)
     config = SearchConfig() if config is None else config
     if not isinstance(config, SearchConfig):
@@ -169,6 +171,8 @@ def learn_loss(
         raise ValueError(f"a search needs one or more tasks of one kind, got kinds: {kinds}")
     learners = make_learners(tasks, model, config, seed, "meta-train")
     known = _initial_expressions(initial, config)
+    if known and method not in ("evomal", "gp-lfl", "random"):
+        raise ValueError(f"method {method!r} does not start from known losses; leave initial out")
     search = Search(
         method,
         learners,

@@ -16,7 +16,9 @@ F, Y = sympy.symbols("f y", real=True)
 
 LATEX_NAMES = {F: r"f_\theta(x)", Y: "y"}
 
-_SIMPLIFY_UP_TO = 40  # operations; sympy.simplify takes seconds beyond
+# What sympy.simplify takes seconds or minutes for stays as the meta-loss network computes it.
+_SIMPLIFY_UP_TO = 25  # operations
+_SLOW = (sympy.Min, sympy.Max, sympy.sign, sympy.tanh)
 
 
 def raw_formula(expression: Expression, phi: Sequence[float], softplus: bool = False) -> sympy.Expr:
@@ -30,14 +32,21 @@ def raw_formula(expression: Expression, phi: Sequence[float], softplus: bool = F
         lambda i, name: weighted(i, leaves[name]),
         lambda i, name, children: weighted(i, PRIMITIVES[name].sympy(*children)),
     )
-    return sympy.log(1 + sympy.exp(value)) if softplus else value
+    return _softplus(value) if softplus else value
+
+
+def _softplus(value: sympy.Expr) -> sympy.Expr:
+    return sympy.log(1 + sympy.exp(value))
 
 
 def loss_formula(expression: Expression, phi: Sequence[float], softplus: bool = False) -> sympy.Expr:
     """The formula simplified by sympy; the raw one if the two differ anywhere on random points."""
-    raw = raw_formula(expression, phi, softplus)
-    if raw.count_ops() > _SIMPLIFY_UP_TO:
-        return raw
+    raw = raw_formula(expression, phi)
+    simplified = raw if raw.count_ops() > _SIMPLIFY_UP_TO or raw.has(*_SLOW) else _simplify(raw)
+    return _softplus(simplified) if softplus else simplified
+
+
+def _simplify(raw: sympy.Expr) -> sympy.Expr:
     try:
         simplified = sympy.simplify(raw)
     except (ArithmeticError, AttributeError, RecursionError, TypeError, ValueError):

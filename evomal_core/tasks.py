@@ -62,6 +62,8 @@ class Task:
                 numeric, or fewer than two classes.
         """
         check_kind(kind)
+        if not isinstance(standardise, bool):
+            raise ValueError(f"standardise is True or False, got {standardise!r}")
         x, y = _features(x), np.asarray(y)
         if y.ndim and len(x) != len(y):
             raise ValueError(f"x has {len(x)} rows but y has {len(y)}; they must be equally many")

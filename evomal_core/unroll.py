@@ -223,33 +223,37 @@ def meta_gradient(
 
 
 def choose_engine(learners: Sequence[Learner], config: SearchConfig, loss: Loss | None = None) -> str:
-    """The engine asked for, or with "auto" the first that takes this network; a line says what was passed over.
+    """The first engine that takes this network, from the one asked for on; a line says what was passed over.
 
-    A network falls past `jvp` if one of its operations has no forward-mode derivative.
+    The order is `batched` (which takes symbolic losses only), `jvp`, `autograd`, `higher`. A network falls past
+    `jvp`, for example, if one of its operations has no forward-mode derivative.
+
+    Raises:
+        ValueError: no engine takes the network.
     """
-    if config.engine != "auto":
-        return config.engine
-    if loss is None or isinstance(loss, LearnedLoss):
-        from evomal_core.batched import check_batchable
-        from evomal_core.stacks import NotBatchable
+    from evomal_core.batched import check_batchable
+    from evomal_core.stacks import NotBatchable
 
-        try:
-            check_batchable(learners, config)
-        except NotBatchable as reason:
-            log.warning("engine batched can't take this network (%s)", reason)
-        else:
-            return "batched"
     probe = loss or LearnedLoss("square(sub(f, y))", learners[0].task.kind)
-    for name in ENGINES:
+    order = ["batched", *ENGINES]
+    if not isinstance(probe, LearnedLoss):
+        order.remove("batched")
+    start = order.index(config.engine) if config.engine in order else 0
+    problem = ""
+    for name in order[start:]:
         try:
-            meta_gradient(probe, learners[0], 0, config, name)
-        except (NotImplementedError, RuntimeError) as error:
-            if name == "higher" or isinstance(error, torch.OutOfMemoryError):
-                raise
-            log.warning("engine %s can't take this network (%s)", name, str(error).splitlines()[0])
+            if name == "batched":
+                check_batchable(learners, config)
+            else:
+                meta_gradient(probe, learners[0], 0, config, name)
+        except torch.OutOfMemoryError:
+            raise
+        except (NotBatchable, NotImplementedError, RuntimeError) as error:
+            problem = str(error).splitlines()[0]
+            log.warning("engine %s can't take this network (%s)", name, problem)
         else:
             return name
-    raise AssertionError("unreachable: the last engine raises")
+    raise ValueError(f"no engine can differentiate this network twice: {problem}")
 
 
 @dataclass(frozen=True)
