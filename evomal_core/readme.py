@@ -21,14 +21,16 @@ BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
 def results_block(results_dir: Path) -> str:
     """Markdown tables of the complete runs: the mean ± standard deviation (n) of each method's final error."""
     runs = complete_runs(results_dir)
-    parts = []
+    parts = [
+        "Mean ± standard deviation over seeds (number of seeds); diverged trainings are left out of the mean.\n"
+    ]
     for name, profile in dict.fromkeys((run.experiment, run.profile) for run in runs):
         if profile == "smoke":
             continue
         summary = load([run for run in runs if (run.experiment, run.profile) == (name, profile)]).summary()
-        parts.append(f"**{EXPERIMENTS[name].title}** (profile `{profile}`), mean squared error after training:\n")
+        parts.append(f"**{EXPERIMENTS[name].title}** (profile `{profile}`): mean squared error after training.\n")
         parts.append(_table(summary))
-    return "\n".join(parts)
+    return "\n".join(parts) if runs else ""
 
 
 def _table(summary: pd.DataFrame) -> str:
@@ -43,9 +45,9 @@ def _table(summary: pd.DataFrame) -> str:
 
 
 def _cell(row: Any) -> str:
-    spread = "" if pd.isna(row.sd) else f" ± {row.sd:.3f}"
+    spread = "" if pd.isna(row.sd) else f" ± {row.sd:.2g}"
     diverged = f", {row.diverged} diverged" if row.diverged else ""
-    return f"{row.mean:.3f}{spread} ({row.n}{diverged})"
+    return f"{row.mean:.3g}{spread} ({row.n}{diverged})"
 
 
 def updated(text: str, results_dir: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +42,12 @@ def reproduce(names: Sequence[str], *, profile: str, device: str, results_dir: P
         else:
             print(f"skipped {entry.name}: {missing}")
     for notebook, covered in notebooks.items():
-        parameters: dict[str, Any] = {"results_dir": str(results_dir.resolve())}
+        # Relative to the project where it lies inside, so that executed notebooks name no one's folders.
+        folder = results_dir.resolve()
+        inside = folder.is_relative_to(NOTEBOOKS.parent)
+        parameters: dict[str, Any] = {
+            "results_dir": str(folder.relative_to(NOTEBOOKS.parent) if inside else folder)
+        }
         if notebook != QUICKSTART:
             parameters |= {"profile": profile, "device": device, "jobs": jobs}
         if notebook.endswith("tabular"):
@@ -58,8 +64,8 @@ def _execute(notebook: str, parameters: dict, results_dir: Path) -> None:
     begin = time.perf_counter()
     try:
         papermill.execute_notebook(
-            NOTEBOOKS / f"{notebook}.ipynb",
-            target,
+            os.path.relpath(NOTEBOOKS / f"{notebook}.ipynb"),
+            os.path.relpath(target),
             parameters,
             cwd=NOTEBOOKS,
             kernel_name="python3",
