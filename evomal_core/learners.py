@@ -106,6 +106,17 @@ class Learner:
             return not torch.equal(before, _generator_state(x.device))
 
 
+def sgd(network: nn.Module, base: SGD) -> torch.optim.SGD:
+    """PyTorch's optimiser of a network's weights, with a configuration's hyper-parameters."""
+    return torch.optim.SGD(
+        network.parameters(),
+        lr=base.lr,
+        momentum=base.momentum,
+        nesterov=base.nesterov,
+        weight_decay=base.weight_decay,
+    )
+
+
 def _generator_state(device: torch.device) -> Tensor:
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 

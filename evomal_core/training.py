@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from evomal_core.config import SGD, SearchConfig
-from evomal_core.learners import Learner
+from evomal_core.learners import Learner, sgd
 from evomal_core.losses import Loss
 from evomal_core.tasks import Task, metric
 
@@ -59,13 +59,7 @@ def train(
         splits: the parts of the task to measure; all by default.
     """
     network = copy.deepcopy(learner.network)
-    optimiser = torch.optim.SGD(
-        network.parameters(),
-        lr=base.lr,
-        momentum=base.momentum,
-        nesterov=base.nesterov,
-        weight_decay=base.weight_decay,
-    )
+    optimiser = sgd(network, base)
     wanted = sorted({step for step in record if 0 <= step <= steps} | {steps})
     parts = {name: learner.task.parts()[name] for name in (splits or learner.task.parts())}
     curve: list[dict[str, float]] = []

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, jvp
 
 from evomal_core.config import SGD, SearchConfig
-from evomal_core.learners import Learner, Weights
+from evomal_core.learners import Learner, Weights, sgd
 from evomal_core.losses import LearnedLoss, Loss, TaskLoss
 
 log = logging.getLogger("evomal")
@@ -79,13 +79,7 @@ def _higher(loss: Loss, learner: Learner, data: Episode, base: SGD) -> tuple[Ten
     import higher
 
     network = copy.deepcopy(learner.network)
-    optimiser = torch.optim.SGD(
-        network.parameters(),
-        lr=base.lr,
-        momentum=base.momentum,
-        nesterov=base.nesterov,
-        weight_decay=base.weight_decay,
-    )
+    optimiser = sgd(network, base)
     with higher.innerloop_ctx(network, optimiser) as (functional_network, optimiser_step):
         for k, (x, y) in enumerate(data.steps):
             with learner.dropout(data.draw + k):
