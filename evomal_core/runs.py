@@ -9,8 +9,9 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -210,7 +211,8 @@ def compute_all(runs: Sequence[Run], device: str = "cpu", jobs: int = 1, progres
     # Started anew, not forked: a fork after torch has started threads can deadlock.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker) as pool:
-        futures = {pool.submit(compute, run, device, False): run for run in todo}
+        with _deaf_to_ctrl_c():
+            futures = {pool.submit(compute, run, device, False): run for run in todo}
         try:
             bar = tqdm(as_completed(futures), total=len(todo), unit="run", disable=not progress)
             for future in bar:
@@ -224,8 +226,20 @@ def compute_all(runs: Sequence[Run], device: str = "cpu", jobs: int = 1, progres
             raise
 
 
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes started within ignore Ctrl-C, from their first instruction on: the parent ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it ends the workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
 
