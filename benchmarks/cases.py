@@ -18,7 +18,8 @@ import evomal_core as em
 from benchmarks import reference
 from benchmarks.measure import flops, interleaved, peak_bytes, peak_flops, ratio
 from evomal_core.batched import MetaStep
-from evomal_core.config import SGD, SearchConfig
+from evomal_core.config import SearchConfig
+from evomal_core.experiment import experiment
 from evomal_core.expression import random_expression, repair
 from evomal_core.learners import Learner, make_learners
 from evomal_core.losses import LearnedLoss, initial_phi
@@ -30,16 +31,7 @@ from evomal_core.unroll import local_search, meta_gradient
 
 Row = dict[str, Any]
 
-SINE = SearchConfig(
-    function_set="gecco23",
-    meta_steps=1,
-    meta_optimizer="sgd",
-    task_loss_on="same",
-    base=SGD(lr=1e-3, batch_size=100),
-    fitness_steps=100,
-    fitness_on="train",
-    initialisation="glorot",
-)
+SINE = experiment("sine").profile("paper").search.replace(meta_steps=1)
 TABULAR = SearchConfig(meta_steps=1, task_loss_on="same")
 
 

@@ -59,7 +59,7 @@ class Experiment:
     notebook: str
     profiles: dict[str, Profile]
     minutes: dict[str, float]
-    """Rough minutes of all methods and seeds on two cores, measured."""
+    """Rough minutes of all methods and seeds on two cores; those of tabular `paper` profiles are guesses."""
     problem: Callable[[Profile, int], Problem]
     dataset: DataSet | None = None
 
