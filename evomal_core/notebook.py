@@ -69,7 +69,7 @@ def _checked(name: str, value: Any, annotation: Any) -> Any:
 
 
 def _profile(value: str) -> str:
-    refuse_unknown("profile", value, list(PROFILES))
+    refuse_unknown("profile", value.partition("@")[0], list(PROFILES))
     return value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,10 +53,19 @@ def published(table: str | None = None) -> pd.DataFrame:
     """
     with (files("evomal_core") / "published" / "tables.csv").open(encoding="utf-8") as file:
         whole = pd.read_csv(file, dtype={"table": str}).fillna({"group": ""})
+    whole["experiment"] = [_own_name(row) for row in whole.itertuples()]
     if table is None:
         return whole
     refuse_unknown("table", table, list(TABLES))
     return whole[whole["table"] == table].reset_index(drop=True)
+
+
+def _own_name(row: Any) -> str:
+    """This project's name of an experiment: TPAMI's image data sets come with a model each."""
+    images = row.experiment in ("mnist", "cifar10", "cifar100", "svhn")
+    if row.paper == "tpami23" and images:
+        return f"{row.experiment}-{row.model.lower().replace('-', '')}"
+    return row.experiment
 
 
 def compare(final: pd.DataFrame, table: str) -> pd.DataFrame:

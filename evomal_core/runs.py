@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -84,12 +84,23 @@ class Run:
         record = read_json(path)
         if not isinstance(record, dict) or "configuration" not in record or "status" not in record:
             raise ValueError(f"{path} is not the record of a run; move it away")
-        if difference := first_difference(record["configuration"], self.configuration()):
+        if difference := first_difference(self._completed(record["configuration"]), self.configuration()):
             raise ValueError(
                 f"{self.folder} holds a run of another configuration: {difference}; "
                 "choose another --results-dir, or delete that folder"
             )
         return record
+
+    def _completed(self, found: Any) -> Any:
+        """A recorded configuration with the settings that did not exist when it was written, at their defaults."""
+        try:
+            sizes = {name: found[name] for name in Profile.model_fields if name in found}
+            whole = Profile.model_validate(sizes | {"seeds": self.sizes.seeds}).model_dump(mode="json")
+        except (TypeError, ValueError):
+            return found  # a difference will be named, or nothing is wrong
+        whole["search"].pop("engine")
+        whole.pop("seeds")
+        return found | whole
 
     @property
     def is_complete(self) -> bool:
@@ -288,21 +299,20 @@ def _commit() -> str | None:
     return done.stdout.strip()
 
 
+def _place(run: Run) -> tuple[int, int, str, int, int]:
+    profile, _, changes = run.profile.partition("@")
+    order = (list(EXPERIMENTS), list(PROFILES), list(METHODS))
+    places = [names.index(name) for names, name in zip(order, (run.experiment, profile, run.method), strict=True)]
+    return places[0], places[1], changes, places[2], run.seed
+
+
 def complete_runs(results_dir: Path | str = "results") -> list[Run]:
     """The complete runs of a results folder, in the order of experiments, profiles, methods and seeds."""
     runs = []
     for path in Path(results_dir).glob("*/*/*/seed-*/run.json"):
         name, profile, method, seed = path.parent.relative_to(results_dir).parts
-        known = name in EXPERIMENTS and profile in EXPERIMENTS[name].profiles and method in METHODS
-        if known and seed.removeprefix("seed-").isdecimal():
-            runs.append(Run(name, profile, method, int(seed.removeprefix("seed-")), Path(results_dir)))
-    order = [list(EXPERIMENTS), list(PROFILES), list(METHODS)]
-    runs.sort(
-        key=lambda r: (
-            order[0].index(r.experiment),
-            order[1].index(r.profile),
-            order[2].index(r.method),
-            r.seed,
-        )
-    )
+        if seed.removeprefix("seed-").isdecimal():
+            with suppress(ValueError):  # another program's, or another version's
+                runs.append(Run(name, profile, method, int(seed.removeprefix("seed-")), Path(results_dir)))
+    runs.sort(key=_place)
     return [run for run in runs if run.is_complete]

@@ -199,7 +199,31 @@ def test_defaults_and_paper_profiles_are_the_published_protocols():
 
 def test_every_experiment_has_every_profile_and_its_minutes():
     for entry in EXPERIMENTS.values():
-        assert set(entry.profiles) == set(entry.minutes) == set(PROFILES)
+        assert {"smoke", "quick", "paper"} <= set(entry.profiles) <= set(PROFILES)
+        assert set(entry.profiles) == set(entry.minutes)
+
+
+def test_a_profile_can_be_varied_by_its_name():
+    sine = experiment("sine")
+    varied = sine.profile("quick@meta_optimizer=adam,base.lr=0.003,test_steps=7,rejection_steps=0")
+    assert (varied.search.meta_optimizer, varied.search.base.lr, varied.test_steps) == ("adam", 0.003, 7)
+    assert varied.replace(search=sine.profile("quick").search, test_steps=100) == sine.profile("quick")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("quick@", "changes of a profile are written name=value,name=value, got ''"),
+        ("quick@lr", "name=value,name=value, got 'lr'"),
+        ("quick@meta_optimiser=adam", "did you mean 'meta_optimizer'"),
+        ("quick@base.learning_rate=1", "SGD has no field 'learning_rate'"),
+        ("quick@base.lr=fast", "SGD.lr = 'fast'"),
+        ("quik@base.lr=1", "unknown profile 'quik'; did you mean 'quick'"),
+    ],
+)
+def test_a_wrong_change_of_a_profile_has_its_one_line(name, message):
+    with pytest.raises(ValueError, match=message):
+        experiment("sine").profile(name)
 
 
 def test_unknown_experiments_profiles_and_methods_name_the_nearest():

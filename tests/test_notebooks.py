@@ -16,7 +16,7 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 SMOKE = {
     "01_quickstart": {"generations": 1, "population": 3, "trainings": 2},
     "02_sine": {"profile": "smoke", "seeds": [0, 1], "jobs": 1},
-    "03_tabular": {"profile": "smoke", "jobs": 1},
+    "06_tabular": {"profile": "smoke", "jobs": 1},
 }
 WRITTEN = {
     "01_quickstart": ["quickstart/loss.json", "quickstart/figures/loss_shape.png"],
@@ -27,7 +27,7 @@ WRITTEN = {
         "sine/smoke/figures/figure6.png",
         "sine/smoke/evomal/seed-1/run.json",
     ],
-    "03_tabular": ["diabetes/smoke/tables/tableIII.csv", "diabetes/smoke/figures/tableIII.png"],
+    "06_tabular": ["diabetes/smoke/tables/tableIII.csv", "diabetes/smoke/figures/tableIII.png"],
 }
 # Jupyter's own: deprecations of zmq and nbclient, and sockets that they leave to the garbage collector.
 pytestmark = [

@@ -1,4 +1,4 @@
-"""Base networks of the papers, by name; all return logits or predictions, never probabilities."""
+"""Multi-layer perceptrons, and the Glorot initialisation of any network."""
 
 from __future__ import annotations
 
