@@ -33,7 +33,7 @@ class Profile(Config):
     hidden: tuple[Positive, ...] = ()
     """Widths of the base network's hidden layers, where the experiment leaves them open."""
     split: Literal["disjoint", "leaking"] = "disjoint"
-    """How tabular data are split: 60:20:20, or as the authors' code does, with training rows among the test rows."""
+    """How tabular data are split: 60:20:20, or as in the authors' code, with training rows among the test rows."""
     test_milestones: tuple[Positive, ...] = ()
     """Steps of meta-testing after which the base learning rate is multiplied by 0.1."""
 
