@@ -1,4 +1,4 @@
-"""Batch reproduction: the notebooks executed by papermill, one after another."""
+"""Batch reproduction: the notebooks executed by papermill, in their reading order."""
 
 from __future__ import annotations
 
@@ -8,63 +8,112 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evomal_core.experiment import EXPERIMENTS, experiment
-from evomal_core.results import check_seeds
-from evomal_core.search import check_device
+from evomal_core.experiment import EXPERIMENTS, PROFILES, Experiment, experiment
+from evomal_core.search import check_device, refuse_unknown
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
-QUICKSTART = "01_quickstart"
+LISTS = ("datasets", "experiments", "rows")
+"""Parameters of notebooks that take names of experiments."""
 
 
 def reproduce(names: Sequence[str], *, profile: str, device: str, results_dir: Path, jobs: int) -> None:
-    """Execute the notebooks of some experiments, or of all whose data is at hand, into `results_dir/notebooks`.
+    """Execute notebooks into `results_dir/notebooks`: those named, or all that have their data at hand.
 
     Everything is checked before the first notebook starts; the runs that a notebook finds complete are
-    loaded, so that a stopped reproduction goes on where it was.
+    loaded, so that a stopped reproduction goes on where it was. Copies of another profile than `quick` have
+    its name in theirs.
+
+    Args:
+        names: experiments (`sine`), or topics of notebooks (`tabular`, `landscapes`); none for everything.
+        profile: handed to the notebooks that take one.
+        device: "cpu" or "cuda".
+        results_dir: the folder of all runs.
+        jobs: runs computed at once, 0 for one a core.
 
     Raises:
-        ValueError: an experiment, profile or device is unknown.
+        ValueError: a name, the profile or the device is unknown.
         FileNotFoundError: an experiment that was named lacks its data, or the notebooks are not here.
         RuntimeError: a notebook failed.
     """
     check_device(device)
-    chosen = [experiment(name) for name in names] or list(EXPERIMENTS.values())
-    for entry in chosen:
-        check_seeds(entry.profile(profile).seeds)
+    refuse_unknown("profile", profile.partition("@")[0], list(PROFILES))
     if not NOTEBOOKS.is_dir():
         raise FileNotFoundError(f"no notebooks at {NOTEBOOKS}; reproduce from a checkout of the project")
-    notebooks: dict[str, list[str]] = {} if names else {QUICKSTART: []}
-    for entry in chosen:
-        if (missing := entry.missing()) is None:
-            notebooks.setdefault(entry.notebook, []).append(entry.name)
-        elif names:
-            raise FileNotFoundError(missing)
+    plan = _named(names, profile) if names else _everything(profile)
+    # Relative to the project where it lies inside, so that executed notebooks name no one's folders.
+    folder = results_dir.resolve()
+    inside = folder.is_relative_to(NOTEBOOKS.parent)
+    given: dict[str, Any] = {
+        "results_dir": str(folder.relative_to(NOTEBOOKS.parent) if inside else folder),
+        "profile": profile,
+        "device": device,
+        "jobs": jobs,
+    }
+    for stem, chosen in plan.items():
+        declared = _declared(stem)
+        parameters = {name: value for name, value in given.items() if name in declared}
+        parameters |= {name: chosen for name in LISTS if name in declared and chosen}
+        suffix = "" if profile == "quick" or "profile" not in declared else f"-{profile}"
+        _execute(stem, parameters, results_dir / "notebooks" / f"{stem}{suffix}.ipynb")
+
+
+def topics() -> dict[str, str]:
+    """The notebooks in reading order: topic → name, for example `sine` → `02_sine`."""
+    return {path.stem.partition("_")[2]: path.stem for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))}
+
+
+def _named(names: Sequence[str], profile: str) -> dict[str, list[str]]:
+    known = topics()
+    plan: dict[str, list[str]] = {}
+    for name in names:
+        if name in EXPERIMENTS:
+            entry = experiment(name)
+            entry.profile(profile)
+            if missing := entry.missing():
+                raise FileNotFoundError(missing)
+            plan.setdefault(entry.notebook, []).append(name)
         else:
-            print(f"skipped {entry.name}: {missing}")
-    for notebook, covered in notebooks.items():
-        # Relative to the project where it lies inside, so that executed notebooks name no one's folders.
-        folder = results_dir.resolve()
-        inside = folder.is_relative_to(NOTEBOOKS.parent)
-        parameters: dict[str, Any] = {
-            "results_dir": str(folder.relative_to(NOTEBOOKS.parent) if inside else folder)
-        }
-        if notebook != QUICKSTART:
-            parameters |= {"profile": profile, "device": device, "jobs": jobs}
-        if notebook.endswith("tabular"):
-            parameters["datasets"] = covered
-        _execute(notebook, parameters, results_dir)
+            refuse_unknown("experiment or notebook", name, list(dict.fromkeys([*EXPERIMENTS, *known])))
+            plan.setdefault(known[name], [])
+    return dict(sorted(plan.items()))
 
 
-def _execute(notebook: str, parameters: dict, results_dir: Path) -> None:
+def _everything(profile: str) -> dict[str, list[str]]:
+    plan: dict[str, list[str]] = {}
+    for stem in topics().values():
+        covered = [entry for entry in EXPERIMENTS.values() if entry.notebook == stem]
+        ready = [entry.name for entry in covered if not (reason := _lacks(entry, profile)) or _skip(entry, reason)]
+        if ready or not covered:
+            plan[stem] = ready
+    return plan
+
+
+def _lacks(entry: Experiment, profile: str) -> str | None:
+    """Why an experiment can't run, or None."""
+    base = profile.partition("@")[0]
+    return entry.missing() if base in entry.profiles else f"it has no profile {base!r}"
+
+
+def _skip(entry: Experiment, reason: str) -> bool:
+    print(f"skipped {entry.name}: {reason}")
+    return False
+
+
+def _declared(stem: str) -> set[str]:
     import papermill
 
-    target = results_dir / "notebooks" / f"{notebook}.ipynb"
+    return set(papermill.inspect_notebook(NOTEBOOKS / f"{stem}.ipynb"))
+
+
+def _execute(stem: str, parameters: dict[str, Any], target: Path) -> None:
+    import papermill
+
     target.parent.mkdir(parents=True, exist_ok=True)
-    print(f"{notebook} …", flush=True)
+    print(f"{stem} …", flush=True)
     begin = time.perf_counter()
     try:
         papermill.execute_notebook(
-            os.path.relpath(NOTEBOOKS / f"{notebook}.ipynb"),
+            os.path.relpath(NOTEBOOKS / f"{stem}.ipynb"),
             os.path.relpath(target),
             parameters,
             cwd=NOTEBOOKS,
@@ -72,5 +121,5 @@ def _execute(notebook: str, parameters: dict, results_dir: Path) -> None:
             progress_bar=False,
         )
     except papermill.PapermillExecutionError as error:
-        raise RuntimeError(f"{notebook} failed: {error.ename}: {error.evalue}; see {target}") from None
-    print(f"{notebook}: {time.perf_counter() - begin:.0f} s, {target}", flush=True)
+        raise RuntimeError(f"{stem} failed: {error.ename}: {error.evalue}; see {target}") from None
+    print(f"{stem}: {time.perf_counter() - begin:.0f} s, {target}", flush=True)

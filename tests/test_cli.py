@@ -75,7 +75,7 @@ def mistake(capsys, *arguments: str) -> str:
         (["show", "."], "."),
         (["show", "loss.json", "--format", "tex"], "'tex'"),
         (["data", "minst"], "unknown data set 'minst'"),
-        (["reproduce", "sinus"], "unknown experiment 'sinus'"),
+        (["reproduce", "sinus"], "unknown experiment or notebook 'sinus'"),
         (["reproduce", "--profile", "slow"], "unknown profile 'slow'"),
         (["reproduce", "--device", "gpu"], "can't use device 'gpu'"),
         (["reproduce", "--jobs", "x"], "--jobs"),
