@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from evomal_core.config import Config, Positive, SearchConfig
+from evomal_core.config import Config, Count, Positive, SearchConfig
 from evomal_core.datasets import DataSet
+from evomal_core.files import read_json
 from evomal_core.learners import ModelFactory
 from evomal_core.search import refuse_unknown
 from evomal_core.tasks import Task
@@ -34,6 +36,8 @@ class Profile(Config):
     """Widths of the base network's hidden layers, where the experiment leaves them open."""
     split: Literal["disjoint", "leaking"] = "disjoint"
     """How tabular data are split: 60:20:20, or as in the authors' code, with training rows among the test rows."""
+    learn_on: Count = 0
+    """Which of the experiment's tasks a loss is learned on, where it has several; the others are test tasks."""
     test_milestones: tuple[Positive, ...] = ()
     """Steps of meta-testing after which the base learning rate is multiplied by 0.1."""
 
@@ -65,6 +69,19 @@ class Profile(Config):
     def recorded_steps(self, points: int = 50) -> range:
         """The meta-testing steps at which errors are measured: about `points` of them, from 0."""
         return range(0, self.test_steps + 1, max(1, self.test_steps // points))
+
+
+CALIBRATED = Path(__file__).parent / "published" / "calibrated.json"
+"""Settings under which the baseline meets its published errors, as `evomal_core.calibration` found them."""
+
+
+def calibrated(name: str, paper: Profile) -> dict[str, Profile]:
+    """The profile `calibrated` of an experiment, made from its profile `paper`; none if nothing was found yet."""
+    found = read_json(CALIBRATED).get(name) if CALIBRATED.exists() else None
+    if found is None:
+        return {}
+    base = paper.search.base.replace(lr=found["lr"], momentum=found["momentum"])
+    return {"calibrated": paper.replace(search=paper.search.replace(base=base), learn_on=found["learn_on"])}
 
 
 def _value(text: str) -> Any:

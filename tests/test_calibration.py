@@ -1,0 +1,61 @@
+"""Calibration: the nearest setting is chosen by the baseline's errors alone, and frozen."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from evomal_core import calibration, profiles
+from evomal_core.calibration import scores
+from evomal_core.experiment import EXPERIMENTS, experiment
+from evomal_core.files import read_json, write_json
+
+
+def measured(errors: dict[tuple[float, float], list[float]], split: str = "train") -> pd.DataFrame:
+    """One seed's errors by task for each (lr, momentum)."""
+    return pd.DataFrame(
+        [
+            {"lr": lr, "momentum": momentum, "seed": 0, "task": task, "split": split, "error": error}
+            for (lr, momentum), tasks in errors.items()
+            for task, error in enumerate(tasks)
+        ]
+    )
+
+
+def test_the_setting_and_the_task_that_match_both_cells_come_first():
+    table = measured({(0.001, 0.0): [0.5, 0.4, 0.3], (0.01, 0.9): [0.1, 0.2, 0.06]})
+    nearest = scores(table, in_sample=0.2, out_of_sample=0.08).iloc[0]
+    assert (nearest["lr"], nearest["momentum"], nearest["learn_on"]) == (0.01, 0.9, 1)
+    assert nearest["distance"] == pytest.approx(0, abs=1e-12)
+
+
+def test_the_distance_is_of_logarithms_and_a_diverged_setting_comes_last():
+    table = measured({(0.001, 0.0): [0.4, 0.1], (0.1, 0.0): [np.inf, np.inf]})
+    ranked = scores(table, in_sample=0.2, out_of_sample=0.2)
+    assert ranked["distance"].iloc[0] == pytest.approx(2 * np.log(2))
+    assert np.isinf(ranked["distance"].iloc[-1])
+
+
+def test_a_calibrated_profile_is_the_papers_but_for_what_was_found(tmp_path, monkeypatch):
+    found = tmp_path / "calibrated.json"
+    write_json(found, {"mnist": {"lr": 0.005, "momentum": 0.9, "learn_on": 2}})
+    monkeypatch.setattr(profiles, "CALIBRATED", found)
+    paper = experiment("sine").profile("paper")
+    changed = profiles.calibrated("mnist", paper)["calibrated"]
+    assert (changed.search.base.lr, changed.search.base.momentum, changed.learn_on) == (0.005, 0.9, 2)
+    base = paper.search.base
+    assert changed.replace(learn_on=0, search=changed.search.replace(base=base)) == paper
+    assert profiles.calibrated("sine", paper) == {}
+
+
+def test_what_is_frozen_is_what_the_committed_measurements_say():
+    frozen = read_json(profiles.CALIBRATED) if profiles.CALIBRATED.exists() else {}
+    for name, setting in frozen.items():
+        path = calibration.ROOT / "results" / "calibration" / f"{name}.csv"
+        assert pd.read_csv(path).iloc[0].to_dict() == pytest.approx(setting)
+        assert EXPERIMENTS[name].profile("calibrated").learn_on == setting["learn_on"]
+
+
+def test_an_experiment_without_two_published_cells_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no baseline of 'diabetes'; it has sine, mnist"):
+        calibration.calibrate("diabetes", tmp_path)
+    assert not list(tmp_path.iterdir())
