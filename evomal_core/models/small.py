@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 
 def lenet5(outputs: int, size: int = 28, channels: int = 1) -> nn.Sequential:
@@ -63,3 +65,44 @@ def _after_two_convolutions(size: int) -> int:
     if left < 1:
         raise ValueError(f"images of {size}×{size} are too small for two 5×5 convolutions; use 16×16 or more")
     return left
+
+
+class LetterLSTM(nn.Module):
+    """An embedding, an LSTM over the letters, and two dense layers on its last state.
+
+    The cell (Hochreiter & Schmidhuber 1997, with a forget gate) is written from elementary operations: of
+    `nn.LSTM`, cuDNN's kernels have no second derivative and the CPU's no forward-mode one, which the engines of
+    `unroll` need. A symbol's embedding passes through the input weights once, not at each of its occurrences.
+    """
+
+    def __init__(
+        self, outputs: int, symbols: int, embedding: int = 256, units: int = 64, dense: int = 256
+    ) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(symbols, embedding)
+        self.inputs = nn.Linear(embedding, 4 * units)
+        self.recurrent = nn.Linear(units, 4 * units, bias=False)
+        self.hidden = nn.Linear(units, dense)
+        self.output = nn.Linear(dense, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Indices of symbols (rows, letters), int64 → logits (rows, outputs)."""
+        inputs = functional.embedding(x, self.inputs(self.embedding.weight))
+        h = c = inputs.new_zeros(len(x), self.recurrent.in_features)
+        for letter in inputs.unbind(dim=1):
+            let_in, keep, new, let_out = (letter + self.recurrent(h)).chunk(4, dim=1)
+            c = torch.sigmoid(keep) * c + torch.sigmoid(let_in) * torch.tanh(new)
+            h = torch.sigmoid(let_out) * torch.tanh(c)
+        return self.output(torch.relu(self.hidden(h)))
+
+
+def surname_lstm(outputs: int, symbols: int) -> LetterLSTM:
+    """The recurrent network of GECCO's Surname tasks (section 4.1): embedding 256, LSTM 64, dense 256.
+
+    The paper leaves open: the dense layer sees the state after the last letter, and has a ReLU.
+
+    Args:
+        outputs: number of logits.
+        symbols: number of different indices in the names, which are int64 (rows, letters).
+    """
+    return LetterLSTM(outputs, symbols)
