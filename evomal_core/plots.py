@@ -22,7 +22,7 @@ from evomal_core.losses import Kind, Loss, TaskLoss
 from evomal_core.paper import LABELS, SPLITS, count_seeds
 from evomal_core.search import METHODS
 
-_styled = mpl.rc_context(
+styled = mpl.rc_context(
     {
         "font.size": 9,
         "axes.spines.top": False,
@@ -70,14 +70,15 @@ class Picture(Figure):
         return _render(self, "png", dpi=192), {"width": width, "height": height}
 
 
-def _figure(
+def new_figure(
     width: float, height: float, rows: int = 1, columns: int = 1, **axes: Any
 ) -> tuple[Picture, np.ndarray]:
+    """An empty figure of a size in inches, and its grid of axes."""
     figure = Picture(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **axes)
 
 
-def _title(figure: Figure, first: str, second: str) -> None:
+def headline(figure: Figure, first: str, second: str) -> None:
     """Two lines above a figure: what it shows, and how its spread is drawn."""
     figure.suptitle(f"{first}\n{second}", x=0.01, ha="left", linespacing=1.4)
 
@@ -99,7 +100,7 @@ def save(figure: Figure, path: str | Path) -> list[Path]:
     return written
 
 
-@_styled
+@styled
 def _render(figure: Figure, kind: str, dpi: int) -> bytes:
     undated = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
     buffer = io.BytesIO()
@@ -107,7 +108,8 @@ def _render(figure: Figure, kind: str, dpi: int) -> bytes:
     return buffer.getvalue()
 
 
-def _present(table: pd.DataFrame) -> list[str]:
+def present(table: pd.DataFrame) -> list[str]:
+    """The methods of a table, in their one fixed order."""
     found = set(table["method"].astype(str))
     return [method for method in METHODS if method in found]
 
@@ -119,7 +121,8 @@ def _one_experiment(table: pd.DataFrame) -> str:
     return f"{names[0]}, profile {table['profile'].iloc[0]}"
 
 
-def _legend_label(method: str, counts: tuple[int, int], failure: str) -> str:
+def legend_label(method: str, counts: tuple[int, int], failure: str) -> str:
+    """`EvoMAL (n = 5, 1 diverged)`, from the numbers of all seeds and of the finite ones."""
     n, finite = counts
     return f"{LABELS[method]} (n = {n}{f', {n - finite} {failure}' if finite < n else ''})"
 
@@ -158,7 +161,7 @@ def _draw_curve(axes: Axes, method: str, curve: pd.DataFrame, label: str) -> Non
         axes.fill_between(x, mean - error, mean + error, color=style.color, alpha=0.13, linewidth=0)
 
 
-def _log_scale(axes: Axes, axis: str = "y") -> None:
+def log_scale(axes: Axes, axis: str = "y") -> None:
     """A logarithmic axis with plain numbers, labelled also where it spans less than a decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -179,7 +182,7 @@ def _curve_key(axes: Axes, failure: str) -> str:
     )
 
 
-@_styled
+@styled
 def learning_curves(tests: pd.DataFrame, group: str, split: str, metric: str = "MSE") -> Figure:
     """Error against gradient steps of meta-testing, mean over seeds (GECCO Figure 5).
 
@@ -200,19 +203,19 @@ def learning_curves(tests: pd.DataFrame, group: str, split: str, metric: str = "
     if part.empty:
         known = tests[["group", "split"]].drop_duplicates().agg(", ".join, axis=1)
         raise ValueError(f"no rows of group {group!r} and split {split!r}; there are {'; '.join(known)}")
-    figure, panels = _figure(7.2, 3.6)
+    figure, panels = new_figure(7.2, 3.6)
     axes = panels[0, 0]
-    for method in _present(part):
+    for method in present(part):
         curve, counts = _mean_curve(part[part["method"] == method], "step", "error")
-        _draw_curve(axes, method, curve, _legend_label(method, counts, "diverged"))
-    _log_scale(axes)
+        _draw_curve(axes, method, curve, legend_label(method, counts, "diverged"))
+    log_scale(axes)
     axes.set(xlabel="base gradient steps", ylabel=f"{SPLITS[split]} error ({metric})")
-    _title(figure, f"{place}: {group} tasks", _curve_key(axes, "diverged"))
+    headline(figure, f"{place}: {group} tasks", _curve_key(axes, "diverged"))
     figure.legend(loc="outside right upper")
     return figure
 
 
-@_styled
+@styled
 def meta_training_curves(histories: pd.DataFrame, metric: str = "MSE") -> Figure:
     """Best fitness so far against generation, mean over seeds (GECCO Figure 6, TPAMI Figure 4).
 
@@ -227,24 +230,24 @@ def meta_training_curves(histories: pd.DataFrame, metric: str = "MSE") -> Figure
         ValueError: the table holds several experiments.
     """
     place = _one_experiment(histories)
-    figure, panels = _figure(7.2, 3.6)
+    figure, panels = new_figure(7.2, 3.6)
     axes = panels[0, 0]
     last = histories["generation"].max()
-    for method in _present(histories):
+    for method in present(histories):
         rows = histories[histories["method"] == method]
         curve, counts = _mean_curve(rows, "generation", "best_fitness")
         if len(curve) == 1:
             curve = pd.concat([curve, curve.set_axis([max(last, 1)])])
-        _draw_curve(axes, method, curve, _legend_label(method, counts, "failed"))
-    _log_scale(axes)
+        _draw_curve(axes, method, curve, legend_label(method, counts, "failed"))
+    log_scale(axes)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel="generation", ylabel=f"best fitness so far ({metric})")
-    _title(figure, f"{place}: meta-training", _curve_key(axes, "failed"))
+    headline(figure, f"{place}: meta-training", _curve_key(axes, "failed"))
     figure.legend(loc="outside right upper")
     return figure
 
 
-@_styled
+@styled
 def final_errors(final: pd.DataFrame, published: pd.DataFrame | None = None, metric: str = "MSE") -> Figure:
     """Error after the last step: a point per seed and the mean as a bar, one panel per group and split.
 
@@ -260,23 +263,23 @@ def final_errors(final: pd.DataFrame, published: pd.DataFrame | None = None, met
     panels = [key for key, _ in final.groupby(["split", "group"], observed=True, sort=False)]
     panels = sorted(panels, key=lambda key: (list(SPLITS).index(key[0]), key[1]))
     columns = len({group for _, group in panels}) if len({group for _, group in panels}) > 1 else len(panels)
-    methods = _present(final)
+    methods = present(final)
     size = (3.4 * columns + 0.4, 2.6 * (len(panels) // columns) + 0.5)
-    figure, grid = _figure(*size, len(panels) // columns, columns, sharey=True)
+    figure, grid = new_figure(*size, len(panels) // columns, columns, sharey=True)
     for axes, (split, group) in zip(grid.flat, panels, strict=True):
         part = final[(final["split"] == split) & (final["group"] == group)]
         for position, method in enumerate(methods):
             errors = part.loc[part["method"] == method, "error"].to_numpy(float)
-            _draw_points(axes, position, method, errors)
+            draw_points(axes, position, method, errors)
             if published is not None:
                 _draw_published(axes, position + 0.32, _cell(published, group, method))
         axes.set_title(f"{group}, {SPLITS[split]} error", loc="left")
-        _method_axis(axes, methods)
-    _log_scale(grid[0, 0])
+        method_axis(axes, methods)
+    log_scale(grid[0, 0])
     for row in grid:
         row[0].set_ylabel(f"final error ({metric})")
     n = final.groupby(["method", "group", "split"], observed=True).size().max()
-    _title(figure, f"{place}: final errors, n = {count_seeds(n)}", _points_key(published))
+    headline(figure, f"{place}: final errors, n = {count_seeds(n)}", _points_key(published))
     return figure
 
 
@@ -289,7 +292,8 @@ def _cell(published: pd.DataFrame, group: str, method: str) -> pd.DataFrame:
     return published[published["group"].isin([group, ""]) & (published["method"] == method)]
 
 
-def _draw_points(axes: Axes, position: float, method: str, values: np.ndarray) -> None:
+def draw_points(axes: Axes, position: float, method: str, values: np.ndarray) -> None:
+    """A point per finite value and a bar at their mean; the others are counted below."""
     style = STYLES[method]
     finite = values[np.isfinite(values)]
     spread = np.linspace(-0.16, 0.16, len(finite)) if len(finite) > 1 else np.zeros(len(finite))
@@ -311,13 +315,14 @@ def _draw_published(axes: Axes, position: float, cell: pd.DataFrame) -> None:
         axes.errorbar(position, mean, [[below], [sd]], **look)
 
 
-def _method_axis(axes: Axes, methods: Sequence[str]) -> None:
+def method_axis(axes: Axes, methods: Sequence[str]) -> None:
+    """Names of methods along the horizontal axis."""
     axes.set_xticks(range(len(methods)), [LABELS[method] for method in methods], rotation=30, ha="right")
     axes.set_xlim(-0.6, len(methods) - 0.4)
     axes.grid(visible=False, axis="x")
 
 
-@_styled
+@styled
 def parameter_counts(runs: pd.DataFrame, published: pd.DataFrame | None = None) -> Figure:
     """Number of trainable weights of the best losses: a point per seed, bar = mean (GECCO Table 3).
 
@@ -329,22 +334,22 @@ def parameter_counts(runs: pd.DataFrame, published: pd.DataFrame | None = None) 
         ValueError: the table holds several experiments.
     """
     place = _one_experiment(runs)
-    methods = [name for name in _present(runs) if runs.loc[runs["method"] == name, "parameters"].max() > 0]
-    figure, grid = _figure(5.2, 3.2)
+    methods = [name for name in present(runs) if runs.loc[runs["method"] == name, "parameters"].max() > 0]
+    figure, grid = new_figure(5.2, 3.2)
     axes = grid[0, 0]
     for position, method in enumerate(methods):
-        _draw_points(axes, position, method, runs.loc[runs["method"] == method, "parameters"].to_numpy(float))
+        draw_points(axes, position, method, runs.loc[runs["method"] == method, "parameters"].to_numpy(float))
         if published is not None:
             _draw_published(axes, position + 0.34, _cell(published, "", method))
-    _method_axis(axes, methods)
-    _log_scale(axes)
+    method_axis(axes, methods)
+    log_scale(axes)
     axes.set_ylabel("trainable weights of the loss")
     n = runs.groupby("method", observed=True).size().max()
-    _title(figure, f"{place}: size of the losses, n = {count_seeds(n)}", _points_key(published))
+    headline(figure, f"{place}: size of the losses, n = {count_seeds(n)}", _points_key(published))
     return figure
 
 
-@_styled
+@styled
 def loss_shapes(
     losses: Mapping[str, Loss], kind: Kind, labels: Sequence[float] | None = None, title: str = ""
 ) -> Figure:
@@ -368,7 +373,7 @@ def loss_shapes(
     else:
         labels, grid = (0.0, 1.0), np.linspace(0.01, 0.99, 197)
         x_label, name = "probability f", "cross-entropy"
-    figure, panels = _figure(2.6 * len(labels) + 2.0, 4.8, 2, len(labels), sharex=True, sharey="row")
+    figure, panels = new_figure(2.6 * len(labels) + 2.0, 4.8, 2, len(labels), sharex=True, sharey="row")
     for column, label in enumerate(labels):
         f = grid + label if kind == "regression" else grid
         for number, (known_as, loss) in enumerate([(name, reference), *shown.items()]):
