@@ -24,15 +24,18 @@ from tqdm.auto import tqdm
 from evomal_core.checkpoint import first_difference
 from evomal_core.experiment import EXPERIMENTS, PROFILES, Problem, Profile, experiment
 from evomal_core.files import read_json, write_atomic, write_json
-from evomal_core.learners import make_learners
+from evomal_core.learners import Learner, make_learners
 from evomal_core.losses import Loss
 from evomal_core.result import SearchResult
 from evomal_core.search import METHODS, check_device, check_seed, learn_loss, refuse_unknown
 from evomal_core.threads import one_thread
-from evomal_core.training import train
+from evomal_core.training import Training, train
 
 FILES = ("history.csv", "test.csv", "front.csv", "loss.json")
 """A complete run's files beside `run.json`; one that lacks any is computed again."""
+
+GROUPS = ("in-sample", "out-of-sample")
+"""The tasks that a loss was learned on, and new ones."""
 
 
 @dataclass(frozen=True)
@@ -179,18 +182,23 @@ def meta_test(loss: Loss, problem: Problem, sizes: Profile, seed: int, device: s
 
     The initial weights differ from those of the search and are the same for every method at a seed.
     """
-    place = check_device(device)
     rows = []
-    for group, tasks in (("in-sample", problem.train), ("out-of-sample", problem.test)):
-        tasks = [task.to(place) for task in tasks]
-        for number, learner in enumerate(
-            make_learners(tasks, problem.model, sizes.search, seed, f"meta-test {group}")
-        ):
-            trained = train(loss, learner, sizes.search.base, sizes.test_steps, sizes.recorded_steps())
+    for group in GROUPS:
+        for number, (learner, trained) in enumerate(base_trainings(loss, problem, sizes, seed, group, device)):
             for point in trained.curve:
                 place_in = {"group": group, "task": number, "step": int(point["step"])}
                 rows += [{**place_in, "split": split, "error": point[split]} for split in learner.task.parts()]
     return rows
+
+
+def base_trainings(
+    loss: Loss, problem: Problem, sizes: Profile, seed: int, group: str, device: str = "cpu"
+) -> Iterator[tuple[Learner, Training]]:
+    """The base networks that meta-testing trains with a loss on each task of a group, one after the other."""
+    place = check_device(device)
+    tasks = [task.to(place) for task in {"in-sample": problem.train, "out-of-sample": problem.test}[group]]
+    for learner in make_learners(tasks, problem.model, sizes.search, seed, f"meta-test {group}"):
+        yield learner, train(loss, learner, sizes.search.base, sizes.test_steps, sizes.recorded_steps())
 
 
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
