@@ -11,19 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evomal_core.augmentation import Augmentation
 from evomal_core.losses import Kind, check_kind
 from evomal_core.seeds import numpy_rng
 
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test", "unseen")
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A learning problem T = {(x, y)} in up to three parts.
+    """A learning problem T = {(x, y)} in up to three parts, and perhaps a share of the last.
 
     x is (rows, …) float (or int64, for an embedding). y is (rows, outputs) float for regression,
     (rows, 1) float zeros and ones for binary, (rows,) int64 class indices for multiclass. A task
-    without validation or test rows holds None there.
+    without validation or test rows holds None there. Where test rows repeat training rows, `unseen` holds
+    those that do not.
     """
 
     name: str
@@ -31,6 +33,10 @@ class Task:
     train: tuple[Tensor, Tensor]
     validation: tuple[Tensor, Tensor] | None = None
     test: tuple[Tensor, Tensor] | None = None
+    unseen: tuple[Tensor, Tensor] | None = None
+
+    augment: Augmentation | None = None
+    """What is done to the images of each training batch; validation and test rows stay as they are."""
 
     @classmethod
     def from_arrays(
@@ -42,6 +48,7 @@ class Task:
         name: str = "task",
         split: tuple[float, float, float] = (0.6, 0.2, 0.2),
         standardise: bool = True,
+        indices: bool = False,
         seed: int = 0,
     ) -> Task:
         """A task from your own arrays, shuffled and split.
@@ -55,16 +62,18 @@ class Task:
             split: shares of training, validation and test rows.
             standardise: whether features, and labels of a regression, get mean 0 and standard
                 deviation 1 on the training part.
+            indices: whether x holds whole numbers from 0 that the network looks up in an `nn.Embedding`: they
+                are kept, as int64. Otherwise numbers of any type become float32.
             seed: of the shuffle.
 
         Raises:
             ValueError: x and y have different lengths, NaN or infinite values, a dtype that is not
-                numeric, or fewer than two classes.
+                numeric, or fewer than two classes; or x can't be indices.
         """
         check_kind(kind)
         if not isinstance(standardise, bool):
             raise ValueError(f"standardise is True or False, got {standardise!r}")
-        x, y = _features(x), np.asarray(y)
+        x, y = _indices(x) if indices else _features(x), np.asarray(y)
         if y.ndim and len(x) != len(y):
             raise ValueError(f"x has {len(x)} rows but y has {len(y)}; they must be equally many")
         y = _labels(y, kind)
@@ -128,6 +137,17 @@ def _features(x: Any) -> np.ndarray:
     return x
 
 
+def _indices(x: Any) -> np.ndarray:
+    x = np.asarray(x)
+    if not np.issubdtype(x.dtype, np.integer) or x.ndim == 0 or not x.size:
+        raise ValueError(
+            f"indices are an array of whole numbers (rows, …), got dtype {x.dtype} of shape {x.shape}"
+        )
+    if x.min() < 0:
+        raise ValueError(f"indices are whole numbers from 0, got {x.min()}")
+    return (x.reshape(len(x), 1) if x.ndim == 1 else x).astype(np.int64)
+
+
 def _single(array: np.ndarray) -> np.ndarray:
     """In float32; a number beyond its range becomes infinite, and is then refused as such."""
     with np.errstate(over="ignore"):
@@ -173,7 +193,7 @@ def _split_rows(rows: int, split: tuple[float, float, float], seed: int) -> list
         raise ValueError(f"split is three shares that sum to 1, the first above 0, got {split}")
     ends = np.round(np.cumsum(shares) * rows).astype(int)
     parts = np.split(numpy_rng(seed, "split").permutation(rows), ends[:2])
-    for part, share, name in zip(parts, shares, SPLITS, strict=True):
+    for part, share, name in zip(parts, shares, SPLITS[:3], strict=True):
         if share > 0 and not len(part):
             raise ValueError(f"{rows} row(s) are too few for split {split}: the {name} part is empty")
     return parts

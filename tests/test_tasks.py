@@ -187,3 +187,26 @@ def test_sine_tasks_differ_by_seed_purpose_and_number():
     names = {task.name for seed in (0, 1) for purpose in ("a", "b") for task in first(seed, purpose)}
     assert len(names) == 8
     assert torch.equal(first(0, "a")[1].train[0], sine_tasks(0, 5, -2.0, 2.0, purpose="a")[1].train[0])
+
+
+def test_indices_stay_whole_numbers_and_other_integers_become_floats():
+    x = np.arange(20, dtype=np.uint8).reshape(10, 2)
+    kept = em.Task.from_arrays(x, Y, "regression", indices=True)
+    assert kept.train[0].dtype == torch.int64
+    assert sorted(torch.cat([part[0] for part in kept.parts().values()]).flatten().tolist()) == list(range(20))
+    assert em.Task.from_arrays(x, Y, "regression", standardise=False).train[0].dtype == torch.float32
+    assert em.Task.from_arrays(x[:, 0], Y, "regression", indices=True).features == (1,)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (X, "whole numbers .rows, ….*float64 of shape .10, 2."),
+        (np.zeros((10, 0), dtype=int), "of shape .10, 0."),
+        (np.int64(3), "of shape ()"),
+        (X.astype(int) - 1, "whole numbers from 0, got -1"),
+    ],
+)
+def test_what_can_not_be_indices_is_refused(x, message):
+    with pytest.raises(ValueError, match=message):
+        em.Task.from_arrays(x, Y, "regression", indices=True)
