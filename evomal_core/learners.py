@@ -52,10 +52,12 @@ class Learner:
             offset: 0 for the training batches; others give independent sequences.
         """
         x, y = self.task.parts()[split]
-        if self.batch_size >= len(x):
-            return x, y
-        rows = self.batch_rows(step, split, offset)
-        return x[rows], y[rows]
+        if self.batch_size < len(x):
+            rows = self.batch_rows(step, split, offset)
+            x, y = x[rows], y[rows]
+        if self.task.augment is not None and split == "train":
+            x = self.task.augment(x, torch_rng(self.seed, "augmentation", offset, step))
+        return x, y
 
     def batch_rows(self, step: int, split: str = "train", offset: int = 0) -> Tensor:
         """Row numbers of `batch`; only defined where the part has more rows than a batch."""

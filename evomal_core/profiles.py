@@ -40,6 +40,12 @@ class Profile(Config):
     """Which of the experiment's tasks a loss is learned on, where it has several; the others are test tasks."""
     test_milestones: tuple[Positive, ...] = ()
     """Steps of meta-testing after which the base learning rate is multiplied by 0.1."""
+    images: Count = 0
+    """How many training images are used, those of the validation part among them; 0: all."""
+    test_images: Count = 0
+    """How many test images are used; 0: all."""
+    points: Positive = 50
+    """At how many steps of meta-testing errors are measured, about."""
 
     def changed(self, text: str) -> Profile:
         """The profile with settings changed by a text such as `meta_optimizer=adam,base.lr=0.003`.
@@ -66,9 +72,9 @@ class Profile(Config):
             return self.replace(search=search.replace(base=base))
         return self.replace(search=search.replace(**{name: value}))
 
-    def recorded_steps(self, points: int = 50) -> range:
+    def recorded_steps(self) -> range:
         """The meta-testing steps at which errors are measured: about `points` of them, from 0."""
-        return range(0, self.test_steps + 1, max(1, self.test_steps // points))
+        return range(0, self.test_steps + 1, max(1, self.test_steps // self.points))
 
 
 CALIBRATED = Path(__file__).parent / "published" / "calibrated.json"

@@ -198,7 +198,17 @@ def base_trainings(
     place = check_device(device)
     tasks = [task.to(place) for task in {"in-sample": problem.train, "out-of-sample": problem.test}[group]]
     for learner in make_learners(tasks, problem.model, sizes.search, seed, f"meta-test {group}"):
-        yield learner, train(loss, learner, sizes.search.base, sizes.test_steps, sizes.recorded_steps())
+        yield (
+            learner,
+            train(
+                loss,
+                learner,
+                sizes.search.base,
+                sizes.test_steps,
+                sizes.recorded_steps(),
+                milestones=sizes.test_milestones,
+            ),
+        )
 
 
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -45,6 +45,7 @@ def train(
     steps: int,
     record: Collection[int] = (),
     splits: Sequence[str] | None = None,
+    milestones: Collection[int] = (),
 ) -> Training:
     """Train a copy of the learner's network with the loss by SGD.
 
@@ -57,6 +58,7 @@ def train(
         steps: number of gradient steps.
         record: steps (from 0, before training) after which errors are measured, beside the last.
         splits: the parts of the task to measure; all by default.
+        milestones: steps after which the learning rate is multiplied by 0.1.
     """
     network = copy.deepcopy(learner.network)
     optimiser = sgd(network, base)
@@ -67,6 +69,8 @@ def train(
     with _frozen(loss):
         for step in wanted:
             for number in range(done, step):
+                if number in milestones:
+                    optimiser.param_groups[0]["lr"] *= 0.1
                 x, y = learner.batch(number)
                 with learner.dropout(number):
                     y_pred = network(x)
