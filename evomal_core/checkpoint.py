@@ -82,6 +82,7 @@ def fingerprint(
         "config": config.model_dump(mode="json", exclude={"engine"}),
         "initial": [str(expression) for expression in initial],
         "kinds": [e.task.kind for e in learners],
+        **({"augment": str(augment)} if (augment := [e.task.augment for e in learners if e.task.augment]) else {}),
         "tasks": _digest(array for e in learners for part in e.task.parts().values() for array in part),
         "architecture": hashlib.sha256(str([e.network for e in learners]).encode()).hexdigest()[:16],
         "networks": _digest(array for e in learners for array in e.network.state_dict().values()),

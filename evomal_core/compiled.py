@@ -50,6 +50,7 @@ def fits(stack: Stack, losses: Sequence[Loss] | None = None, config: SearchConfi
     return (
         os.environ.get("EVOMAL_KERNELS", "1") != "0"
         and isinstance(stack, MLPStack)
+        and stack.learners[0].task.augment is None  # they read rows of the data themselves
         and not theta.is_cuda
         and theta.dtype in DTYPES
         and all(max(inputs, outputs) <= WIDEST for inputs, outputs, *_ in stack.layers[1:])
