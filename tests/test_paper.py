@@ -1,9 +1,6 @@
-"""The published numbers hold what the papers print, and comparisons hold what textbooks say."""
+"""The published numbers hold what the papers print."""
 
-import numpy as np
-import pandas as pd
 import pytest
-from scipy import stats
 
 from evomal_core import paper
 from evomal_core.search import METHODS
@@ -99,105 +96,16 @@ def test_an_unknown_table_is_refused_with_the_known_ones():
         paper.published("VII")
 
 
-def _final(errors, method="baseline", experiment="sine", group="in-sample", split="test"):
-    seeds = range(len(errors))
-    keys = {"experiment": experiment, "profile": "quick", "method": method, "group": group, "split": split}
-    return pd.DataFrame(
-        [{**keys, "seed": seed, "error": error} for seed, error in zip(seeds, errors, strict=True)]
-    )
+def test_every_table_names_the_part_it_is_compared_with_and_its_oddities():
+    assert set(paper.COMPARED) == set(paper.ODDITIES) == set(paper.TABLES)
+    assert set(paper.COMPARED.values()) <= {"", *paper.SPLITS}
+    for text in (line for lines in paper.ODDITIES.values() for line in lines):
+        assert text.strip() == text
+        assert text.endswith(".")
 
 
-def test_compare_gives_welchs_interval():
-    errors = [2.0, 2.5, 3.5, 4.0, 2.8, 3.1]
-    (row,) = paper.compare(_final(errors), "2").to_dict("records")
-    assert (row["published mean"], row["published sd"], row["published n"]) == (3.028, 1.0911, 10)
-    rng = np.random.default_rng(0)
-    theirs = rng.normal(size=10)
-    theirs = 3.028 + 1.0911 * (theirs - theirs.mean()) / theirs.std(ddof=1)
-    interval = stats.ttest_ind(errors, theirs, equal_var=False).confidence_interval(0.95)
-    assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high))
-    assert row["verdict"] == "agrees"
-
-
-@pytest.mark.parametrize(
-    ("errors", "verdict"),
-    [
-        ([9.0, 9.1, 9.2], "higher"),
-        ([0.1, 0.1, 0.2], "lower"),
-        ([3.0], "undecided"),  # one seed agrees with nothing
-        ([0.5, 9.0], "undecided"),  # and an interval as wide as this neither
-        ([3.0, np.inf], "undecided"),
-    ],
-)
-def test_verdicts(errors, verdict):
-    assert paper.compare(_final(errors), "2")["verdict"].tolist() == [verdict]
-
-
-def test_diverged_runs_are_counted_and_never_averaged():
-    (row,) = paper.compare(_final([1.0, np.inf, 3.0]), "2").to_dict("records")
-    assert (row["n"], row["diverged"], row["mean"]) == (3, 1, 2.0)
-    text = paper.readable(paper.compare(_final([1.0, np.inf, 3.0]), "2")).iloc[0]
-    assert text["measured, held-out"] == "2.0000 ± 1.4142 (3, 1 diverged)"
-    assert text["published"] == "3.0280 ± 1.0911 (10)"
-
-
-def test_a_method_or_experiment_without_published_numbers_has_none():
-    for final in (_final([1.0, 2.0], "taylorglo"), _final([1.0, 2.0], experiment="mine")):
-        comparison = paper.compare(final, "2")
-        assert comparison["verdict"].tolist() == ["not published"]
-        assert paper.readable(comparison)["published"].tolist() == ["–"]
-
-
-def test_tables_without_groups_are_compared_with_in_sample_errors():
-    comparison = paper.compare(_final([0.4, 0.5], "evomal", "diabetes"), "III")
-    assert comparison["published mean"].tolist() == [0.3573]
-
-
-@pytest.mark.parametrize(
-    ("evomal", "verdict", "wins"),
-    [
-        ([1.0, 2.1, 3.0], "confirmed", 3),
-        ([9.0, 10.1, 11.0], "contradicted", 0),
-        ([4.0, 6.0, 5.0], "undecided", 1),
-        ([4.0, np.inf, 5.0], "not judged", 1),
-    ],
-)
-def test_orderings_are_judged_seed_by_seed(evomal, verdict, wins):
-    baseline = [5.0, 6.0, 7.0] if verdict != "undecided" else [5.0, 5.0, 5.0]
-    final = pd.concat([_final(baseline), _final(evomal, "evomal")])
-    (row,) = paper.orderings(final, "2").to_dict("records")
-    assert (row["other"], row["verdict"], row["n"]) == ("baseline", verdict, 3)
-    assert row["wins"] == (2 if verdict == "not judged" else wins)
-    if verdict != "not judged":
-        interval = stats.ttest_rel(evomal, baseline).confidence_interval(0.95)
-        assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high))
-
-
-def test_words_follow_from_the_tables_and_state_n_and_profile():
-    final = pd.concat([_final([3.0, 3.1, 3.3]), _final([1.0, 2.1, 3.0], "evomal")])
-    comparison, claims = paper.compare(final, "2"), paper.orderings(final, "2")
-    text = paper.in_words(comparison, claims, "quick")
-    assert "Profile `quick`, n = 3 seeds." in text
-    assert "smaller than the paper's" in text
-    assert "Agrees with the published mean: Baseline 3.133 (published 3.028)" in text
-    assert "Published: EvoMAL below the following. **Undecided**: Baseline (lower in 3 of 3 seeds" in text
-    assert "smaller than the paper's" not in paper.in_words(comparison, claims, "paper")
-
-
-def test_words_of_one_method_alone_need_no_claims():
-    final = _final([3.0, 3.1])
-    assert "held-out error" in paper.in_words(paper.compare(final, "2"), paper.orderings(final, "2"), "quick")
-
-
-def test_sizes_beside_table_3():
-    runs = pd.DataFrame(
-        [
-            {"experiment": "sine", "method": method, "seed": seed, "parameters": size}
-            for method, sizes in {"baseline": [0, 0], "ml3": [2650, 2650], "evomal": [20, 33]}.items()
-            for seed, size in enumerate(sizes)
-        ]
-    )
-    sizes = paper.sizes(runs)
-    assert sizes["method"].tolist() == ["ml3", "evomal"]
-    assert sizes["published mean"].tolist() == [2650, 30.9]
-    assert "1.00% of the weights of ML³'s (mean of 2 seeds); published: 1.17%" in paper.sizes_in_words(sizes)
+def test_a_printed_cell_says_n_and_what_diverged():
+    assert paper.mean_and_sd(0.38294, 0.0065, 5) == "0.3829 ± 0.0065 (5)"
+    assert paper.mean_and_sd(2.0, float("nan"), 3, 2) == "2.0000 (3, 2 diverged)"
+    assert paper.mean_and_sd(float("nan"), float("nan"), 3, 3) == "– (3, 3 diverged)"
+    assert paper.mean_and_sd(1.0, 1.0, float("nan")) == "–"
