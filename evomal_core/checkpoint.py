@@ -46,7 +46,7 @@ class Checkpoint:
             raise ValueError(
                 f"{self.path} is not a checkpoint of this version of EvoMAL; move it away to start anew"
             )
-        if difference := first_difference(record["fingerprint"], self.fingerprint):
+        if difference := first_difference(_completed(record["fingerprint"]), self.fingerprint):
             raise ValueError(
                 f"{self.path} belongs to another search: {difference}; choose another folder, or delete this one"
             )
@@ -69,6 +69,14 @@ class Checkpoint:
                 self.path,
                 {"format": FORMAT, "version": VERSION, "fingerprint": self.fingerprint, "state": state},
             )
+
+
+def _completed(found: Any) -> Any:
+    """A saved fingerprint with the settings that did not exist when it was written, at their defaults."""
+    if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
+        return found
+    defaults = SearchConfig().model_dump(mode="json", exclude={"engine"})
+    return found | {"config": defaults | found["config"]}
 
 
 def fingerprint(

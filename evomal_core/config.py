@@ -107,6 +107,11 @@ class SearchConfig(Config):
     rejection_lr: PositiveFloat = 1e-3
     rejection_samples: Positive = 100
     gradient_equivalence: Flag = True
+    # Two more that the paper lacks
+    reject_first: Flag = False
+    """Whether the rejection protocol also looks at the untuned losses, and those that it rejects are not tuned."""
+    skip_irrelevant: Flag = False
+    """Whether losses whose weights provably can't matter are not tuned; results stay the same."""
 
     # Random restarts of other methods
     taylor_sigma: PositiveFloat = 1.2
@@ -118,6 +123,8 @@ class SearchConfig(Config):
             raise ValueError(
                 f"initial_heights {self.initial_heights} must ascend, to at most height_limit={self.height_limit}"
             )
+        if self.reject_first and not self.rejection_steps:
+            raise ValueError("reject_first needs the rejection protocol; set rejection_steps above 0")
         total = self.crossover_rate + self.mutation_rate + self.elitism_rate
         if total > 1 + 1e-9:
             raise ValueError(f"crossover_rate + mutation_rate + elitism_rate = {total:g} is above 1")

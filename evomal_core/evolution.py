@@ -15,7 +15,7 @@ import torch
 
 from evomal_core.config import SearchConfig
 from evomal_core.expression import Expression, crossover, mutate, random_expression, repair
-from evomal_core.filters import gradient_signature, is_rejected, promises, sample_predictions
+from evomal_core.filters import gradient_signature, is_irrelevant, is_rejected, promises, sample_predictions
 from evomal_core.losses import LearnedLoss, initial_phi
 from evomal_core.result import Evaluation, SearchResult
 from evomal_core.search import Search
@@ -144,6 +144,10 @@ def _summary(evaluator: Evaluator, population: Sequence[Evaluation]) -> dict[str
     }
 
 
+FILTERED = ("rejected early", "rejected", "equivalent")
+"""The statuses of candidates that are neither trained with nor found to diverge."""
+
+
 class Evaluator:
     """Fitness of expressions: local search, filters and a partial training session, with an archive.
 
@@ -160,20 +164,22 @@ class Evaluator:
 
     def evaluate(self, expressions: Sequence[Expression]) -> tuple[list[Evaluation], dict[str, int]]:
         """The evaluations of a population, and how many were cached, rejected, … in it."""
-        archive = self.archive if self.search.config.symbolic_archive else {}
-        new = [e for e in dict.fromkeys(expressions) if e not in archive]
-        fresh = dict(zip(new, self._evaluate_new(new), strict=True))
-        self.archive.update(fresh)
-        statuses = Counter(entry.status for entry in fresh.values())
-        counts = {"cached": len(expressions) - len(new), "optimised": len(new) if self.tuned else 0}
-        counts |= {status: statuses[status] for status in ("rejected", "equivalent", "diverged")}
-        counts["evaluated"] = len(new) - statuses["rejected"] - statuses["equivalent"]
+        with self.search.timed("filter: symbolic archive"):
+            archive = self.archive if self.search.config.symbolic_archive else {}
+            new = [e for e in dict.fromkeys(expressions) if e not in archive]
+        fresh, counts = self._evaluate_new(new)
+        self.archive.update(zip(new, fresh, strict=True))
+        statuses = Counter(entry.status for entry in fresh)
+        counts = {"cached": len(expressions) - len(new), **counts}
+        counts |= {status: statuses[status] for status in (*FILTERED, "diverged")}
+        counts["evaluated"] = len(new) - sum(statuses[status] for status in FILTERED)
         return [self.archive[expression] for expression in expressions], counts
 
-    def _evaluate_new(self, expressions: Sequence[Expression]) -> list[Evaluation]:
-        losses, done = self._tune(expressions)
-        with self.search.timed("filters"):
-            signatures = self._filter(losses, done)
+    def _evaluate_new(self, expressions: Sequence[Expression]) -> tuple[list[Evaluation], dict[str, int]]:
+        """The evaluations, and how many were optimised, skipped by local search, and trained with."""
+        losses, done, counts = self._tune(expressions)
+        self._reject(losses, done, "rejected")
+        signatures = self._signatures(losses, done)
         leaders: dict[tuple[str, ...], int] = {}
         for index, signature in signatures.items():
             leaders.setdefault(signature, index)
@@ -195,48 +201,67 @@ class Evaluator:
         for index, signature in signatures.items():
             if index not in done:
                 done[index] = Evaluation(losses[index], self.signatures[signature], "equivalent")
-        return [done[index] for index in range(len(losses))]
+        return [done[index] for index in range(len(losses))], counts | {"trained": len(train)}
 
-    def _tune(self, expressions: Sequence[Expression]) -> tuple[list[LearnedLoss], dict[int, Evaluation]]:
-        """The losses after local search (if the method has one), and the evaluations of those that diverged."""
+    def _tune(
+        self, expressions: Sequence[Expression]
+    ) -> tuple[list[LearnedLoss], dict[int, Evaluation], dict[str, int]]:
+        """The losses after local search (if the method has one), the evaluations already known, and counts."""
         search, config = self.search, self.search.config
         losses = [
             LearnedLoss(e, search.kind, phi=self._initial_phi(e), softplus=config.softplus) for e in expressions
         ]
+        done: dict[int, Evaluation] = {}
         if not self.tuned or not losses:
-            return losses, {}
-        share = 1 / (len(losses) * max(config.meta_steps, 1))
+            return losses, done, {"optimised": 0, "skipped": 0}
+        if config.reject_first:
+            self._reject(losses, done, "rejected early")
+        waiting = [index for index in range(len(losses)) if index not in done]
+        chosen = waiting
+        if config.skip_irrelevant:
+            with search.timed("filter: irrelevant weights"):
+                chosen = [index for index in waiting if not is_irrelevant(expressions[index])]
+        share = 1 / (max(len(chosen), 1) * max(config.meta_steps, 1))
         with search.timed("local search"):
+            candidates = [losses[index] for index in chosen]
             tuned = local_search(
-                losses, search.learners, config, search.engine, lambda: search.progress.tick(share)
+                candidates, search.learners, config, search.engine, lambda: search.progress.tick(share)
             )
-        diverged = {i: Evaluation(t.loss, math.inf, "diverged") for i, t in enumerate(tuned) if t.diverged}
-        return [t.loss for t in tuned if isinstance(t.loss, LearnedLoss)], diverged
+        for index, outcome in zip(chosen, tuned, strict=True):
+            assert isinstance(outcome.loss, LearnedLoss)
+            losses[index] = outcome.loss
+            if outcome.diverged:
+                done[index] = Evaluation(outcome.loss, math.inf, "diverged")
+        return losses, done, {"optimised": len(chosen), "skipped": len(waiting) - len(chosen)}
 
     def _initial_phi(self, expression: Expression) -> torch.Tensor:
         """Weights near 1 for a loss that is to be tuned, the unit form for one that is not."""
         phi = initial_phi(expression, self.search.seed) if self.tuned else torch.ones(expression.edges)
         return phi.to(self.search.learners[0].task.train[1].device)
 
-    def _filter(self, losses: Sequence[LearnedLoss], done: dict[int, Evaluation]) -> dict[int, tuple[str, ...]]:
-        """Mark the rejected as done; return the gradient signatures of the others."""
-        config, kind = self.search.config, self.search.kind
-        signatures: dict[int, tuple[str, ...]] = {}
+    def _reject(self, losses: Sequence[LearnedLoss], done: dict[int, Evaluation], status: str) -> None:
+        """Mark those that the rejection protocol finds unpromising as done."""
+        search = self.search
+        if not search.config.rejection_steps:
+            return
         waiting = [index for index in range(len(losses)) if index not in done]
-        if config.rejection_steps:
+        with search.timed("filter: rejection" if status == "rejected" else "filter: early rejection"):
             candidates = [losses[index] for index in waiting]
-            found = promises(candidates, self.samples, config, kind, self.search.engine)
-            for index, g in zip(waiting, found, strict=True):
-                if is_rejected(g):
-                    done[index] = Evaluation(losses[index], math.inf, "rejected")
-        if config.gradient_equivalence:
-            for index in waiting:
-                if (
-                    index not in done
-                    and (signature := gradient_signature(losses[index], self.samples)) is not None
-                ):
-                    signatures[index] = signature
-        return signatures
+            found = promises(candidates, self.samples, search.config, search.kind, search.engine)
+        for index, g in zip(waiting, found, strict=True):
+            if is_rejected(g):
+                done[index] = Evaluation(losses[index], math.inf, status)
+
+    def _signatures(
+        self, losses: Sequence[LearnedLoss], done: dict[int, Evaluation]
+    ) -> dict[int, tuple[str, ...]]:
+        """The gradient signatures of the losses that are not done."""
+        if not self.search.config.gradient_equivalence:
+            return {}
+        with self.search.timed("filter: gradient equivalence"):
+            waiting = [index for index in range(len(losses)) if index not in done]
+            found = {index: gradient_signature(losses[index], self.samples) for index in waiting}
+        return {index: signature for index, signature in found.items() if signature is not None}
 
     def state(self, population: Sequence[Evaluation]) -> dict[str, Any]:
         """Archive, signatures and population as JSON-ready data."""

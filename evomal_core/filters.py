@@ -1,19 +1,23 @@
 """Time-saving filters: what need not be trained to be known (TPAMI section III-E).
 
 The symbolic archive is the search's own dictionary, keyed by expression; here are the two pre-evaluation
-filters. Both look at an untrained network's predictions for a sample of training rows.
+filters, which look at an untrained network's predictions for a sample of training rows, and one that the paper
+lacks: losses whose weights provably can't matter, which look at nothing but the expression.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from evomal_core.config import SearchConfig
+from evomal_core.expression import Expression
 from evomal_core.learners import Learner
 from evomal_core.losses import Kind, Loss
+from evomal_core.primitives import EPSILON
 from evomal_core.seeds import torch_rng
 from evomal_core.tasks import metric
 
@@ -97,3 +101,67 @@ def gradient_signature(loss: Loss, samples: Samples) -> tuple[str, ...] | None:
     if not torch.isfinite(joined).all():
         return None
     return tuple(f"{norm:.1e}" for norm in joined.tolist())
+
+
+def is_irrelevant(expression: Expression) -> bool:
+    """Whether an expression's weights provably can't matter, so that local search would leave them as they are.
+
+    Rule: each f lies below a `sign`, and no bound of `_bounds` exceeds LARGEST.
+
+    Proof. 1. A loss reaches the base network through dM/df only. By the chain rule dM/df is a sum over the
+    leaves f, each term the product of the slopes and weights on the path from the root to that leaf. The slope
+    of `sign` is 0 everywhere (at 0 by PyTorch's convention), for all f, y and phi; under the rule it is a factor
+    of each term, so dM/df is 0 for all f, y and phi. A softplus at the root is one factor more.
+    2. Each unrolled step is then theta ← theta − α·(weight decay and momentum of 0) and does not depend on phi:
+    the meta-gradient is 0 for any data, network, task loss and number of unrolled steps.
+    3. Both optimisers of phi leave a weight with gradient 0 where it is: Adam's step is 0 / (√0 + ε) = 0.
+    4. In floating-point numbers a factor 0 gives 0 unless another is infinite. `_bounds` bounds each node's value
+    and first derivatives for |f|, |y| ≤ INPUTS and |phi| ≤ 2; a change of slope is at most 1e7 times the first
+    derivatives (`log`), and tangents are those times the change of f in the unrolled step, which may reach 1e10.
+    All products that the engines form thus stay below 1e38, where float32 ends. Untrained networks on
+    standardised data stay far within these limits; beyond them local search could call a candidate diverged.
+
+    The rule is sufficient, not necessary: `max(1, min(f, -1))` has no slope either, by its values.
+    """
+    reaches_root = expression.fold(
+        lambda _, name: name == "f", lambda _, name, children: name != "sign" and any(children)
+    )
+    return not reaches_root and max(_bounds(expression)) <= LARGEST
+
+
+INPUTS = 1e3
+LARGEST = 1e18
+
+
+def _bounds(expression: Expression) -> tuple[float, float]:
+    """The largest, over all nodes, of bounds of |value| and of Σ |first derivative by a leaf|.
+
+    A `sign` counts as if it had slope 1, so that the derivatives below it, which it multiplies, count too.
+    """
+    largest = [0.0, 0.0]
+
+    def seen(value: float, slope: float) -> tuple[float, float]:
+        bound = 2 * value, 2 * slope  # after the edge's weight
+        largest[:] = map(max, largest, bound)
+        return bound
+
+    def node(_: int, name: str, children: Sequence[tuple[float, float]]) -> tuple[float, float]:
+        (a, da), (b, db) = children[0], children[-1]
+        match name:
+            case "add" | "sub" | "min" | "max":
+                return seen(a + b, da + db)
+            case "mul":
+                return seen(a * b, a * db + b * da)
+            case "div":  # 1 / √(1 + b²) and its slope are at most 1
+                return seen(a, da + a * db)
+            case "square":
+                return seen(a * a, 2 * a * da)
+            case "sqrt":
+                return seen(1 + a, da / math.sqrt(EPSILON))
+            case "log":
+                return seen(max(a, -math.log(EPSILON)), da / EPSILON)
+            case _:  # abs, sign and tanh
+                return seen(max(a, 1.0), da)
+
+    expression.fold(lambda _, name: seen(INPUTS, 1.0), node)
+    return largest[0], largest[1]

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class Evaluation:
     """One loss that a search looked at.
 
-    `status` is "ok", or why the fitness is inf or borrowed: "rejected" (rejection protocol), "equivalent"
-    (gradient equivalence: the fitness is its twin's), "diverged" (local search or training left the finite
-    numbers).
+    `status` is "ok", or why the fitness is inf or borrowed: "rejected" or "rejected early" (rejection
+    protocol after or before local search), "equivalent" (gradient equivalence: the fitness is its twin's),
+    "diverged" (local search or training left the finite numbers).
     """
 
     loss: Loss
@@ -48,8 +48,9 @@ class SearchResult:
     Attributes:
         method: name of the search method.
         evaluations: every distinct loss that was evaluated, in order.
-        generations: one row a generation: best and mean fitness, and counts of what was cached, rejected,
-            found equivalent, diverged and evaluated.
+        generations: one row a generation: best and mean fitness, and counts: cached + rejected early + rejected
+            + equivalent + evaluated are the population, of which new ones were optimised (tuned) or skipped
+            by local search; of the evaluated some diverged, and those not already in local search were trained.
         population: the last generation, from which another search can go on.
         seconds: wall-clock seconds by phase.
         engine: the engine of the local search, or "none".

@@ -1,7 +1,8 @@
-"""The three time-saving filters: what they refuse, what they let through, and that each can be switched off."""
+"""The time-saving filters: what they refuse, what they let through, and that each can be switched off."""
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -14,18 +15,23 @@ from helpers import (
     small_model,
     tiny_config,
     trees,
+    weights_for,
 )
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 import evomal_core as em
+from evomal_core.expression import Expression
 from evomal_core.filters import (
     gradient_signature,
+    is_irrelevant,
     is_rejected,
     minimise_predictions,
     promise,
     sample_predictions,
 )
 from evomal_core.learners import make_learners
+from evomal_core.losses import initial_phi
 
 CONFIG = em.SearchConfig(rejection_steps=200, rejection_lr=0.01)
 TASKS = {"regression": regression_task(), "binary": class_task(2), "multiclass": class_task(3)}
@@ -190,10 +196,10 @@ def test_filters_take_any_tree_draw_nothing_and_leave_the_loss_alone(tree, seed)
     assert loss.phi.grad is None
 
 
-def search(**changes):
+def search(initial=(), **changes):
     tasks = [regression_task()]
     config = tiny_config(generations=4, population=12, **changes)
-    return em.learn_loss(tasks, small_model(), config=config, seed=1, progress=False)
+    return em.learn_loss(tasks, small_model(), config=config, seed=1, initial=initial, progress=False)
 
 
 def statuses(result):
@@ -238,3 +244,127 @@ def test_an_equivalent_loss_has_the_fitness_of_its_twin():
     result = search()
     ok = {entry.fitness for entry in result.evaluations if entry.status in ("ok", "diverged")}
     assert {entry.fitness for entry in result.evaluations if entry.status == "equivalent"} <= ok
+
+
+def dead(text):
+    return is_irrelevant(Expression.parse(text))
+
+
+def test_weights_below_a_sign_can_not_matter():
+    for text in (
+        "add(sign(f), y)",
+        "mul(y, sign(square(sub(f, y))))",
+        "sub(sign(sign(f)), sign(mul(f, y)))",
+    ):
+        assert dead(text)
+    for text in ("square(sub(f, y))", "add(sign(f), mul(f, y))", "mul(sign(y), f)", "max(1, min(f, -1))"):
+        assert not dead(text)
+
+
+def test_a_tree_that_could_overflow_is_not_called_irrelevant():
+    """0 times infinity is NaN: local search would find such a candidate diverged."""
+    text = "f"
+    for _ in range(8):
+        text = f"square({text})"
+    assert not dead(f"add(sign({text}), y)")
+    assert not dead("add(sign(log(log(log(f)))), y)")
+    assert dead("add(sign(log(sub(f, y))), y)")
+
+
+@settings(max_examples=300)
+@given(trees(max_leaves=12), SEEDS, st.sampled_from(["regression", "multiclass"]), st.booleans())
+def test_irrelevant_weights_have_no_meta_gradient_by_double_backward(tree, seed, kind, softplus):
+    """PyTorch's own derivatives, for weights and inputs far from those that a search meets."""
+    assume(tree.edges and is_irrelevant(tree))
+    rng = torch.Generator().manual_seed(seed)
+    loss = em.LearnedLoss(tree, kind, phi=weights_for(tree, seed).clamp(-2, 2), softplus=softplus)
+    scale = 10.0 ** torch.randint(-3, 4, (20, 3), generator=rng)
+    f = (torch.randn(20, 3, generator=rng) * scale).clamp(-1e3, 1e3).requires_grad_()
+    y = (torch.randn(20, 3, generator=rng) * scale).clamp(-1e3, 1e3)
+    value = loss.elementwise(f, y).sum()
+    assert torch.isfinite(value)
+    if value.requires_grad:
+        (slope,) = torch.autograd.grad(value, [f], create_graph=True, materialize_grads=True)
+        assert torch.equal(slope, torch.zeros_like(f))
+        if slope.requires_grad:
+            change = (slope * 1e10 * torch.randn(20, 3, generator=rng)).sum()
+            (meta,) = torch.autograd.grad(change, [loss.phi], materialize_grads=True)
+            assert torch.equal(meta, torch.zeros_like(loss.phi))
+
+
+IRRELEVANT = ["add(sign(f), y)", "sub(square(y), sign(mul(f, y)))", "tanh(mul(y, sign(sub(f, 1))))"]
+
+
+def everything(result):
+    """All of a result but the seconds and the counts of what local search was spared."""
+    found = [(str(e.loss.expression), e.fitness, e.status, e.loss.phi.tolist()) for e in result.evaluations]
+    rows = [{k: v for k, v in row.items() if k not in ("optimised", "skipped")} for row in result.generations]
+    return found, rows, [e.fitness for e in result.population]
+
+
+@pytest.mark.parametrize("engine", ["batched", "jvp", "autograd"])
+@pytest.mark.parametrize("rejection_steps", [0, 10])
+def test_skipping_irrelevant_weights_changes_nothing_bit_for_bit(engine, rejection_steps):
+    common = {"initial": IRRELEVANT, "engine": engine, "rejection_steps": rejection_steps, "meta_steps": 3}
+    without, skipping = search(**common), search(**common, skip_irrelevant=True)
+    assert everything(skipping) == everything(without)
+    spared = skipping.history["skipped"].sum()
+    assert spared >= len(IRRELEVANT)
+    assert without.history["skipped"].sum() == 0
+    assert skipping.history["optimised"].sum() + spared == without.history["optimised"].sum()
+
+
+@pytest.mark.parametrize("unroll_steps", [1, 3])
+def test_skipping_changes_nothing_with_several_unrolled_steps_and_the_plain_meta_step(unroll_steps):
+    common = {"initial": IRRELEVANT, "unroll_steps": unroll_steps, "meta_optimizer": "sgd", "meta_lr": 0.1}
+    skipping = search(**common, skip_irrelevant=True)
+    assert everything(skipping) == everything(search(**common))
+    assert skipping.history["skipped"].sum() > 0
+
+
+def test_rejecting_first_spares_local_search_and_keeps_untuned_weights():
+    result = search(reject_first=True)
+    early = [entry for entry in result.evaluations if entry.status == "rejected early"]
+    assert len(early) == result.history["rejected early"].sum() > 0
+    config = tiny_config(generations=4, population=12)
+    learners = make_learners([regression_task()], small_model(), config, 1, "meta-train")
+    drawn = sample_predictions(learners, config)
+    for entry in early:
+        assert math.isinf(entry.fitness)
+        assert torch.equal(entry.loss.phi, initial_phi(entry.loss.expression, 1))
+        assert is_rejected(promise(entry.loss, drawn, config, "regression"))
+    assert "rejected early" not in statuses(search())
+    for row in result.generations:
+        parts = ("cached", "rejected early", "rejected", "equivalent", "evaluated")
+        assert sum(row[name] for name in parts) == 12
+        assert row["optimised"] == 12 - row["cached"] - row["rejected early"]
+        assert row["evaluated"] - row["diverged"] <= row["trained"] <= row["evaluated"]
+
+
+def test_rejecting_first_without_the_protocol_is_refused():
+    with pytest.raises(ValueError, match="reject_first needs the rejection protocol; set rejection_steps above 0"):
+        em.SearchConfig(reject_first=True, rejection_steps=0)
+
+
+def test_early_rejection_is_for_methods_that_tune():
+    config = tiny_config(reject_first=True, skip_irrelevant=True)
+    result = em.learn_loss([regression_task()], small_model(), "gp-lfl", config=config, seed=1, progress=False)
+    assert result.history[["rejected early", "skipped", "optimised"]].to_numpy().sum() == 0
+    assert result.history["rejected"].sum() > 0
+
+
+def test_each_filter_has_its_seconds():
+    phases = {name for name in search(reject_first=True, skip_irrelevant=True).seconds if "filter" in name}
+    parts = ("symbolic archive", "early rejection", "irrelevant weights", "rejection", "gradient equivalence")
+    assert phases == {f"filter: {part}" for part in parts}
+
+
+def test_a_search_stopped_before_these_filters_existed_goes_on(tmp_path):
+    config = tiny_config()
+    em.learn_loss([regression_task()], small_model(), config=config, seed=1, progress=False, checkpoint=tmp_path)
+    path = tmp_path / "checkpoint.json"
+    record = json.loads(path.read_text())
+    for name in ("reject_first", "skip_irrelevant"):
+        del record["fingerprint"]["config"][name]
+    path.write_text(json.dumps(record))
+    em.learn_loss([regression_task()], small_model(), config=config, seed=1, progress=False, checkpoint=tmp_path)
