@@ -13,8 +13,8 @@ from torch.nn import functional
 class Augmentation:
     """Random crops and horizontal flips, a new draw for each image of each batch (TPAMI section IV-B).
 
-    An image is framed by `padding` black pixels on each side and cut to its former size at a place drawn uniformly;
-    then it is mirrored with probability one half.
+    An image is framed by `padding` black pixels on each side, cut to its former size at a place drawn uniformly,
+    and mirrored with probability one half.
     """
 
     padding: int = 4
@@ -23,7 +23,7 @@ class Augmentation:
     """What a black pixel became by standardisation: one value, or one for each channel."""
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Images (rows, channels, height, width), changed by draws from a CPU generator, the same on all devices."""
+        """Images (rows, channels, height, width), changed; a CPU generator's draws are the same on all devices."""
         rows, _, height, width = x.shape
         places = torch.randint(2 * self.padding + 1, (2, rows), generator=generator).to(x.device)
         y_index = places[0, :, None] + torch.arange(height, device=x.device)

@@ -33,7 +33,8 @@ def logistic(inputs: int, outputs: int) -> nn.Sequential:
 def he_(network: Network) -> Network:
     """He-normal weights, N(0, 2/fan-out) for convolutions and N(0, 2/fan-in) for dense layers, and zero biases.
 
-    In place; for networks with ReLU (He et al. 2015). Norm layers keep theirs. Draws from PyTorch's global generator.
+    In place; for networks with ReLU (He et al. 2015). Norm layers keep theirs. PyTorch's global generator is drawn
+    from, as in the constructors of `nn` modules.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

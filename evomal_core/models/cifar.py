@@ -52,8 +52,8 @@ def allcnn_c(classes: int = 10) -> nn.Sequential:
     """AllCNN-C (Springenberg et al. 2015) with batch norm: 1,372,254 weights for 10 classes.
 
     Nine convolutions, two of them with stride 2 in place of pooling, and the mean over positions. As in the
-    authors' code, there is batch norm after each convolution, dropout of one half after those with stride, and none
-    on the images; without batch norm it has the published 1.4 million, 1,369,738.
+    authors' code, there is batch norm after each convolution, dropout of one half after those with stride, and
+    none on the images; without batch norm it has the published 1.4 million, 1,369,738.
     """
     layers: list[nn.Module] = []
     inputs = 3
