@@ -14,10 +14,10 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from evomal_core.curves import value_and_slope
 from evomal_core.losses import Kind, Loss, TaskLoss
 from evomal_core.paper import LABELS, SPLITS, count_seeds
 from evomal_core.search import METHODS
@@ -377,14 +377,14 @@ def loss_shapes(
     for column, label in enumerate(labels):
         f = grid + label if kind == "regression" else grid
         for number, (known_as, loss) in enumerate([(name, reference), *shown.items()]):
-            value, slope = _value_and_slope(loss, f, label)
-            line = _line(known_as, number)
-            panels[0, column].plot(grid, _scaled(value), label=known_as if column == 0 else None, **line)
+            value, slope = value_and_slope(loss, f, label)
+            line = loss_line(known_as, number)
+            panels[0, column].plot(grid, scaled(value), label=known_as if column == 0 else None, **line)
             panels[1, column].plot(grid, slope, **line)
         panels[0, column].set_title(f"label y = {label:g}".replace("-", "−"), loc="left")
         panels[1, column].set_xlabel(x_label)
         panels[1, column].axhline(0, color="0.6", linewidth=0.8, zorder=0)
-    _arsinh_scale(panels[1, 0])
+    arsinh_scale(panels[1, 0])
     panels[0, 0].set_ylabel("loss, scaled to [0, 1]")
     panels[1, 0].set_ylabel("gradient ∂M/∂f")
     figure.legend(*_unique_handles(panels[0, 0]), loc="outside right upper")
@@ -393,7 +393,7 @@ def loss_shapes(
     return figure
 
 
-def _arsinh_scale(axes: Axes) -> None:
+def arsinh_scale(axes: Axes) -> None:
     """A vertical axis that is linear within ±1 and logarithmic beyond, with ticks at 0 and powers of 10."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -410,7 +410,8 @@ def _unique_handles(axes: Axes) -> tuple[list[Any], list[str]]:
     return handles, [LABELS.get(name, name) for name in names]
 
 
-def _line(name: str, number: int) -> dict[str, Any]:
+def loss_line(name: str, number: int) -> dict[str, Any]:
+    """How the loss of a name is drawn that is the number-th of its panel; number 0 is the task loss."""
     if name in STYLES and name != "baseline":
         return {"color": STYLES[name].color, "linestyle": STYLES[name].linestyle, "linewidth": 1.7}
     if number == 0:
@@ -419,16 +420,8 @@ def _line(name: str, number: int) -> dict[str, Any]:
     return {"color": style.color, "linestyle": style.linestyle, "linewidth": 1.7}
 
 
-def _value_and_slope(loss: Loss, f: np.ndarray, label: float) -> tuple[np.ndarray, np.ndarray]:
-    weights = next(loss.parameters(), torch.empty(0))
-    points = torch.tensor(f, dtype=weights.dtype, device=weights.device)[:, None].requires_grad_()
-    value = loss.elementwise(points, torch.full_like(points, label))
-    (slope,) = torch.autograd.grad(value.sum(), points, allow_unused=True)
-    slope = torch.zeros_like(points) if slope is None else slope
-    return value.detach().cpu().numpy()[:, 0], slope.cpu().numpy()[:, 0]
-
-
-def _scaled(value: np.ndarray) -> np.ndarray:
+def scaled(value: np.ndarray) -> np.ndarray:
+    """Values shifted and scaled to [0, 1]; constant ones become 0.5."""
     finite = value[np.isfinite(value)]
     span = np.ptp(finite) if len(finite) else 0.0
     return (value - finite.min()) / span if span > 0 else np.full_like(value, 0.5)
