@@ -29,11 +29,17 @@ LABELS = {
 }
 """The methods' names as the papers write them."""
 
-SPLITS = {"train": "training", "validation": "validation", "test": "held-out", "unseen": "held-out, not in training"}
+SPLITS = {
+    "train": "training",
+    "validation": "validation",
+    "test": "held-out",
+    "unseen": "held-out, not in training",
+}
 """The parts of a task as they are called in text and on axes."""
 
-COMPARED = {"2": "train", "3": "", "II": "test", "III": "test", "IV": "test", "V": ""}
-"""The part of a task whose error a published one is compared with; "" where there is no such choice."""
+COMPARED = {"2": ("train", "test"), "3": ("",), "II": ("test",), "III": ("test",), "IV": ("test",), "V": ("",)}
+"""The part of a task whose error a published one is compared with, then what is shown beside; "" where there is no
+such choice."""
 
 ODDITIES = {
     "2": (

@@ -131,7 +131,7 @@ def _published_cells() -> dict[tuple[str, str, str, str], Number]:
 
 def _by_group(cells: pd.DataFrame) -> pd.DataFrame:
     """Published errors without a group belong to the in-sample ones."""
-    errors = cells["table"].map(COMPARED) != ""
+    errors = cells["table"].map(COMPARED) != ("",)
     return cells.assign(group=cells["group"].mask(errors & (cells["group"] == ""), "in-sample"))
 
 
@@ -192,7 +192,9 @@ def _orders(
     method: str, measured: Mapping[str, np.ndarray], cells: Mapping[str, Number | None]
 ) -> tuple[list[str], list[str]]:
     """The published orders of a method ("below baseline") that the measured means keep, and those they break."""
-    mine, kept, broken = cells[method], [], []
+    mine = cells[method]
+    kept: list[str] = []
+    broken: list[str] = []
     assert mine is not None
     for other, cell in cells.items():
         if other == method or cell is None or not decided(mine, cell):
@@ -228,6 +230,8 @@ def every_cell(values: pd.DataFrame) -> pd.DataFrame:
         values: as for `beside`.
     """
     judged = beside(values)
+    shown = [row.split in COMPARED[row.table] for row in judged.itertuples()]
+    judged = judged.loc[np.array(shown, bool)]
     names = ["paper", "metric", "unit", "model", *CELL]
     cells = _by_group(published()).rename(columns={name: f"published {name}" for name in ("mean", "sd", "n")})
     whole = cells.reset_index(names="place").merge(
@@ -235,10 +239,10 @@ def every_cell(values: pd.DataFrame) -> pd.DataFrame:
     )
     whole = whole.assign(verdict=whole["verdict"].fillna(NOT_RUN), why=whole["why"].fillna(""))
     whole[["profile", "split"]] = whole[["profile", "split"]].fillna("").astype(str)
-    whole["first"] = whole["split"] != whole["table"].map(COMPARED)
+    whole["beside"] = [row.split != COMPARED[row.table][0] for row in whole.itertuples()]
     rank = {profile: number for number, profile in enumerate(sorted(set(whole["profile"]) - {""}, key=strength))}
     whole["rank"] = whole["profile"].map(rank | {"": 0})
-    whole = whole.sort_values(["place", "rank", "first"], ignore_index=True)
+    whole = whole.sort_values(["place", "rank", "beside"], ignore_index=True)
     whole["headline"] = ~whole.duplicated("place")
     whole[["n", "diverged"]] = whole[["n", "diverged"]].fillna(0).astype(int)
     return whole[[*names, "profile", "split", *_COLUMNS, "headline"]]
