@@ -14,7 +14,8 @@ from evomal_core.experiment import check_methods, experiment
 from evomal_core.loss_files import load_loss
 from evomal_core.losses import Loss
 from evomal_core.runs import Run, compute_all
-from evomal_core.search import METHODS, check_seed
+from evomal_core.search import METHODS
+from evomal_core.seeds import check_seed
 
 KEYS = ["experiment", "profile", "method", "seed"]
 

@@ -27,7 +27,8 @@ from evomal_core.files import read_json, write_atomic, write_json
 from evomal_core.learners import Learner, make_learners
 from evomal_core.losses import Loss
 from evomal_core.result import SearchResult
-from evomal_core.search import METHODS, check_device, check_seed, learn_loss, refuse_unknown
+from evomal_core.search import METHODS, check_device, learn_loss, refuse_unknown
+from evomal_core.seeds import check_seed
 from evomal_core.threads import one_thread
 from evomal_core.training import Training, train
 

@@ -10,7 +10,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -22,6 +21,7 @@ from evomal_core.losses import Kind, LearnedLoss
 from evomal_core.primitives import FUNCTION_SETS, TERMINALS
 from evomal_core.progress import Progress
 from evomal_core.result import SearchResult
+from evomal_core.seeds import check_seed
 from evomal_core.tasks import Task
 from evomal_core.threads import threads_for
 
@@ -85,17 +85,6 @@ def refuse_unknown(what: str, value: Any, known: Sequence[str]) -> None:
         near = get_close_matches(str(value), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
         raise ValueError(f"unknown {what} {value!r}; {hint}")
-
-
-def check_seed(seed: Any) -> int:
-    """The seed, if it is a whole number of at least 0.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise ValueError(f"a seed is a whole number of at least 0, got {seed!r}")
-    return int(seed)
 
 
 def check_device(device: str) -> torch.device:

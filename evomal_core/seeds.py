@@ -6,9 +6,21 @@ import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
+
+
+def check_seed(seed: Any) -> int:
+    """The seed, if it is a whole number of at least 0.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"a seed is a whole number of at least 0, got {seed!r}")
+    return int(seed)
 
 
 def derive(seed: int, *purpose: str | int) -> int:

@@ -13,9 +13,33 @@ from torch import Tensor
 
 from evomal_core.augmentation import Augmentation
 from evomal_core.losses import Kind, check_kind
-from evomal_core.seeds import numpy_rng
+from evomal_core.seeds import check_seed, numpy_rng
 
 SPLITS = ("train", "validation", "test", "unseen")
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """Standardisation (a − mean) / spread, by the mean and standard deviation of training rows; both (…)."""
+
+    mean: Tensor
+    spread: Tensor
+
+    @classmethod
+    def of(cls, array: np.ndarray, rows: np.ndarray) -> Scale:
+        """That of some rows of an array; a constant column becomes 0."""
+        train = array[rows].astype(np.float64)
+        spread = train.std(axis=0)
+        return cls(torch.from_numpy(train.mean(axis=0)), torch.from_numpy(np.where(spread > 0, spread, 1.0)))
+
+    def __call__(self, array: Any) -> Tensor:
+        """Standardised rows, float32."""
+        rows = torch.as_tensor(array)
+        return ((rows - self.mean.to(rows.device)) / self.spread.to(rows.device)).float()
+
+    def undo(self, array: Tensor) -> Tensor:
+        """Standardised rows in their own unit again, float32."""
+        return (array * self.spread.to(array.device) + self.mean.to(array.device)).float()
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +59,10 @@ class Task:
     test: tuple[Tensor, Tensor] | None = None
     unseen: tuple[Tensor, Tensor] | None = None
 
+    x_scale: Scale | None = None
+    """How the features were standardised, if they were: apply it to new rows, `task.x_scale(x_new)`."""
+    y_scale: Scale | None = None
+    """How the labels of a regression were standardised: `task.y_scale.undo(y_pred)` is in their own unit."""
     augment: Augmentation | None = None
     """What is done to the images of each training batch; validation and test rows stay as they are."""
 
@@ -73,21 +101,21 @@ class Task:
         check_kind(kind)
         if not isinstance(standardise, bool):
             raise ValueError(f"standardise is True or False, got {standardise!r}")
-        x, y = _indices(x) if indices else _features(x), np.asarray(y)
+        x, y = _array(x, "x"), _array(y, "y")
+        x = _indices(x) if indices else _features(x)
         if y.ndim and len(x) != len(y):
             raise ValueError(f"x has {len(x)} rows but y has {len(y)}; they must be equally many")
         y = _labels(y, kind)
-        parts = _split_rows(len(x), split, seed)
-        if standardise and np.issubdtype(x.dtype, np.floating):
-            x = _standardised(x, parts[0])
-        if standardise and kind == "regression":
-            y = _standardised(y, parts[0])
-        whole = torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(np.ascontiguousarray(y))
+        parts = _split_rows(len(x), split, check_seed(seed))
+        x_scale = Scale.of(x, parts[0]) if standardise and not indices else None
+        y_scale = Scale.of(y, parts[0]) if standardise and kind == "regression" else None
+        x_rows, y_rows = (torch.from_numpy(np.ascontiguousarray(array)) for array in (x, y))
+        whole = x_scale(x_rows) if x_scale else x_rows, y_scale(y_rows) if y_scale else y_rows
         train, validation, test = (
             (whole[0][rows], whole[1][rows]) if len(rows) else None for rows in map(torch.from_numpy, parts)
         )
         assert train is not None  # _split_rows leaves no training part empty
-        return cls(name, kind, train, validation, test)
+        return cls(name, kind, train, validation, test, x_scale=x_scale, y_scale=y_scale)
 
     @property
     def outputs(self) -> int:
@@ -120,8 +148,21 @@ class Task:
         return f"Task({self.name!r}, {self.kind}, features={self.features}, outputs={self.outputs}, {rows})"
 
 
-def _features(x: Any) -> np.ndarray:
-    x = np.asarray(x)
+def _array(values: Any, name: str) -> np.ndarray:
+    """As NumPy has it; a tensor may require gradients or lie on a GPU, a table's columns must be of one kind."""
+    if isinstance(values, Tensor):
+        return values.detach().cpu().numpy()
+    array = np.asarray(values)
+    if name == "x" and array.dtype == object and hasattr(values, "select_dtypes"):
+        if columns := list(values.select_dtypes(exclude=["number", "bool"]).columns):
+            raise ValueError(
+                f"column {columns[0]!r} of x holds no numbers; encode it, e.g. by pandas.get_dummies(x)"
+            )
+        return np.asarray(values.astype(float))
+    return array
+
+
+def _features(x: np.ndarray) -> np.ndarray:
     if x.ndim == 0 or not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
         raise ValueError(f"x must be an array of numbers (rows, features), got dtype {x.dtype}")
     if np.issubdtype(x.dtype, np.complexfloating):
@@ -137,8 +178,7 @@ def _features(x: Any) -> np.ndarray:
     return x
 
 
-def _indices(x: Any) -> np.ndarray:
-    x = np.asarray(x)
+def _indices(x: np.ndarray) -> np.ndarray:
     if not np.issubdtype(x.dtype, np.integer) or x.ndim == 0 or not x.size:
         raise ValueError(
             f"indices are an array of whole numbers (rows, …), got dtype {x.dtype} of shape {x.shape}"
@@ -197,13 +237,6 @@ def _split_rows(rows: int, split: tuple[float, float, float], seed: int) -> list
         if share > 0 and not len(part):
             raise ValueError(f"{rows} row(s) are too few for split {split}: the {name} part is empty")
     return parts
-
-
-def _standardised(array: np.ndarray, train_rows: np.ndarray) -> np.ndarray:
-    """Mean 0 and standard deviation 1 over the training rows; constant columns become 0."""
-    train = array[train_rows].astype(np.float64)
-    spread = train.std(axis=0)
-    return ((array - train.mean(axis=0)) / np.where(spread > 0, spread, 1)).astype(np.float32)
 
 
 def sine_tasks(seed: int, count: int, low: float, high: float, *, purpose: str, rows: int = 100) -> list[Task]:

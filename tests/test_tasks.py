@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers import SEEDS, class_task, global_generators_untouched, regression_task
@@ -210,3 +211,39 @@ def test_indices_stay_whole_numbers_and_other_integers_become_floats():
 def test_what_can_not_be_indices_is_refused(x, message):
     with pytest.raises(ValueError, match=message):
         em.Task.from_arrays(x, Y, "regression", indices=True)
+
+
+def test_the_scales_of_standardisation_are_kept():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(3.0, 2.0, (50, 3)).astype(np.float32), rng.normal(-7.0, 5.0, 50)
+    task = em.Task.from_arrays(x, y, "regression")
+    assert task.x_scale is not None
+    assert task.y_scale is not None
+    whole = torch.cat([part[1] for part in task.parts().values()])
+    assert sorted(task.y_scale.undo(whole)[:, 0].tolist()) == pytest.approx(sorted(y), rel=1e-5)
+    new = task.x_scale(x[:4])
+    known = torch.cat([part[0] for part in task.parts().values()])
+    assert all((known == row).all(dim=1).any() for row in new)
+    assert em.Task.from_arrays(x, y > 0, "binary").y_scale is None
+    assert em.Task.from_arrays(x, y, "regression", standardise=False).x_scale is None
+
+
+def test_tensors_that_require_gradients_are_taken_as_they_are():
+    x = torch.randn(30, 2, requires_grad=True)
+    task = em.Task.from_arrays(x, x[:, 0], "regression")
+    assert not task.train[0].requires_grad
+
+
+def test_a_table_with_text_names_the_column_and_one_with_flags_is_taken():
+    table = pd.DataFrame(
+        {"size": [1.0, 2.0, 3.0, 4.0, 5.0], "town": list("abcab"), "new": [True, False] * 2 + [True]}
+    )
+    with pytest.raises(ValueError, match="column 'town' of x holds no numbers; encode it"):
+        em.Task.from_arrays(table, table["size"], "regression")
+    task = em.Task.from_arrays(table.drop(columns="town"), table["size"], "regression")
+    assert task.features == (2,)
+
+
+def test_a_seed_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="a seed is a whole number of at least 0, got -1"):
+        em.Task.from_arrays(np.zeros((9, 1)), np.arange(9.0), "regression", seed=-1)
