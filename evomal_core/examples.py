@@ -13,6 +13,7 @@ What the table leaves open, and what was chosen:
   in c, which no expression computes: c is built with the analytic one, and `C_PLAIN` is as printed. In h,
   y/(1 + l²) is two analytic ones.
 
+No weights make g what V-C says of it: it sees the prediction as |f| only, so it can't have its minimum at f = y.
 GECCO shows one learned loss, as a tree in a figure (Figure 3a); its text gives no formula.
 """
 

@@ -2,6 +2,7 @@
 
 Every rule compares values or gradients within one loss, so that a positive scale and an offset change
 nothing: neither changes what a network is trained towards. The names are those of TPAMI section V-C.
+Descent is followed to its end; a short training can stop on the way, and use a loss that has no minimum.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def _softplus(value: sympy.Expr) -> sympy.Expr:
 
 
 def loss_formula(expression: Expression, phi: Sequence[float], softplus: bool = False) -> sympy.Expr:
-    """The formula simplified by sympy; the raw one if the two differ anywhere on random points."""
+    """The formula simplified by sympy; the raw one if that is shorter, or differs anywhere on random points."""
     raw = raw_formula(expression, phi)
     simplified = raw if raw.count_ops() > _SIMPLIFY_UP_TO or raw.has(*_SLOW) else _simplify(raw)
     return _softplus(simplified) if softplus else simplified
@@ -51,7 +51,8 @@ def _simplify(raw: sympy.Expr) -> sympy.Expr:
         simplified = sympy.simplify(raw)
     except (ArithmeticError, AttributeError, RecursionError, TypeError, ValueError):
         return raw  # sympy's rewriting of nested Min, Max and sign can fail on its own intermediate NaN
-    return simplified if numerically_equal(raw, simplified) else raw
+    shorter = simplified.count_ops() <= raw.count_ops()
+    return simplified if shorter and numerically_equal(raw, simplified) else raw
 
 
 def numerically_equal(left: sympy.Expr, right: sympy.Expr, points: int = 256, tolerance: float = 1e-9) -> bool:
