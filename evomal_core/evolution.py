@@ -164,7 +164,7 @@ class Evaluator:
 
     def evaluate(self, expressions: Sequence[Expression]) -> tuple[list[Evaluation], dict[str, int]]:
         """The evaluations of a population, and how many were cached, rejected, … in it."""
-        with self.search.timed("filter: symbolic archive"):
+        with self.search.timed("filters"), self.search.timed("filter: symbolic archive"):
             archive = self.archive if self.search.config.symbolic_archive else {}
             new = [e for e in dict.fromkeys(expressions) if e not in archive]
         fresh, counts = self._evaluate_new(new)
@@ -219,7 +219,7 @@ class Evaluator:
         waiting = [index for index in range(len(losses)) if index not in done]
         chosen = waiting
         if config.skip_irrelevant:
-            with search.timed("filter: irrelevant weights"):
+            with search.timed("filters"), search.timed("filter: irrelevant weights"):
                 chosen = [index for index in waiting if not is_irrelevant(expressions[index])]
         share = 1 / (max(len(chosen), 1) * max(config.meta_steps, 1))
         with search.timed("local search"):
@@ -245,7 +245,8 @@ class Evaluator:
         if not search.config.rejection_steps:
             return
         waiting = [index for index in range(len(losses)) if index not in done]
-        with search.timed("filter: rejection" if status == "rejected" else "filter: early rejection"):
+        part = "rejection" if status == "rejected" else "early rejection"
+        with search.timed("filters"), search.timed(f"filter: {part}"):
             candidates = [losses[index] for index in waiting]
             found = promises(candidates, self.samples, search.config, search.kind, search.engine)
         for index, g in zip(waiting, found, strict=True):
@@ -258,7 +259,7 @@ class Evaluator:
         """The gradient signatures of the losses that are not done."""
         if not self.search.config.gradient_equivalence:
             return {}
-        with self.search.timed("filter: gradient equivalence"):
+        with self.search.timed("filters"), self.search.timed("filter: gradient equivalence"):
             waiting = [index for index in range(len(losses)) if index not in done]
             found = {index: gradient_signature(losses[index], self.samples) for index in waiting}
         return {index: signature for index, signature in found.items() if signature is not None}
