@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from evomal_core.experiment import EXPERIMENTS
+from evomal_core.paper import published
 from evomal_core.results import KEYS, Results, load
 from evomal_core.runs import Run, complete_runs
 from evomal_core.verdicts import strength
@@ -19,6 +20,7 @@ PHASES = ("seconds local search", "seconds filters", "seconds fitness")
 
 VALUES = ["table", *KEYS, "group", "split", "value"]
 HISTORY = [*KEYS, "generation", "best_fitness", "cached", "optimised", "rejected", "equivalent", "evaluated"]
+LANDSCAPES = [*KEYS, "x", "measure", "height", "task", "diverged"]
 CURVES = [*KEYS, "group", "task", "step", "split", "error"]
 
 
@@ -31,11 +33,13 @@ class Evidence:
             weights, hours of meta-training; columns table, group, split and value (inf: diverged).
         histories: one row a generation, as `Results.histories`.
         curves: errors while a network is trained, as `Results.tests`.
+        landscapes: heights around trained networks along one direction, as `landscapes.load_or_compute`.
     """
 
     values: pd.DataFrame
     histories: pd.DataFrame
     curves: pd.DataFrame
+    landscapes: pd.DataFrame
 
     @property
     def profiles(self) -> list[str]:
@@ -48,21 +52,20 @@ class Evidence:
         return replace(self, **{name: table[table["profile"] == profile] for name, table in tables.items()})
 
     def of_paper(self, paper: str) -> Evidence:
-        """What belongs to the experiments of one paper, "gecco23" or "tpami23"."""
-        names = [entry.name for entry in EXPERIMENTS.values() if paper_of(entry.name) == paper]
+        """What belongs to the experiments that a paper, "gecco23" or "tpami23", has published numbers of."""
+        cells = published()
+        names = set(cells.loc[cells["paper"] == paper, "experiment"])
         tables = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: table[table["experiment"].isin(names)] for name, table in tables.items()})
-
-
-def paper_of(experiment: str) -> str:
-    """Which paper an experiment belongs to."""
-    return "gecco23" if EXPERIMENTS[experiment].table == "2" else "tpami23"
 
 
 def gather(results_dir: Path | str) -> Evidence:
     """The evidence of a results folder; a folder without runs, or none at all, gives empty tables."""
     runs = [run for run in complete_runs(results_dir) if run.profile.partition("@")[0] != "smoke"]
-    return collect(loaded for _, loaded in by_profile(runs))
+    return replace(
+        collect(loaded for _, loaded in by_profile(runs)),
+        landscapes=_joined(list(_pieces(Path(results_dir, "landscapes"), "line")), LANDSCAPES),
+    )
 
 
 def by_profile(runs: list[Run]) -> Iterator[tuple[tuple[str, str], Results]]:
@@ -78,7 +81,8 @@ def collect(results: Iterator[Results] | list[Results]) -> Evidence:
         values += list(_values(loaded))
         histories.append(loaded.histories)
         curves.append(loaded.tests)
-    return Evidence(_joined(values, VALUES), _joined(histories, HISTORY), _joined(curves, CURVES))
+    tables = (_joined(values, VALUES), _joined(histories, HISTORY), _joined(curves, CURVES))
+    return Evidence(*tables, pd.DataFrame(columns=LANDSCAPES))
 
 
 def _values(results: Results) -> Iterator[pd.DataFrame]:
@@ -93,6 +97,15 @@ def _values(results: Results) -> Iterator[pd.DataFrame]:
     else:
         hours = runs[[name for name in PHASES if name in runs]].sum(axis=1) / 3600
         yield whole.assign(table="V", value=hours)
+
+
+def _pieces(folder: Path, name: str) -> Iterator[pd.DataFrame]:
+    """The finished tables `<experiment>/<profile>/<method>/seed-<k>/<name>.csv` of a folder, with their keys."""
+    for path in sorted(folder.glob(f"*/*/*/seed-*/{name}.csv")):
+        experiment, profile, method, seed = path.parent.relative_to(folder).parts
+        if path.with_suffix(".json").exists() and not profile.startswith("smoke"):
+            keys = {"experiment": experiment, "profile": profile, "method": method}
+            yield pd.read_csv(path).assign(**keys, seed=int(seed.removeprefix("seed-")))
 
 
 def _joined(parts: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:

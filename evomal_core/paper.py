@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
 from importlib.resources import files
 from typing import Any
@@ -96,13 +97,17 @@ def published(table: str | None = None) -> pd.DataFrame:
     Raises:
         ValueError: the table is not one of TABLES.
     """
+    if table is None:
+        return _whole().copy()
+    refuse_unknown("table", table, list(TABLES))
+    return _whole()[_whole()["table"] == table].reset_index(drop=True)
+
+
+@cache
+def _whole() -> pd.DataFrame:
     with (files("evomal_core") / "published" / "tables.csv").open(encoding="utf-8") as file:
         whole = pd.read_csv(file, dtype={"table": str}).fillna({"group": ""})
-    whole["experiment"] = [_own_name(row) for row in whole.itertuples()]
-    if table is None:
-        return whole
-    refuse_unknown("table", table, list(TABLES))
-    return whole[whole["table"] == table].reset_index(drop=True)
+    return whole.assign(experiment=[_own_name(row) for row in whole.itertuples()])
 
 
 def _own_name(row: Any) -> str:

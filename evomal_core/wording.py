@@ -106,7 +106,7 @@ def _orders(claims: pd.DataFrame) -> list[str]:
             testable = verdict != "not testable"
             least = smallest_p(int(rows["n"].max()))
             said = (
-                "" if testable else f" at {LEVEL:.0%}, as {count_seeds(int(rows['n'].max()))} give p ≥ {least:.2g}"
+                "" if testable else f" at {LEVEL:.0%}, as {count_seeds(int(rows['n'].max()))} give p ≥ {least:.3g}"
             )
             others = "; ".join(_pair(row, testable) for row in rows.to_dict("records"))
             method = LABELS[rows["method"].iloc[0]]
