@@ -132,15 +132,33 @@ def _list(_: argparse.Namespace) -> None:
     from evomal_core.experiment import EXPERIMENTS, PROFILES
     from evomal_core.search import METHODS
 
-    print("Experiments (rough minutes for all methods and seeds on two cores)")
+    absent: dict[str, str] = {}
+    print("Experiments: rough time of all methods and seeds on two cores, and whether the data is at hand")
+    print(f"  {'name':<21}{'what it is':<41}{'quick':>8}{'paper':>8}  data")
+    paper = ""
     for entry in EXPERIMENTS.values():
-        minutes = ", ".join(f"{name} {value:g}" for name, value in entry.minutes.items())
-        state = "data at hand" if (missing := entry.missing()) is None else missing
-        print(f"  {entry.name:<12}{entry.title}: {entry.source}\n{'':14}{minutes} min; {state}")
+        if paper != (paper := entry.source.partition(" ")[0]):
+            print(paper)
+        name = "" if entry.dataset is None else entry.dataset.name
+        if name and name not in absent:
+            absent[name] = entry.missing() or ""
+        times = "".join(f"{_duration(entry.minutes[profile]):>8}" for profile in ("quick", "paper"))
+        state = "missing" if name and absent[name] else "at hand"
+        print(f"  {entry.name:<21}{entry.title:<41}{times}  {state}")
+    for reason in filter(None, absent.values()):
+        print(f"  {reason}")
     for title, known in (("Profiles", PROFILES), ("Methods", METHODS)):
         print(title)
         for name, text in known.items():
             print(f"  {name:<12}{text}")
+
+
+def _duration(minutes: float) -> str:
+    """Rough minutes, hours or days, for example `3 min`."""
+    for unit, size in (("d", 24 * 60), ("h", 60)):
+        if minutes >= 2 * size:
+            return f"{minutes / size:.0f} {unit}"
+    return f"{minutes:g} min"
 
 
 def _run(options: argparse.Namespace) -> None:

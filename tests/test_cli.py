@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import evomal_core as em
+from evomal_core import cli
 from evomal_core.cli import main, parse_seeds
 from evomal_core.experiment import EXPERIMENTS
 from evomal_core.files import read_json
@@ -149,7 +150,12 @@ def test_list_shows_every_experiment_profile_and_method(capsys):
     out = capsys.readouterr().out
     for name in (*EXPERIMENTS, *em.METHODS, "smoke", "quick", "paper"):
         assert name in out
-    assert "data at hand" in out
+    assert "at hand" in out
+
+
+@pytest.mark.parametrize(("minutes", "text"), [(0.1, "0.1 min"), (90, "90 min"), (600, "10 h"), (4320, "3 d")])
+def test_durations_are_short(minutes, text):
+    assert cli._duration(minutes) == text
 
 
 def test_data_says_what_is_at_hand(capsys):
