@@ -141,7 +141,7 @@ class CompiledMetaStep:
         """phi (P, E) → the task loss summed over tasks, (P,), and its gradient (P, E)."""
         population, base = self.population, self.config.base
         episodes = [episode(learner, meta_step, self.config) for learner in self.stack.learners]
-        f0, y, hidden, slopes = self._once("step", [e.steps[0] for e in episodes], self._at_start)
+        f0, y, hidden, jacobian = self._once("step", [e.steps[0] for e in episodes], self._at_start)
         x_task, y_task = self._once("task", [e.task for e in episodes], lambda r: (_features(r), _labels(r)))
         rates = np.array([base.lr * (1 + base.momentum if base.nesterov else 1), base.weight_decay])
         weights = phi.contiguous().numpy()
@@ -150,8 +150,8 @@ class CompiledMetaStep:
         def work(candidates: np.ndarray) -> None:
             population.kernels.meta_steps(
                 population.kind, population.softplus, population.trees, population.lengths, weights,
-                population.layers, self.theta0, f0, y, hidden, slopes, x_task, y_task, rates, candidates, values,
-                gradients,
+                population.layers, self.theta0, f0, y, hidden, jacobian, x_task, y_task, rates, candidates,
+                values, gradients,
             )  # fmt: skip
 
         with population.one_blas_thread():
@@ -166,16 +166,16 @@ class CompiledMetaStep:
         return held[1]
 
     def _at_start(self, rows: Rows) -> tuple[np.ndarray, ...]:
-        """What all candidates share: f at the initial weights, labels, hidden values and slopes."""
+        """What all candidates share: f at the initial weights, labels, hidden values, one output's Jacobian."""
         x = _features(rows)
-        room, slope_room, _ = self.population.kernels._sizes(self.population.layers, x.shape[1])
+        room, jacobian_room, _ = self.population.kernels._sizes(self.population.layers, x.shape[1])
         hidden = np.empty((len(x), room), self.theta0.dtype)
-        slopes = np.empty((len(x), slope_room), self.theta0.dtype)
+        jacobian = np.empty((len(x), jacobian_room), self.theta0.dtype)
         with self.population.one_blas_thread():
-            self.population.kernels.forward(self.population.layers, self.theta0, x, hidden, slopes)
+            self.population.kernels.forward(self.population.layers, self.theta0, x, hidden, jacobian)
         y = _labels(rows)
         logits = torch.from_numpy(hidden[:, room - y[0].size :].reshape(y.shape).copy())
-        return link(logits, self.stack.kind).numpy(), y, hidden, slopes
+        return link(logits, self.stack.kind).numpy(), y, hidden, jacobian
 
 
 class CompiledTraining:

@@ -391,136 +391,166 @@ def _add_to_rows(matrix, row):
 
 
 @_jit
-def _sum_rows(matrix, total):
-    total[:] = 0
-    for i in range(matrix.shape[0]):
-        _add(total, matrix[i])
+def _outer(column, row, product):
+    """As `np.dot`, which is slow where only one term is summed."""
+    for i in range(column.shape[0]):
+        _scale(product[i], row, column[i, 0])
 
 
 @_jit
-def _relu(values, slope):
-    zero, one = values.dtype.type(0), values.dtype.type(1)
+def _relu(values):
+    zero = values.dtype.type(0)
     for n in range(values.size):
-        slope[n] = one if values[n] > zero else zero
         values[n] = zero if values[n] < zero else values[n]  # NaN is kept
 
 
 @_jit
-def _tanh(values, slope):
-    one = values.dtype.type(1)
-    _tanh_row(values, values)
-    for n in range(values.size):
-        slope[n] = one - values[n] * values[n]
+def _through_relu(change, output):
+    zero = change.dtype.type(0)
+    for n in range(change.size):
+        change[n] = change[n] if output[n] > zero else zero
 
 
 @_jit
-def _forward(layers, theta, x, hidden, slopes):
-    """Each layer's output behind another in `hidden`, and the slopes of its activations."""
+def _through_tanh(change, output):
+    one = change.dtype.type(1)
+    for n in range(change.size):
+        change[n] *= one - output[n] * output[n]
+
+
+@_jit
+def _through(activation, change, output):
+    """A tangent or cotangent times the slope of an activation, which its output tells; in place."""
+    if activation == RELU:
+        _through_relu(change, output)
+    elif activation == TANH_LAYER:
+        _through_tanh(change, output)
+
+
+@_jit
+def _forward(layers, theta, x, hidden):
+    """Each layer's output behind another in `hidden`, the input first."""
     batch = x.shape[0]
     hidden[: x.size] = x.reshape(-1)
-    start, slope_start = 0, 0
+    start = 0
     for layer in range(layers.shape[0]):
         inputs, outputs, place, bias, activation = layers[layer]
         before = _matrix(hidden, start, batch, inputs)
         start += batch * inputs
         z = _matrix(hidden, start, batch, outputs)
-        np.dot(before, _matrix(theta, place, outputs, inputs).T, z)
+        if inputs == 1:
+            _outer(before, theta[place : place + outputs], z)
+        else:
+            np.dot(before, _matrix(theta, place, outputs, inputs).T, z)
+        flat = hidden[start : start + batch * outputs]
         if bias >= 0:
             _add_to_rows(z, theta[bias : bias + outputs])
-        flat = hidden[start : start + batch * outputs]
-        slope = slopes[slope_start : slope_start + batch * outputs]
-        slope_start += batch * outputs
         if activation == RELU:
-            _relu(flat, slope)
+            _relu(flat)
         elif activation == TANH_LAYER:
-            _tanh(flat, slope)
+            _tanh_row(flat, flat)
 
 
 @_jit
-def _backward(layers, theta, batch, hidden, slopes, delta, other, gradient):
+def _backward(layers, theta, ones, hidden, delta, other, gradient):
     """The gradient of the weights from `delta`, the cotangent of the outputs, which is overwritten."""
-    end, slope_end = 0, 0
-    for layer in range(layers.shape[0]):
-        end += batch * layers[layer, 0]
-        slope_end += batch * layers[layer, 1]
+    batch, end = ones.size, hidden.size
     for layer in range(layers.shape[0] - 1, -1, -1):
         inputs, outputs, place, bias, activation = layers[layer]
-        slope_end -= batch * outputs
-        end -= batch * inputs
-        flat = delta[: batch * outputs]
-        if activation != NONE:
-            _multiply(flat, slopes[slope_end : slope_end + batch * outputs])
-        d = flat.reshape(batch, outputs)
-        np.dot(d.T, _matrix(hidden, end, batch, inputs), _matrix(gradient, place, outputs, inputs))
+        end -= batch * outputs
+        _through(activation, delta[: batch * outputs], hidden[end : end + batch * outputs])
+        d = _matrix(delta, 0, batch, outputs)
+        np.dot(
+            d.T, _matrix(hidden, end - batch * inputs, batch, inputs), _matrix(gradient, place, outputs, inputs)
+        )
         if bias >= 0:
-            _sum_rows(d, gradient[bias : bias + outputs])
+            np.dot(ones, d, gradient[bias : bias + outputs])
+        if layer and outputs == 1:
+            _outer(d, theta[place : place + inputs], _matrix(other, 0, batch, inputs))
+        elif layer:
+            np.dot(d, _matrix(theta, place, outputs, inputs), _matrix(other, 0, batch, inputs))
+        delta, other = other, delta
+
+
+@_jit
+def _jacobian(layers, theta, batch, hidden, rows, delta, other):
+    """For one output: its derivative by each layer's inputs to its activation, behind another in `rows`."""
+    end, place_of = hidden.size, rows.size
+    delta[:batch] = 1
+    for layer in range(layers.shape[0] - 1, -1, -1):
+        inputs, outputs, place, _, activation = layers[layer]
+        end -= batch * outputs
+        place_of -= batch * outputs
+        _through(activation, delta[: batch * outputs], hidden[end : end + batch * outputs])
+        rows[place_of : place_of + batch * outputs] = delta[: batch * outputs]
         if layer:
+            d = _matrix(delta, 0, batch, outputs)
             np.dot(d, _matrix(theta, place, outputs, inputs), _matrix(other, 0, batch, inputs))
             delta, other = other, delta
 
 
 @_jit
-def _jacobian(layers, theta, batch, slopes, delta, other):
-    """For one output: its derivative by each layer's inputs to its activation, in place of the slopes."""
-    end = 0
-    for layer in range(layers.shape[0]):
-        end += batch * layers[layer, 1]
-    delta[:batch] = 1
-    for layer in range(layers.shape[0] - 1, -1, -1):
-        inputs, outputs, place, _, activation = layers[layer]
-        end -= batch * outputs
-        rows = slopes[end : end + batch * outputs]
-        if activation == NONE:
-            rows[:] = delta[: batch * outputs]
-        else:
-            _multiply(rows, delta[: batch * outputs])
-        if layer:
-            weights = _matrix(theta, place, outputs, inputs)
-            np.dot(rows.reshape(batch, outputs), weights, _matrix(other, 0, batch, inputs))
-            delta, other = other, delta
-
-
-@_jit
 def _scaled_backward(layers, batch, hidden, jacobian, delta, work, gradient):
-    """As `_backward` at the initial weights, where the rows of one output's Jacobian need only be scaled."""
+    """As `_backward` at the initial weights, where the rows of one output's Jacobian need only be scaled.
+
+    Of a layer's two factors, inputs and Jacobian, the narrower one is scaled.
+    """
     start, row_start = 0, 0
     for layer in range(layers.shape[0]):
         inputs, outputs, place, bias, _ = layers[layer]
-        rows = jacobian[row_start : row_start + batch * outputs].reshape(batch, outputs)
-        d = _matrix(work, 0, batch, outputs)
-        for row in range(batch):
-            _scale(d[row], rows[row], delta[row])
-        np.dot(d.T, _matrix(hidden, start, batch, inputs), _matrix(gradient, place, outputs, inputs))
-        if bias >= 0:
-            _sum_rows(d, gradient[bias : bias + outputs])
+        before = _matrix(hidden, start, batch, inputs)
+        rows = _matrix(jacobian, row_start, batch, outputs)
         start += batch * inputs
         row_start += batch * outputs
+        found = _matrix(gradient, place, outputs, inputs)
+        if inputs < outputs:
+            d = _matrix(work, 0, batch, inputs)
+            _scale_rows(d, before, delta)
+            np.dot(rows.T, d, found)
+        else:
+            d = _matrix(work, 0, batch, outputs)
+            _scale_rows(d, rows, delta)
+            np.dot(d.T, before, found)
+        if bias >= 0:
+            np.dot(delta[:batch], rows, gradient[bias : bias + outputs])
 
 
 @_jit
-def _scaled_tangent(layers, batch, hidden, jacobian, direction, work, change):
+def _scale_rows(product, matrix, factors):
+    for row in range(matrix.shape[0]):
+        _scale(product[row], matrix[row], factors[row])
+
+
+@_jit
+def _scaled_tangent(layers, batch, hidden, jacobian, direction, ones, work, part, change):
     """As `_tangent`, from one output's Jacobian: the change of the output of each row."""
     change[:batch] = 0
-    ones = np.ones(layers[:, 1].max(), work.dtype)
-    part = np.empty(batch, work.dtype)
     start, row_start = 0, 0
     for layer in range(layers.shape[0]):
         inputs, outputs, place, bias, _ = layers[layer]
-        t = _matrix(work, 0, batch, outputs)
-        np.dot(_matrix(hidden, start, batch, inputs), _matrix(direction, place, outputs, inputs).T, t)
-        if bias >= 0:
-            _add_to_rows(t, direction[bias : bias + outputs])
-        _multiply(work, jacobian[row_start : row_start + batch * outputs])
-        np.dot(t, ones[:outputs], part)
+        before = _matrix(hidden, start, batch, inputs)
+        rows = _matrix(jacobian, row_start, batch, outputs)
+        weights = _matrix(direction, place, outputs, inputs)
+        if inputs <= outputs:
+            np.dot(rows, weights, _matrix(work, 0, batch, inputs))
+            _multiply(work, hidden[start : start + batch * inputs])
+            np.dot(_matrix(work, 0, batch, inputs), ones[:inputs], part[:batch])
+        else:
+            np.dot(before, weights.T, _matrix(work, 0, batch, outputs))
+            _multiply(work, jacobian[row_start : row_start + batch * outputs])
+            np.dot(_matrix(work, 0, batch, outputs), ones[:outputs], part[:batch])
         _add(change[:batch], part)
+        if bias >= 0:
+            np.dot(rows, direction[bias : bias + outputs], part[:batch])
+            _add(change[:batch], part)
         start += batch * inputs
         row_start += batch * outputs
 
 
 @_jit
-def _tangent(layers, theta, batch, hidden, slopes, direction, tangent, other, product):
+def _tangent(layers, theta, batch, hidden, direction, tangent, other, product):
     """The change of the outputs along `direction`, the first of the vectors `tangent` or `other`: returned."""
-    start, slope_start = 0, 0
+    start = 0
     for layer in range(layers.shape[0]):
         inputs, outputs, place, bias, activation = layers[layer]
         t = _matrix(other, 0, batch, outputs)
@@ -531,10 +561,8 @@ def _tangent(layers, theta, batch, hidden, slopes, direction, tangent, other, pr
             _add(other[: batch * outputs], product)
         if bias >= 0:
             _add_to_rows(t, direction[bias : bias + outputs])
-        if activation != NONE:
-            _multiply(other, slopes[slope_start : slope_start + batch * outputs])
         start += batch * inputs
-        slope_start += batch * outputs
+        _through(activation, other[: batch * outputs], hidden[start : start + batch * outputs])
         tangent, other = other, tangent
     return tangent
 
@@ -614,44 +642,43 @@ def _task_loss(kind, logits, y, cotangent):
 
 @_jit
 def _sizes(layers, batch):
-    """Room for all outputs, for all slopes, and for the widest layer of a batch."""
-    hidden, slopes, widest = batch * layers[0, 0], 0, batch * layers[0, 0]
+    """Room for all outputs, for those without the input, and for the widest layer of a batch."""
+    rows, widest = 0, batch * layers[0, 0]
     for layer in range(layers.shape[0]):
-        hidden += batch * layers[layer, 1]
-        slopes += batch * layers[layer, 1]
+        rows += batch * layers[layer, 1]
         widest = max(widest, batch * layers[layer, 1])
-    return hidden, slopes, widest
+    return batch * layers[0, 0] + rows, rows, widest
 
 
 @_jit
-def forward(layers, theta, x, hidden, slopes):
+def forward(layers, theta, x, hidden, jacobian):
     """At the initial weights, for all tasks: theta (T, W), x (T, B, inputs).
 
-    Writes hidden values, and slopes of activations, or the Jacobian of a single output in their place.
+    Writes hidden values and, for a network of one output, its Jacobian.
     """
     batch = x.shape[1]
     one, two = np.empty(_sizes(layers, batch)[2], theta.dtype), np.empty(_sizes(layers, batch)[2], theta.dtype)
     for task in range(theta.shape[0]):
-        _forward(layers, theta[task], x[task], hidden[task], slopes[task])
+        _forward(layers, theta[task], x[task], hidden[task])
         if layers[-1, 1] == 1:
-            _jacobian(layers, theta[task], batch, slopes[task], one, two)
+            _jacobian(layers, theta[task], batch, hidden[task], jacobian[task], one, two)
 
 
 @_jit
-def meta_steps(kind, softplus, trees, lengths, phi, layers, theta0, f0, y, hidden, slopes, x_task, y_task, rates,
+def meta_steps(kind, softplus, trees, lengths, phi, layers, theta0, f0, y, hidden, jacobian, x_task, y_task, rates,
                chosen, values, gradients):  # fmt: skip
     """One meta-step of the `chosen` candidates on all tasks.
 
-    f0 and y are (T, B, C), hidden and slopes what `forward` left; rates holds the learning rate of the
+    f0 and y are (T, B, C), hidden and jacobian what `forward` left; rates holds the learning rate of the
     first step and the weight decay. Writes values (P,) and gradients (P, E), summed over tasks.
     """
     tasks, batch, outputs = f0.shape
     rows, dtype = x_task.shape[1], theta0.dtype
     work = np.empty((8, trees.shape[2], batch * outputs), dtype)
     g, u = np.empty((batch, outputs), dtype), np.empty((batch, outputs), dtype)
-    room, slope_room, widest = _sizes(layers, rows)
+    room, _, widest = _sizes(layers, rows)
     widest = max(widest, _sizes(layers, batch)[2])
-    hidden1, slopes1 = np.empty(room, dtype), np.empty(slope_room, dtype)
+    hidden1, ones = np.empty(room, dtype), np.ones(widest, dtype)
     one, two, three = np.empty(widest, dtype), np.empty(widest, dtype), np.empty(widest, dtype)
     theta, gradient = np.empty_like(theta0[0]), np.empty_like(theta0[0])
     rate, decay = dtype.type(rates[0]), dtype.type(rates[1])
@@ -668,19 +695,19 @@ def meta_steps(kind, softplus, trees, lengths, phi, layers, theta0, f0, y, hidde
             _through_link(kind, f0[t], g, scale, delta)
             start = theta0[t]
             if outputs == 1:
-                _scaled_backward(layers, batch, hidden[t], slopes[t], one, two, gradient)
+                _scaled_backward(layers, batch, hidden[t], jacobian[t], one, two, gradient)
             else:
-                _backward(layers, start, batch, hidden[t], slopes[t], one, two, gradient)
+                _backward(layers, start, ones[:batch], hidden[t], one, two, gradient)
             _step(theta, start, gradient, rate, decay)
-            _forward(layers, theta, x_task[t], hidden1, slopes1)
+            _forward(layers, theta, x_task[t], hidden1)
             logits = hidden1[hidden1.size - rows * outputs :].reshape(rows, outputs)
             values[p] += _task_loss(kind, logits, y_task[t], one[: rows * outputs].reshape(rows, outputs))
-            _backward(layers, theta, rows, hidden1, slopes1, one, two, gradient)
+            _backward(layers, theta, ones[:rows], hidden1, one, two, gradient)
             if outputs == 1:
                 change = three
-                _scaled_tangent(layers, batch, hidden[t], slopes[t], gradient, one, change)
+                _scaled_tangent(layers, batch, hidden[t], jacobian[t], gradient, ones, one, two, change)
             else:
-                change = _tangent(layers, start, batch, hidden[t], slopes[t], gradient, one, two, three)
+                change = _tangent(layers, start, batch, hidden[t], gradient, one, two, three)
             _through_link(kind, f0[t], change[: batch * outputs].reshape(batch, outputs), -rate * scale, u)
             _expression_mixed(tree, w, softplus, u.reshape(-1), work[0], work[1], work[2], work[3], work[4],
                               work[5], work[6], work[7], gradients[p])  # fmt: skip
@@ -698,8 +725,8 @@ def train(kind, softplus, trees, lengths, phi, layers, x, y, orders, rates, nest
     outputs, dtype = y.shape[2], theta.dtype
     work = np.empty((6, trees.shape[2], batch * outputs), dtype)
     g, f = np.empty((batch, outputs), dtype), np.empty((batch, outputs), dtype)
-    room, slope_room, widest = _sizes(layers, batch)
-    hidden, slopes = np.empty(room, dtype), np.empty(slope_room, dtype)
+    room, _, widest = _sizes(layers, batch)
+    hidden, ones = np.empty(room, dtype), np.ones(batch, dtype)
     one, two = np.empty(widest, dtype), np.empty(widest, dtype)
     gradient = np.empty_like(theta[0, 0])
     inputs, labels = np.empty((batch, x.shape[2]), dtype), np.empty((batch, outputs), dtype)
@@ -711,16 +738,21 @@ def train(kind, softplus, trees, lengths, phi, layers, x, y, orders, rates, nest
         tree, w = trees[p][:, : lengths[p]], phi[p]
         for t in range(tasks):
             weights, speed = theta[p, t], velocity[p, t]
+            inputs[:], labels[:] = x[t, :batch], y[t, :batch]  # the whole data, where that is the batch
             for step in range(steps):
-                for row in range(batch):
-                    inputs[row] = x[t, orders[t, step, row]]
-                    labels[row] = y[t, orders[t, step, row]]
-                _forward(layers, weights, inputs, hidden, slopes)
+                if batch < x.shape[1]:
+                    for row in range(batch):
+                        inputs[row] = x[t, orders[t, step, row]]
+                        labels[row] = y[t, orders[t, step, row]]
+                _forward(layers, weights, inputs, hidden)
                 _link(kind, hidden[hidden.size - batch * outputs :].reshape(batch, outputs), f)
                 _expression_slope(tree, w, softplus, f.reshape(-1), labels.reshape(-1), work[0], work[1], work[2],
                                   work[3], work[4], work[5], g.reshape(-1))  # fmt: skip
                 _through_link(kind, f, g, scale, one[: batch * outputs].reshape(batch, outputs))
-                _backward(layers, weights, batch, hidden, slopes, one, two, gradient)
+                _backward(layers, weights, ones, hidden, one, two, gradient)
+                if momentum == 0:
+                    _step(weights, weights, gradient, rate, decay)
+                    continue
                 _step(gradient, gradient, weights, -decay, zero)
                 if first and step == 0:
                     speed[:] = gradient
@@ -737,11 +769,10 @@ def train(kind, softplus, trees, lengths, phi, layers, x, y, orders, rates, nest
 def errors(kind, layers, theta, x, y, chosen, found):
     """The performance metric of each network (P, T): mean squared error or error rate, inf if not finite."""
     tasks, rows, outputs = y.shape
-    room, slope_room, _ = _sizes(layers, rows)
-    hidden, slopes = np.empty(room, theta.dtype), np.empty(slope_room, theta.dtype)
+    hidden = np.empty(_sizes(layers, rows)[0], theta.dtype)
     for p in chosen:
         for t in range(tasks):
-            _forward(layers, theta[p, t], x[t], hidden, slopes)
+            _forward(layers, theta[p, t], x[t], hidden)
             predictions = hidden[hidden.size - rows * outputs :].reshape(rows, outputs)
             total = 0.0
             for row in range(rows):
