@@ -272,7 +272,7 @@ def final_errors(final: pd.DataFrame, published: pd.DataFrame | None = None, met
             errors = part.loc[part["method"] == method, "error"].to_numpy(float)
             draw_points(axes, position, method, errors)
             if published is not None:
-                _draw_published(axes, position + 0.32, _cell(published, group, method))
+                draw_published(axes, position + 0.32, _cell(published, group, method))
         axes.set_title(f"{group}, {SPLITS[split]} error", loc="left")
         method_axis(axes, methods)
     log_scale(grid[0, 0])
@@ -307,7 +307,8 @@ def draw_points(axes: Axes, position: float, method: str, values: np.ndarray) ->
         axes.annotate(text, place, xycoords=("data", "axes fraction"), ha="center", fontsize=7, bbox=backing)
 
 
-def _draw_published(axes: Axes, position: float, cell: pd.DataFrame) -> None:
+def draw_published(axes: Axes, position: float, cell: pd.DataFrame) -> None:
+    """A diamond at each published mean with its standard deviation, for rows of `paper.published`."""
     for row in cell.to_dict("records"):
         mean, sd = row["mean"], 0.0 if np.isnan(row["sd"]) else row["sd"]
         below = min(sd, 0.95 * mean)  # a bar to 0 or less has no end on a logarithmic axis
@@ -340,7 +341,7 @@ def parameter_counts(runs: pd.DataFrame, published: pd.DataFrame | None = None) 
     for position, method in enumerate(methods):
         draw_points(axes, position, method, runs.loc[runs["method"] == method, "parameters"].to_numpy(float))
         if published is not None:
-            _draw_published(axes, position + 0.34, _cell(published, "", method))
+            draw_published(axes, position + 0.34, _cell(published, "", method))
     method_axis(axes, methods)
     log_scale(axes)
     axes.set_ylabel("trainable weights of the loss")
