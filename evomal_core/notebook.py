@@ -16,6 +16,7 @@ from evomal_core.files import write_atomic
 from evomal_core.losses import Loss
 from evomal_core.results import check_seeds
 from evomal_core.search import check_device, refuse_unknown
+from evomal_core.splits import check_splits
 
 INJECTED = "# Parameters"
 """The first line of the cell that papermill inserts after the one tagged `parameters`."""
@@ -81,7 +82,7 @@ def _device(value: str) -> str:
 def _datasets(values: list[str]) -> list[str]:
     known = [entry.name for entry in EXPERIMENTS.values() if entry.notebook == EXPERIMENTS["diabetes"].notebook]
     if not values:
-        raise ValueError(f"name one or more of {', '.join(known)}")
+        return [name for name in known if not experiment(name).missing()]
     for value in values:
         refuse_unknown("data set", value, known)
         if missing := experiment(value).missing():
@@ -123,6 +124,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "results_dir": _results_dir,
     "jobs": _at_least(0),
     "datasets": _datasets,
+    "splits": check_splits,
     "generations": _at_least(1),
     "population": _at_least(1),
     "trainings": _at_least(2),
