@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from evomal_core.experiment import EXPERIMENTS
+from evomal_core.experiment import EXPERIMENTS, experiment
 from evomal_core.paper import published
 from evomal_core.results import KEYS, Results, load
 from evomal_core.runs import Run, complete_runs
@@ -18,10 +18,24 @@ from evomal_core.verdicts import strength
 PHASES = ("seconds local search", "seconds filters", "seconds fitness")
 """What meta-training consists of; its sum is compared with TPAMI Table V."""
 
-VALUES = ["table", *KEYS, "group", "split", "value"]
-HISTORY = [*KEYS, "generation", "best_fitness", "cached", "optimised", "rejected", "equivalent", "evaluated"]
-LANDSCAPES = [*KEYS, "x", "measure", "height", "task", "diverged"]
-CURVES = [*KEYS, "group", "task", "step", "split", "error"]
+ERRORS = [*KEYS, "group", "split", "error"]
+COLUMNS = {
+    "values": ["table", *KEYS, "group", "split", "value"],
+    "histories": [
+        *KEYS,
+        "generation",
+        "best_fitness",
+        "cached",
+        "optimised",
+        "rejected",
+        "equivalent",
+        "evaluated",
+    ],
+    "curves": [*KEYS, "group", "task", "step", "split", "error"],
+    "rates": [*ERRORS, "rate"],
+    "transfers": ["source", *ERRORS],
+    "landscapes": [*KEYS, "x", "measure", "height", "task", "diverged"],
+}
 
 
 @dataclass(frozen=True)
@@ -33,12 +47,16 @@ class Evidence:
             weights, hours of meta-training; columns table, group, split and value (inf: diverged).
         histories: one row a generation, as `Results.histories`.
         curves: errors while a network is trained, as `Results.tests`.
+        rates: final errors where base learning rates were varied: column rate, the profile without that change.
+        transfers: final errors of networks trained with losses of another experiment, the source.
         landscapes: heights around trained networks along one direction, as `landscapes.load_or_compute`.
     """
 
     values: pd.DataFrame
     histories: pd.DataFrame
     curves: pd.DataFrame
+    rates: pd.DataFrame
+    transfers: pd.DataFrame
     landscapes: pd.DataFrame
 
     @property
@@ -52,20 +70,24 @@ class Evidence:
         return replace(self, **{name: table[table["profile"] == profile] for name, table in tables.items()})
 
     def of_paper(self, paper: str) -> Evidence:
-        """What belongs to the experiments that a paper, "gecco23" or "tpami23", has published numbers of."""
+        """Without runs of experiments that a paper, "gecco23" or "tpami23", has no published numbers of.
+
+        Analyses beside the tables (rates, transfers, landscapes) are kept whatever network they were made with.
+        """
         cells = published()
         names = set(cells.loc[cells["paper"] == paper, "experiment"])
-        tables = {field.name: getattr(self, field.name) for field in fields(self)}
+        tables = {name: getattr(self, name) for name in ("values", "histories", "curves")}
         return replace(self, **{name: table[table["experiment"].isin(names)] for name, table in tables.items()})
 
 
 def gather(results_dir: Path | str) -> Evidence:
     """The evidence of a results folder; a folder without runs, or none at all, gives empty tables."""
-    runs = [run for run in complete_runs(results_dir) if run.profile.partition("@")[0] != "smoke"]
-    return replace(
-        collect(loaded for _, loaded in by_profile(runs)),
-        landscapes=_joined(list(_pieces(Path(results_dir, "landscapes"), "line")), LANDSCAPES),
-    )
+    runs = [run for run in complete_runs(results_dir) if not run.profile.startswith("smoke")]
+    found = collect(loaded for _, loaded in by_profile(runs))
+    transfers = _table("transfers", [*_transfers(Path(results_dir, "transfer"), found.values)])
+    landscapes = _table("landscapes", [table for _, table in _pieces(Path(results_dir, "landscapes"), "line")])
+    values = _table("values", [part for part in (found.values, _table_iv(transfers)) if len(part)])
+    return replace(found, values=values, transfers=transfers, landscapes=landscapes)
 
 
 def by_profile(runs: list[Run]) -> Iterator[tuple[tuple[str, str], Results]]:
@@ -74,41 +96,87 @@ def by_profile(runs: list[Run]) -> Iterator[tuple[tuple[str, str], Results]]:
         yield key, load([run for run in runs if (run.experiment, run.profile) == key])
 
 
-def collect(results: Iterator[Results] | list[Results]) -> Evidence:
+def collect(results: Iterable[Results]) -> Evidence:
     """The evidence of loaded results, one for each experiment and profile."""
-    values, histories, curves = [], [], []
+    tables: dict[str, list[pd.DataFrame]] = {name: [] for name in COLUMNS}
+    stated: list[pd.DataFrame] = []
     for loaded in results:
-        values += list(_values(loaded))
-        histories.append(loaded.histories)
-        curves.append(loaded.tests)
-    tables = (_joined(values, VALUES), _joined(histories, HISTORY), _joined(curves, CURVES))
-    return Evidence(*tables, pd.DataFrame(columns=LANDSCAPES))
+        name, profile = (str(loaded.runs[key].iloc[0]) for key in ("experiment", "profile"))
+        base, rate = varied_rate(profile)
+        if rate is not None:
+            tables["rates"].append(_final(loaded).assign(profile=base, rate=rate))
+            continue
+        stated.append(_final(loaded).assign(rate=experiment(name).profile(profile).search.base.lr))
+        tables["values"] += list(_values(loaded, EXPERIMENTS[name].table))
+        tables["histories"].append(loaded.histories)
+        tables["curves"].append(loaded.tests)
+    varied = {tuple(table[["experiment", "profile"]].iloc[0]) for table in tables["rates"]}
+    tables["rates"] += [table for table in stated if tuple(table[["experiment", "profile"]].iloc[0]) in varied]
+    return Evidence(**{name: _table(name, parts) for name, parts in tables.items()})
 
 
-def _values(results: Results) -> Iterator[pd.DataFrame]:
-    final, runs = results.final(), results.runs
-    table = EXPERIMENTS[str(runs["experiment"].iloc[0])].table
+def varied_rate(profile: str) -> tuple[str, float | None]:
+    """A profile without a change of the base learning rate, and that rate; None if that is not what it changes."""
+    base, _, changes = profile.partition("@")
+    kept = [change for change in changes.split(",") if change and not change.startswith("base.lr=")]
+    rates = [change for change in changes.split(",") if change.startswith("base.lr=")]
+    if not rates or set(kept) - {"split=leaking"}:
+        return profile, None
+    return "@".join([base, *kept]), float(rates[0].partition("=")[2])
+
+
+def _final(results: Results) -> pd.DataFrame:
     # A diverged training may have been written as NaN; it is never to be averaged away.
-    yield final.rename(columns={"error": "value"}).assign(table=table).fillna({"value": np.inf})
+    return results.final().fillna({"error": np.inf}).astype({"method": str})
+
+
+def _values(results: Results, table: str) -> Iterator[pd.DataFrame]:
+    runs = results.runs
+    yield _final(results).rename(columns={"error": "value"}).assign(table=table)
     whole = runs[KEYS].assign(group="", split="")
-    trained = runs["parameters"] > 0
     if table == "2":
-        yield whole.assign(table="3", value=runs["parameters"].astype(float))[trained]
+        yield whole.assign(table="3", value=runs["parameters"].astype(float))[runs["parameters"] > 0]
     else:
         hours = runs[[name for name in PHASES if name in runs]].sum(axis=1) / 3600
         yield whole.assign(table="V", value=hours)
 
 
-def _pieces(folder: Path, name: str) -> Iterator[pd.DataFrame]:
-    """The finished tables `<experiment>/<profile>/<method>/seed-<k>/<name>.csv` of a folder, with their keys."""
+def _pieces(folder: Path, name: str) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The finished tables `<first>/<profile>/<method>/seed-<k>/<name>.csv` of a folder, each with its first "
+    "part."""
     for path in sorted(folder.glob(f"*/*/*/seed-*/{name}.csv")):
-        experiment, profile, method, seed = path.parent.relative_to(folder).parts
+        first, profile, method, seed = path.parent.relative_to(folder).parts
         if path.with_suffix(".json").exists() and not profile.startswith("smoke"):
-            keys = {"experiment": experiment, "profile": profile, "method": method}
-            yield pd.read_csv(path).assign(**keys, seed=int(seed.removeprefix("seed-")))
+            keys = {"experiment": first, "profile": profile, "method": method}
+            yield first, pd.read_csv(path).assign(**keys, seed=int(seed.removeprefix("seed-")))
 
 
-def _joined(parts: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+def _transfers(folder: Path, values: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Final errors of transfers, with those of the target's own baseline at the same profile."""
+    baselines: set[tuple[str, str]] = set()
+    for name, piece in _pieces(folder, "test"):
+        source, _, target = name.partition("-to-")
+        last = piece[piece["step"] == piece["step"].max()].assign(experiment=target, source=source)
+        keys = [column for column in COLUMNS["transfers"] if column != "error"]
+        yield last.groupby(keys, sort=False)["error"].mean().reset_index().fillna({"error": np.inf})
+        profile = str(piece["profile"].iloc[0])
+        if (name, profile) not in baselines:
+            baselines.add((name, profile))
+            own = values.query(
+                "experiment == @target and profile == @profile and method == 'baseline' and group != ''"
+            )
+            yield own.rename(columns={"value": "error"}).assign(source=source)
+
+
+def _table_iv(transfers: pd.DataFrame) -> pd.DataFrame:
+    """Transfers that TPAMI Table IV has: from CIFAR-10 to CIFAR-100 with the same model."""
+    both = zip(transfers["source"], transfers["experiment"], strict=True)
+    chosen = transfers.loc[[source.replace("cifar10-", "cifar100-") == target for source, target in both]]
+    return chosen.rename(columns={"error": "value"}).assign(table="IV")[COLUMNS["values"]]
+
+
+def _table(name: str, parts: list[pd.DataFrame]) -> pd.DataFrame:
     if not parts:
-        return pd.DataFrame(columns=columns)
-    return pd.concat([part.reindex(columns=columns).astype({"method": str}) for part in parts], ignore_index=True)
+        return pd.DataFrame(columns=COLUMNS[name])
+    whole = pd.concat([part.astype({"method": str}) for part in parts], ignore_index=True)
+    return whole.reindex(columns=COLUMNS[name])
