@@ -138,12 +138,14 @@ def _run_time(evidence: Evidence) -> Finding:
 
 
 def _flatter(evidence: Evidence) -> Finding:
-    from evomal_core.landscapes import sharpness
+    from evomal_core.landscapes import RADIUS, sharpness
 
     if evidence.landscapes.empty:
         return ABSENT
     rows = []
-    for experiment, part in sharpness(evidence.landscapes).groupby("experiment", sort=False):
+    offsets = evidence.landscapes["x"].abs()
+    radius = RADIUS if offsets[offsets > 0].min() <= RADIUS <= offsets.max() else float(offsets.max())
+    for experiment, part in sharpness(evidence.landscapes, radius=radius).groupby("experiment", sort=False):
         wide = part.pivot(index="seed", columns="method", values="sharpness")
         if not {"evomal", "baseline"} <= set(wide):
             continue

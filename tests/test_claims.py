@@ -1,0 +1,398 @@
+"""Claims on constructed evidence whose right verdict is known."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from evomal_core import claims_gecco, claims_tpami
+from evomal_core.claims import CLAIMS, judge_claims
+from evomal_core.evidence import COLUMNS, Evidence, gather, varied_rate
+from evomal_core.paper import published
+from evomal_core.verdicts import VERDICTS
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+
+
+def evidence(**tables):
+    """Evidence with some tables, the others empty."""
+    return Evidence(**{name: tables.get(name, pd.DataFrame(columns=columns)) for name, columns in COLUMNS.items()})
+
+
+def final(errors, method, experiment="sine", group="in-sample", split="train", table="2", profile="paper"):
+    keys = {"table": table, "experiment": experiment, "profile": profile, "method": method}
+    return pd.DataFrame(
+        [
+            {**keys, "seed": seed, "group": group, "split": split, "value": error}
+            for seed, error in enumerate(errors)
+        ]
+    )
+
+
+def verdict(name, given):
+    table = judge_claims(given)
+    (row,) = table[(table["claim"] == name) & table["headline"]].to_dict("records")
+    return row["verdict"], row["finding"]
+
+
+def sine(evomal, others=("baseline", "random", "gp-lfl", "ml3"), n=10):
+    """EvoMAL's errors in both groups, beside others that are always between 2 and 3."""
+    parts = []
+    for group in ("in-sample", "out-of-sample"):
+        parts += [final(np.linspace(2, 3, n), method, group=group) for method in others]
+        parts.append(final(evomal[:n], "evomal", group=group))
+    return pd.concat(parts, ignore_index=True)
+
+
+LOWER = np.linspace(0.1, 1.4, 10)
+
+
+def test_every_claim_is_stated_once_with_its_place_and_rule():
+    assert len({claim.name for claim in CLAIMS}) == len(CLAIMS)
+    for claim in CLAIMS:
+        assert claim.paper in ("gecco23", "tpami23")
+        assert claim.rule.startswith("reproduced: ")
+        assert "direction: " in claim.rule
+        assert len(claim.text) < 250
+        assert claim.section
+
+
+def test_without_runs_every_claim_is_not_run():
+    table = judge_claims(evidence())
+    assert table["claim"].tolist() == [claim.name for claim in CLAIMS]
+    assert set(table["verdict"]) == {"not run"}
+    assert table["headline"].all()
+
+
+@pytest.mark.parametrize(
+    ("n", "expected", "said"),
+    [
+        (10, "reproduced", "in 8 of 8 comparisons with Baseline, Random, GP-LFL, ML³; significantly in 8"),
+        (5, "direction reproduced", "significantly in 0 (not testable at 5 %: 5 seeds give p ≥ 0.0625)"),
+    ],
+)
+def test_better_everywhere_is_reproduced_only_if_it_is_significant(n, expected, said):
+    found, text = verdict("better-than-all", evidence(values=sine(LOWER, n=n)))
+    assert found == expected
+    assert said in text
+    assert f"1 of the 4 experiments of Table 2; n = {n} seeds" in text
+
+
+def test_one_rival_that_is_better_breaks_the_claim_and_is_named():
+    values = pd.concat([sine(LOWER, ("baseline", "ml3")), final([0.01] * 10, "gp-lfl")])
+    found, text = verdict("better-than-parents", evidence(values=values))
+    assert found == "not reproduced"
+    assert "not below GP-LFL on sine in-sample" in text
+
+
+def test_a_diverged_run_is_no_better_mean():
+    errors = LOWER.copy()
+    errors[3] = np.inf
+    assert verdict("better-than-all", evidence(values=sine(errors)))[0] == "not reproduced"
+
+
+def test_held_out_errors_and_experiments_without_published_cells_do_not_count():
+    values = pd.concat([sine(LOWER), final([9.0], "evomal", split="test"), final([1.0], "baseline", split="test")])
+    assert verdict("better-than-all", evidence(values=values))[0] == "reproduced"
+    stand_in = [final([v], m, "digits-mlp", split="test", table="II") for m, v in (("evomal", 1), ("baseline", 2))]
+    assert verdict("better-than-handcrafted", evidence(values=pd.concat(stand_in)))[0] == "not run"
+
+
+def test_what_the_paper_excepts_is_left_out():
+    parts = [final([0.5] * 5, "baseline", name, split="test", table="III") for name in ("diabetes", "boston")]
+    parts += [final([0.4] * 5, "evomal", "diabetes", split="test", table="III")]
+    parts += [final([0.9] * 5, "evomal", "boston", split="test", table="III")]
+    found, text = verdict("better-than-handcrafted", evidence(values=pd.concat(parts)))
+    assert found == "direction reproduced"
+    assert "in 1 of 1 comparisons" in text
+
+
+def test_each_profile_has_its_own_row_and_the_fairest_is_counted():
+    quick = sine(LOWER + 5).assign(profile="quick")
+    table = judge_claims(evidence(values=pd.concat([quick, sine(LOWER)])))
+    rows = table[table["claim"] == "better-than-all"][["profile", "verdict", "headline"]].to_numpy().tolist()
+    assert rows == [["paper", "reproduced", True], ["quick", "not reproduced", False]]
+
+
+def history(method, best, seed=0, experiment="sine", **counts):
+    keys = {"experiment": experiment, "profile": "paper", "method": method, "seed": seed}
+    blank = dict.fromkeys(("cached", "optimised", "rejected", "equivalent", "evaluated"), np.nan)
+    return pd.DataFrame(
+        [
+            {**keys, **blank, "generation": g, "best_fitness": fitness, **{k: v[g] for k, v in counts.items()}}
+            for g, fitness in enumerate(best)
+        ]
+    )
+
+
+def test_generations_to_reach_what_a_rival_ends_with():
+    histories = pd.concat(
+        [
+            history("gp-lfl", [9, 5, 5, 2]),
+            history("evomal", [7, 2, 1, 1]),
+            history("gp-lfl", [9, 4, 4, 4], seed=1),
+            history("evomal", [7, 5, 5, 5], seed=1),
+            history("gp-lfl", [np.inf] * 4, seed=2),
+            history("evomal", [1] * 4, seed=2),
+        ]
+    )
+    found = claims_gecco.generations_to_match(histories, ("gp-lfl",))
+    assert found[["seed", "target", "ours", "theirs"]].to_numpy().tolist() == [[0, 2, 2, 4], [1, 4, np.inf, 2]]
+
+
+@pytest.mark.parametrize(
+    ("evomal", "expected"),
+    [([7, 2, 1], "reproduced"), ([9, 9, 9], "not reproduced")],
+)
+def test_fewer_generations(evomal, expected):
+    seeds = range(7)
+    parts = [history("gp-lfl", [9, 5, 2], seed) for seed in seeds] + [history("evomal", evomal, s) for s in seeds]
+    histories = pd.concat(parts)
+    found, text = verdict("fewer-generations", evidence(values=sine(LOWER), histories=histories))
+    assert found == expected
+    assert "what GP-LFL reaches after 3 generations" in text
+    assert ("does not reach" in text) == (expected == "not reproduced")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [([26.5] * 3, "reproduced"), ([100.0] * 3, "direction reproduced"), ([3000.0] * 3, "not reproduced")],
+)
+def test_the_share_of_weights(sizes, expected):
+    parts = [
+        final(sizes, "evomal", table="3", split="", group=""),
+        final([2650.0] * 3, "ml3", table="3", split="", group=""),
+    ]
+    found, text = verdict("few-weights", evidence(values=pd.concat(parts)))
+    assert found == expected
+    assert f"sine {sizes[0] / 2650:.2%} (published 1.17%) (n = 3 seeds)" in text
+
+
+def curve(method, errors, seed=0, group="in-sample"):
+    keys = {"experiment": "sine", "profile": "paper", "method": method, "seed": seed, "group": group, "task": 0}
+    return pd.DataFrame([{**keys, "step": 10 * i, "split": "train", "error": e} for i, e in enumerate(errors)])
+
+
+def test_steps_to_the_baselines_final_error_by_hand():
+    curves = pd.concat(
+        [
+            curve("baseline", [9, 7, 6, 5, 4]),
+            curve("evomal", [9, 4, 3, 2, 1]),
+            curve("baseline", [9, 7, 6, 5, 4], 1),
+            curve("evomal", [9, 9, 9, 9, 9], 1),
+            curve("baseline", [9, 7, 6, 5, np.inf], 2),
+            curve("evomal", [1, 1, 1, 1, 1], 2),
+        ]
+    )
+    found = claims_gecco.steps_to_baseline(curves)
+    assert found[["seed", "share"]].to_numpy().tolist() == [[0, 0.25], [1, np.inf]]
+    one = curves[curves["seed"] == 0]
+    assert verdict("faster-convergence", evidence(values=sine(LOWER), curves=one))[0] == "reproduced"
+    other = curves[curves["seed"] == 1]
+    assert verdict("faster-convergence", evidence(values=sine(LOWER), curves=other))[0] == "not reproduced"
+
+
+def filtered(cached, rejected, equivalent):
+    """Ten generations of 20 candidates at one seed."""
+    counts = {
+        "cached": cached,
+        "optimised": [20 - c for c in cached],
+        "rejected": rejected,
+        "equivalent": equivalent,
+        "evaluated": [20 - a - b - c for a, b, c in zip(cached, rejected, equivalent, strict=True)],
+    }
+    return history("evomal", [1.0] * 10, experiment="diabetes", **counts)
+
+
+def test_filters_by_hand():
+    histories = filtered([2] * 10, [15] * 2 + [10] * 6 + [7] * 2, [0] * 2 + [3] * 6 + [7] * 2)
+    row = claims_tpami.filtered_shares(histories).iloc[0]
+    assert row["repeated"] == pytest.approx(0.1)
+    assert (row["early rejected"], row["late rejected"]) == (0.75, 0.35)
+    assert row["evaluated"] == pytest.approx((2 * 3 + 6 * 5 + 2 * 4) / 200)
+    given = evidence(values=final([0.1], "evomal", "diabetes", table="V"), histories=histories)
+    assert verdict("filters", given)[0] == "reproduced"
+    assert verdict("filters-over-time", given)[0] == "reproduced"
+    many = given.histories.assign(cached=18, optimised=2, evaluated=2, rejected=0, equivalent=0)
+    assert verdict("filters", evidence(values=given.values, histories=many))[0] == "not reproduced"
+    assert verdict("filters-over-time", evidence(values=given.values, histories=many))[0] == "not reproduced"
+
+
+def hours(**by_method):
+    parts = [final([h, h], m.replace("_", "-"), "diabetes", "", "", "V") for m, h in by_method.items()]
+    return pd.concat(parts, ignore_index=True)
+
+
+@pytest.mark.parametrize(
+    ("by_method", "expected"),
+    [
+        ({"ml3": 0.1, "taylorglo": 1.0, "gp_lfl": 0.5, "evomal": 2.2}, "reproduced"),
+        ({"ml3": 0.1, "taylorglo": 1.0, "gp_lfl": 0.5, "evomal": 9.0}, "direction reproduced"),
+        ({"ml3": 0.1, "taylorglo": 1.0, "gp_lfl": 3.0, "evomal": 2.2}, "not reproduced"),
+        ({"ml3": 0.1, "gp_lfl": 3.0, "evomal": 2.2}, "not run"),
+    ],
+)
+def test_run_times(by_method, expected):
+    assert verdict("run-time", evidence(values=hours(**by_method)))[0] == expected
+
+
+def test_the_published_ratio_is_the_geometric_mean_of_table_v():
+    text = verdict("run-time", evidence(values=hours(ml3=0.1, taylorglo=1.0, gp_lfl=0.5, evomal=2.0)))[1]
+    table = published("V").set_index(["experiment", "method"])["mean"].unstack()
+    by_hand = np.prod(table["evomal"] / table["taylorglo"]) ** (1 / 16)
+    assert (
+        f"2.00 times as long as TaylorGLO (geometric mean over 1 of 16 experiments; Table V's is {by_hand:.2f})"
+        in text
+    )
+
+
+def test_better_early():
+    parts = []
+    for seed in range(2):
+        parts.append(history("gp-lfl", [9] * 9 + [5], seed, "diabetes"))
+        parts.append(history("evomal", [9, 4] + [3] * 8, seed, "diabetes"))
+    values = final([0.1], "evomal", "diabetes", table="V")
+    found, text = verdict("better-early", evidence(values=values, histories=pd.concat(parts)))
+    assert found == "reproduced"
+    assert "diabetes: 4 after 2 generations, 3 at the end, GP-LFL 5 at the end (n = 2 seeds)" in text
+
+
+def landscape(method, bowl, seed, experiment):
+    x = np.linspace(-1, 1, 21)
+    keys = {"experiment": experiment, "profile": "paper", "method": method, "seed": seed}
+    return pd.DataFrame({"x": x, "height": bowl * x**2}).assign(**keys, measure="task", task=0, diverged=False)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "ours", "expected"),
+    [
+        ("cifar10-allcnnc", 1.0, "direction reproduced"),
+        ("cifar10-allcnnc", 3.0, "not reproduced"),
+        ("cifar10-alexnet", 3.0, "direction reproduced"),
+    ],
+)
+def test_flatness(experiment, ours, expected):
+    parts = [landscape("evomal", ours, seed, experiment) for seed in range(3)]
+    parts += [landscape("baseline", 2.0, seed, experiment) for seed in range(3)]
+    given = evidence(values=final([0.1], "evomal", experiment, table="II"), landscapes=pd.concat(parts))
+    assert verdict("flatter-landscapes", given)[0] == expected
+
+
+def rates(evomal, baseline):
+    """Errors at three rates, the same for each of six seeds; a rate is chosen by validation error."""
+    rows = [
+        {"experiment": "diabetes", "profile": "paper", "method": method, "seed": seed, "group": "in-sample"}
+        | {"split": split, "rate": rate, "error": error + 0.001 * seed * (1 + (method == "evomal"))}
+        for method, errors in (("evomal", evomal), ("baseline", baseline))
+        for rate, error in zip((0.001, 0.01, 0.1), errors, strict=True)
+        for seed in range(6)
+        for split in ("validation", "test")
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("evomal", "baseline", "expected"),
+    [
+        ([0.3, 0.3, 0.3], [0.9, 0.5, 0.4], "reproduced"),  # better where the baseline is best
+        ([0.3, 0.3, 0.6], [0.9, 0.5, 0.4], "not reproduced"),  # better at the stated rate only
+    ],
+)
+def test_learning_rates(evomal, baseline, expected):
+    given = evidence(values=final([0.1], "evomal", "diabetes", table="III"), rates=rates(evomal, baseline))
+    assert verdict("not-only-learning-rate", given)[0] == expected
+
+
+def transferred(**means):
+    keys = {
+        "source": "cifar10-allcnnc",
+        "experiment": "cifar100-allcnnc",
+        "profile": "paper",
+        "group": "in-sample",
+    }
+    return pd.DataFrame(
+        [
+            {**keys, "method": m.replace("_", "-"), "seed": s, "split": "test", "error": e}
+            for m, e in means.items()
+            for s in range(2)
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("means", "expected"),
+    [
+        ({"baseline": 0.3, "evomal": 0.2, "ml3": 0.4}, "reproduced"),
+        ({"baseline": 0.3, "evomal": 0.35, "ml3": 0.4}, "direction reproduced"),
+        ({"baseline": 0.3, "evomal": 0.35, "ml3": 0.32}, "not reproduced"),
+    ],
+)
+def test_transfers(means, expected):
+    given = evidence(values=final([0.1], "evomal", "diabetes", table="III"), transfers=transferred(**means))
+    found, text = verdict("transfer", given)
+    assert found == expected
+    assert "of 1 places (cifar10-allcnnc → cifar100-allcnnc)" in text
+    assert "n = 2 seeds" in text
+
+
+@pytest.mark.parametrize(
+    ("profile", "expected"),
+    [
+        ("quick", ("quick", None)),
+        ("quick@base.lr=0.1", ("quick", 0.1)),
+        ("paper@split=leaking,base.lr=0.003", ("paper@split=leaking", 0.003)),
+        ("paper@base.lr=0.1,meta_optimizer=adam", ("paper@base.lr=0.1,meta_optimizer=adam", None)),
+    ],
+)
+def test_profiles_that_vary_the_learning_rate_alone_are_set_apart(profile, expected):
+    assert varied_rate(profile) == expected
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A copy of two committed runs, and analyses as their modules write them."""
+    place = tmp_path_factory.mktemp("results")
+    for method in ("baseline", "evomal"):
+        run = Path("sine/quick") / method / "seed-0"
+        shutil.copytree(RESULTS / run, place / run)
+    analyses = {
+        "landscapes/sine/quick/evomal/seed-0/line.csv": "x,measure,height,task,diverged\n-1,task,2,0,0\n0,task,1.5,0,0\n",
+        "transfer/cifar10-allcnnc-to-cifar100-allcnnc/quick/evomal/seed-0/test.csv": (
+            "group,task,step,split,error\nin-sample,0,0,test,0.9\nin-sample,0,5,test,0.25\n"
+        ),
+        "transfer/sine-to-sine/smoke/evomal/seed-0/test.csv": "group,task,step,split,error\n",
+    }
+    for name, text in analyses.items():
+        (place / name).parent.mkdir(parents=True)
+        (place / name).write_text(text)
+        (place / name).with_suffix(".json").write_text("{}")
+    return place
+
+
+def test_gathered_evidence_holds_what_the_files_hold(folder):
+    found = gather(folder)
+    assert found.profiles == ["quick"]
+    run = json.loads((folder / "sine/quick/evomal/seed-0/run.json").read_text())
+    weights = found.values.query("table == '3' and method == 'evomal'")["value"]
+    assert weights.tolist() == [run["parameters"]]
+    tests = pd.read_csv(folder / "sine/quick/evomal/seed-0/test.csv")
+    last = tests[(tests["step"] == 100) & (tests["group"] == "in-sample") & (tests["split"] == "train")]
+    error = found.values.query("table == '2' and method == 'evomal' and group == 'in-sample' and split == 'train'")
+    assert error["value"].tolist() == pytest.approx([last["error"].mean()])
+    assert found.values.query("table == 'IV'")[["experiment", "method", "value"]].to_numpy().tolist() == [
+        ["cifar100-allcnnc", "evomal", 0.25]
+    ]
+    assert found.landscapes[["experiment", "method", "seed", "height"]].to_numpy().tolist() == [
+        ["sine", "evomal", 0, 2.0],
+        ["sine", "evomal", 0, 1.5],
+    ]
+    assert set(judge_claims(found)["verdict"]) <= set(VERDICTS)
+
+
+def test_a_folder_that_is_not_there_is_no_evidence(tmp_path):
+    found = gather(tmp_path / "absent")
+    assert not found.profiles
+    assert found.values.empty
