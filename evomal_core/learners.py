@@ -14,6 +14,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from evomal_core.config import SGD, SearchConfig
+from evomal_core.memory import keep_freed_memory
 from evomal_core.models import glorot_
 from evomal_core.seeds import derive, isolated_torch, torch_rng
 from evomal_core.tasks import Task
@@ -163,6 +164,7 @@ def make_learners(
         TypeError: `model()` is not an `nn.Module` with trainable weights.
         ValueError: the network's output does not fit the task's labels.
     """
+    keep_freed_memory()
     return [
         _make_learner(task, model, config.base, config.initialisation, derive(seed, purpose, index))
         for index, task in enumerate(tasks)
