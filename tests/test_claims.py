@@ -359,7 +359,9 @@ def folder(tmp_path_factory):
         run = Path("sine/quick") / method / "seed-0"
         shutil.copytree(RESULTS / run, place / run)
     analyses = {
-        "landscapes/sine/quick/evomal/seed-0/line.csv": "x,measure,height,task,diverged\n-1,task,2,0,0\n0,task,1.5,0,0\n",
+        "landscapes/sine/quick/evomal/seed-0/line.csv": (
+            "x,measure,height,task,diverged\n-1,task,2,0,False\n0,task,1.5,0,False\n"
+        ),
         "transfer/cifar10-allcnnc-to-cifar100-allcnnc/quick/evomal/seed-0/test.csv": (
             "group,task,step,split,error\nin-sample,0,0,test,0.9\nin-sample,0,5,test,0.25\n"
         ),
