@@ -15,17 +15,14 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from evomal_core.augmentation import Augmentation
 from evomal_core.config import SGD, SearchConfig
 from evomal_core.datasets import DATASETS
-from evomal_core.image_tasks import image_task
+from evomal_core.image_tasks import image_task, some_images
 from evomal_core.learners import ModelFactory
 from evomal_core.models import MODELS, lenet5, logistic, mlp
 from evomal_core.profiles import TINY, Experiment, Problem, Profile
-from evomal_core.seeds import numpy_rng
 from evomal_core.tasks import Task
 
 TITLES = {"digits": "Digits", "mnist": "MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN"}
@@ -72,24 +69,10 @@ def _sampled(task: Task, profile: Profile) -> Task:
     held = round(VALIDATION * profile.images)
     return replace(
         task,
-        train=_some(task.train, profile.images - held),
-        validation=_some(task.validation, held),
-        test=_some(task.test, profile.test_images),
+        train=some_images(task.train, profile.images - held),
+        validation=some_images(task.validation, held),
+        test=some_images(task.test, profile.test_images),
     )
-
-
-def _some(part: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
-    """So many images of a part, all if 0 or too many: drawn at random, as evenly from the classes as can be."""
-    x, y = part
-    if count == 0 or count >= len(y):
-        return part
-    shuffled = numpy_rng(0, "some images").permutation(len(y))
-    classes = y.numpy()[shuffled]
-    turn = np.empty(len(y), int)
-    for each in np.unique(classes):
-        turn[classes == each] = np.arange(np.count_nonzero(classes == each))
-    rows = torch.from_numpy(np.sort(shuffled[np.argsort(turn, kind="stable")[:count]]))
-    return x[rows], y[rows]
 
 
 PLAIN = SGD(lr=0.01)

@@ -133,3 +133,17 @@ def _scaled(x: np.ndarray, mean: Tensor, spread: Tensor) -> Tensor:
     pixels = torch.from_numpy(x[..., None] if x.ndim == 3 else x).movedim(-1, 1)
     whole = pixels.to(torch.float32, memory_format=torch.contiguous_format)
     return whole.sub_(mean.float()).div_(spread.float())
+
+
+def some_images(part: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
+    """So many images of a part, all if 0 or too many: drawn at random, as evenly from the classes as can be."""
+    x, y = part
+    if count == 0 or count >= len(y):
+        return part
+    shuffled = numpy_rng(0, "some images").permutation(len(y))
+    classes = y.flatten().numpy()[shuffled]
+    turn = np.empty(len(y), int)
+    for each in np.unique(classes):
+        turn[classes == each] = np.arange(np.count_nonzero(classes == each))
+    rows = torch.from_numpy(np.sort(shuffled[np.argsort(turn, kind="stable")[:count]]))
+    return x[rows], y[rows]

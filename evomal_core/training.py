@@ -18,6 +18,8 @@ from evomal_core.tasks import Task, metric
 log = logging.getLogger("evomal")
 
 ROWS_AT_ONCE = 4096
+CACHED = 2**19
+"""Features of rows that a CPU's cache holds along with what a network makes of them."""
 
 
 @dataclass(frozen=True)
@@ -102,13 +104,19 @@ class _frozen:  # noqa: N801 - used as a function
             weight.requires_grad_(True)
 
 
+def rows_at_once(task: Task) -> int:
+    """How many of a task's rows are evaluated together: on a CPU, which is twice as fast then, few large ones."""
+    x, _ = task.train
+    return ROWS_AT_ONCE if x.is_cuda else min(ROWS_AT_ONCE, max(64, CACHED // x[0].numel()))
+
+
 @torch.no_grad()
 def error(network: nn.Module, task: Task, part: tuple[Tensor, Tensor]) -> float:
     """The performance metric of a network in evaluation mode: MSE or error rate, inf if not finite."""
     x, y = part
     was_training = network.training
     network.eval()
-    y_pred = torch.cat([network(rows) for rows in x.split(ROWS_AT_ONCE)])
+    y_pred = torch.cat([network(rows) for rows in x.split(rows_at_once(task))])
     network.train(was_training)
     return float(metric(task.kind)(y_pred, y))
 
