@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--output", default="report.html", metavar="FILE", help="default: report.html")
 
     command = _command(commands, "show", _show, "show a saved loss")
-    command.add_argument("loss", metavar="LOSS.json", help="a file written by loss.save()")
+    command.add_argument("loss", metavar="LOSS.json", help="a file of loss.save(), or a name as sine/evomal")
     formats = ["text", "latex", "python", "sympy"]
     command.add_argument("--format", default="text", choices=formats, help="what to print (default: text)")
 
@@ -199,6 +199,7 @@ def _report(options: argparse.Namespace) -> None:
 
 def _show(options: argparse.Namespace) -> None:
     from evomal_core.loss_files import load_loss
+    from evomal_core.zoo import describe
 
     loss = load_loss(options.loss)
     try:
@@ -211,6 +212,8 @@ def _show(options: argparse.Namespace) -> None:
                 print(loss.sympy())
             case _:
                 print(f"{loss!r}\nkind     {loss.kind}\nweights  {loss.size}\nlatex    {loss.latex()}")
+                if not Path(options.loss).exists():
+                    print(describe(options.loss))
     except TypeError as error:
         raise ValueError(error) from None
 

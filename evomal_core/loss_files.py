@@ -96,10 +96,16 @@ def save_loss(loss: Loss, path: Path | str) -> None:
 
 
 def load_loss(path: Path | str) -> Loss:
-    """Read a saved loss; its weights are fixed (`loss.requires_grad_()` makes them trainable), in float32.
+    """Read a saved loss, or one of the zoo by its name, such as `sine/evomal`.
+
+    Its weights are fixed (`loss.requires_grad_()` makes them trainable), in float32. A file goes before a name.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: there is no such file, and no such name.
         ValueError: it is truncated, from a newer version, or not a usable loss; nothing in it is executed.
     """
+    if not Path(path).exists() and Path(path).suffix != ".json":
+        from evomal_core.zoo import path_of
+
+        path = path_of(str(path))
     return loss_from_record(read_json(path), str(path)).requires_grad_(False)

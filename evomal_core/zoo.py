@@ -1,0 +1,153 @@
+"""The zoo: the best losses found, by name (`sine/evomal`), each with where it comes from and what it scores.
+
+`python -m evomal_core.zoo` writes `results/zoo/<experiment>/<method>.json` from the complete runs in `results`.
+Of the seeds of one experiment, profile and method, the run of lowest fitness gives the loss; of equals, the lower
+seed. The profile is the first of paper, calibrated and quick that has been run; variants of a profile
+(`paper@split=leaking`) give none. Fitness is measured on training rows or, where a data set is split so, on
+validation rows: no test row has a say. Methods whose losses have no closed formula (baseline, ML³) are left out.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evomal_core.files import write_json
+from evomal_core.loss_files import load_loss, loss_record
+
+PACKAGED = Path(__file__).with_name("zoo_losses")
+"""The zoo as it is installed: a link to `results/zoo` in a checkout, a copy of it in a wheel."""
+CHECKOUT = Path(__file__).resolve().parents[1] / "results" / "zoo"
+METHODS = ("random", "gp-lfl", "taylorglo", "evomal")
+
+
+def names() -> list[str]:
+    """The names of all losses in the zoo, such as `sine/evomal`."""
+    folder = _folder()
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob("*/*.json"))
+
+
+def path_of(name: str) -> Path:
+    """The file of a loss in the zoo.
+
+    Raises:
+        FileNotFoundError: there is no loss of that name; the message names the nearest.
+    """
+    if name in names():
+        return _folder() / f"{name}.json"
+    known = names()
+    near = difflib.get_close_matches(name, known, 3, 0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {', '.join(known) or 'none'}"
+    raise FileNotFoundError(f"no such file: {name}, and no loss of the zoo has that name; {hint}")
+
+
+def _folder() -> Path:
+    # Where git makes no symbolic links, the packaged one is a text file.
+    return PACKAGED if PACKAGED.is_dir() else CHECKOUT
+
+
+def build(results_dir: Path | str = "results") -> list[Path]:
+    """Write the zoo of a results folder into its `zoo`, and remove from there what no longer belongs to it.
+
+    Returns:
+        The files, in the order of experiments and methods.
+    """
+    folder = Path(results_dir, "zoo")
+    written = []
+    for name, record in records(results_dir):
+        written.append(folder / f"{name}.json")
+        write_json(written[-1], record)
+    for stale in set(folder.glob("*/*.json")) - set(written):
+        stale.unlink()
+    return written
+
+
+def records(results_dir: Path | str = "results") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Names and contents of the files of the zoo of a results folder."""
+    from evomal_core.runs import Run, complete_runs
+
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in complete_runs(results_dir):
+        if run.profile in _PROFILES and run.method in METHODS:
+            groups.setdefault((run.experiment, run.method), []).append(run)
+    for (experiment, method), runs in groups.items():
+        best = min(_PROFILES.index(run.profile) for run in runs)
+        chosen = _lowest([run for run in runs if run.profile == _PROFILES[best]])
+        if chosen is not None:
+            yield f"{experiment}/{method}", _entry(chosen)
+
+
+_PROFILES = ("paper", "calibrated", "quick")
+
+
+def _lowest(runs: Sequence[Any]) -> Any | None:
+    """The run of lowest fitness; None if no run found a usable loss."""
+    fitness = [float(run.record()["fitness"]) for run in runs]
+    return runs[int(np.argmin(fitness))] if np.isfinite(fitness).any() else None
+
+
+def _entry(run: Any) -> dict[str, Any]:
+    record = run.record()
+    loss = load_loss(run.folder / "loss.json")
+    provenance = {name: getattr(run, name) for name in ("experiment", "profile", "method", "seed")}
+    provenance |= {name: record[name] for name in ("finished", "hardware", "versions")}
+    command = f"evomal run {run.experiment} --profile {run.profile} --method {run.method} --seeds {run.seed}"
+    score = {"fitness": record["fitness"], "errors after meta-testing": _errors(run)}
+    return loss_record(loss) | {
+        "formula": str(loss.sympy()),
+        "latex": loss.latex(),
+        "score": score,
+        "provenance": provenance | {"command": command},
+    }
+
+
+def _errors(run: Any) -> list[dict[str, Any]]:
+    """Final errors of the run, averaged over tasks, beside the baseline's at the same seed where that was run."""
+    from evomal_core.results import load
+    from evomal_core.runs import Run
+
+    final = load([run]).final()
+    baseline = Run(run.experiment, run.profile, "baseline", run.seed, run.results_dir)
+    theirs = load([baseline]).final().set_index(["group", "split"])["error"] if baseline.is_complete else None
+    rows = []
+    for row in final.to_dict("records"):
+        place = (row["group"], row["split"])
+        rows.append({"group": place[0], "split": place[1], "error": row["error"]})
+        if theirs is not None:
+            rows[-1]["baseline"] = theirs[place]
+    return rows
+
+
+def describe(name: str) -> str:
+    """What is known of a loss in the zoo, in lines for a terminal."""
+    from evomal_core.files import decode, read_json
+
+    record = decode(read_json(path_of(name)))
+    found, score = record["provenance"], record["score"]
+    lines = [
+        f"from     {found['experiment']}, profile {found['profile']}, {found['method']}, seed {found['seed']}",
+        f"fitness  {score['fitness']:.4g}",
+    ]
+    for row in score["errors after meta-testing"]:
+        beside = f" (baseline {row['baseline']:.4g})" if "baseline" in row else ""
+        lines.append(f"error    {row['group']}, {row['split']}: {row['error']:.4g}{beside}")
+    return "\n".join([*lines, f"made by  {found['command']}"])
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the zoo of a results folder (default: results) and print its names."""
+    if len(arguments) > 1 or (arguments and arguments[0].startswith("-")):
+        print("usage: python -m evomal_core.zoo [results folder]", file=sys.stderr)
+        return 2
+    for path in build(*arguments):
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
