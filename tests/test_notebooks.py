@@ -17,6 +17,7 @@ SMOKE = {
     "01_quickstart": {"generations": 1, "population": 3, "trainings": 2},
     "02_sine": {"profile": "smoke", "seeds": [0, 1], "jobs": 1},
     "06_tabular": {"profile": "smoke", "jobs": 1},
+    "07_classification": {"profile": "smoke", "jobs": 1, "rows": ["digits-logistic"]},
 }
 WRITTEN = {
     "01_quickstart": ["quickstart/loss.json", "quickstart/figures/loss_shape.png"],
@@ -33,6 +34,13 @@ WRITTEN = {
         "diabetes/smoke/figures/tableIII.png",
         "diabetes/smoke@split=leaking/figures/figure4.pdf",
         "diabetes/smoke@split=leaking/evomal/seed-0/run.json",
+    ],
+    "07_classification": [
+        "classification/smoke/tables/tableII.csv",
+        "classification/smoke/tables/not_run.csv",
+        "digits-logistic/smoke/figures/learning_curves.png",
+        "digits-logistic/smoke/figures/figure4.pdf",
+        "digits-logistic/smoke/evomal/seed-0/run.json",
     ],
 }
 # Jupyter's own: deprecations of zmq and nbclient, and sockets that they leave to the garbage collector.
