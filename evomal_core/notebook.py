@@ -17,6 +17,7 @@ from evomal_core.losses import Loss
 from evomal_core.results import check_seeds
 from evomal_core.search import check_device, refuse_unknown
 from evomal_core.splits import check_splits
+from evomal_core.table2 import check_rows
 
 INJECTED = "# Parameters"
 """The first line of the cell that papermill inserts after the one tagged `parameters`."""
@@ -124,6 +125,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "results_dir": _results_dir,
     "jobs": _at_least(0),
     "datasets": _datasets,
+    "rows": check_rows,
     "splits": check_splits,
     "generations": _at_least(1),
     "population": _at_least(1),
