@@ -142,8 +142,8 @@ def _large(dataset: str, network: str, minutes: tuple[float, float, float]) -> E
     return _row(dataset, network, profiles, dict(zip(profiles, minutes, strict=True)))
 
 
-# Minutes of CIFAR's and SVHN's rows, and of `paper`, are reckoned from the measured seconds of one training step on
-# a core of a 2.5 GHz Xeon. They say that a CPU is hopeless for `paper`, and for WideResNet at all.
+# Minutes of CIFAR's and SVHN's rows, and of `paper`, are reckoned from the measured seconds of one training step
+# on a core of a 2.5 GHz Xeon. They say that a CPU is hopeless for `paper`, and for WideResNet at all.
 CLASSIFICATION: tuple[Experiment, ...] = (
     _small("digits", "logistic", (1, 45)),
     _small("digits", "mlp", (2, 1300)),
