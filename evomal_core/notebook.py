@@ -127,6 +127,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "datasets": _datasets,
     "rows": check_rows,
     "splits": check_splits,
+    "switched": _profile,
     "generations": _at_least(1),
     "population": _at_least(1),
     "trainings": _at_least(2),
@@ -176,9 +177,11 @@ def formulas(losses: Mapping[tuple[str, str, int], Loss], runs: pd.DataFrame) ->
     return kept.sort_values(["experiment", "method", "seed"], ignore_index=True)
 
 
-def formula_table(learned: pd.DataFrame) -> Any:
-    """The table of `formulas` as Jupyter shows it, with the formulas typeset."""
+def formula_table(table: pd.DataFrame) -> Any:
+    """A table as Jupyter shows it: formulas in LaTeX typeset, words from the left, numbers in four digits."""
     # MathJax measures a cell before it is typeset, and breaks a formula into pieces in one that is narrow.
-    wide = {"text-align": "left", "min-width": "36em"}
-    styled = learned.style.hide(axis="index").format({"fitness": "{:.4g}"})
-    return styled.set_properties(subset=["formula"], **wide)
+    formulas = [name for name in table if table[name].astype(str).str.startswith("$").any()]
+    left = [("text-align", "left")]
+    styled = table.style.hide(axis="index").format(dict.fromkeys(table.select_dtypes("float"), "{:.4g}"))
+    styled = styled.set_table_styles([{"selector": "td, th", "props": left}])
+    return styled.set_properties(subset=formulas, **{"min-width": "36em"})

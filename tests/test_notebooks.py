@@ -18,6 +18,7 @@ SMOKE = {
     "02_sine": {"profile": "smoke", "seeds": [0, 1], "jobs": 1},
     "06_tabular": {"profile": "smoke", "jobs": 1},
     "07_classification": {"profile": "smoke", "jobs": 1, "rows": ["digits-logistic"]},
+    "12_runtime": {"profile": "smoke", "switched": "smoke"},
 }
 WRITTEN = {
     "01_quickstart": ["quickstart/loss.json", "quickstart/figures/loss_shape.png"],
@@ -41,6 +42,13 @@ WRITTEN = {
         "digits-logistic/smoke/figures/learning_curves.png",
         "digits-logistic/smoke/figures/figure4.pdf",
         "digits-logistic/smoke/evomal/seed-0/run.json",
+    ],
+    "12_runtime": [
+        "runtime/smoke/tables/tableV.csv",
+        "runtime/smoke/tables/switched.csv",
+        "runtime/smoke/figures/figure5.png",
+        "runtime/smoke/figures/seconds.pdf",
+        "diabetes/smoke@skip_irrelevant=true/evomal/seed-0/run.json",
     ],
 }
 # Jupyter's own: deprecations of zmq and nbclient, and sockets that they leave to the garbage collector.
