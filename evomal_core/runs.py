@@ -22,6 +22,7 @@ import torch
 from tqdm.auto import tqdm
 
 from evomal_core.checkpoint import first_difference
+from evomal_core.config import SGD
 from evomal_core.experiment import EXPERIMENTS, PROFILES, Problem, Profile, experiment
 from evomal_core.files import read_json, write_atomic, write_json
 from evomal_core.learners import Learner, make_learners
@@ -29,6 +30,7 @@ from evomal_core.losses import Loss
 from evomal_core.result import SearchResult
 from evomal_core.search import METHODS, check_device, learn_loss, refuse_unknown
 from evomal_core.seeds import check_seed
+from evomal_core.stack_training import train_all
 from evomal_core.threads import one_thread
 from evomal_core.training import Training, train
 
@@ -185,8 +187,10 @@ def meta_test(loss: Loss, problem: Problem, sizes: Profile, seed: int, device: s
     """
     rows = []
     for group in GROUPS:
-        for number, (learner, trained) in enumerate(base_trainings(loss, problem, sizes, seed, group, device)):
-            for point in trained.curve:
+        learners = _base_learners(problem, sizes, seed, group, device)
+        curves = train_all(loss, learners, *_test_length(sizes))
+        for number, (learner, curve) in enumerate(zip(learners, curves, strict=True)):
+            for point in curve:
                 place_in = {"group": group, "task": number, "step": int(point["step"])}
                 rows += [{**place_in, "split": split, "error": point[split]} for split in learner.task.parts()]
     return rows
@@ -196,20 +200,20 @@ def base_trainings(
     loss: Loss, problem: Problem, sizes: Profile, seed: int, group: str, device: str = "cpu"
 ) -> Iterator[tuple[Learner, Training]]:
     """The base networks that meta-testing trains with a loss on each task of a group, one after the other."""
+    base, steps, record, milestones = _test_length(sizes)
+    for learner in _base_learners(problem, sizes, seed, group, device):
+        yield learner, train(loss, learner, base, steps, record, milestones=milestones)
+
+
+def _base_learners(problem: Problem, sizes: Profile, seed: int, group: str, device: str) -> list[Learner]:
     place = check_device(device)
     tasks = [task.to(place) for task in {"in-sample": problem.train, "out-of-sample": problem.test}[group]]
-    for learner in make_learners(tasks, problem.model, sizes.search, seed, f"meta-test {group}"):
-        yield (
-            learner,
-            train(
-                loss,
-                learner,
-                sizes.search.base,
-                sizes.test_steps,
-                sizes.recorded_steps(),
-                milestones=sizes.test_milestones,
-            ),
-        )
+    return make_learners(tasks, problem.model, sizes.search, seed, f"meta-test {group}")
+
+
+def _test_length(sizes: Profile) -> tuple[SGD, int, range, tuple[int, ...]]:
+    """Optimiser, steps, recorded steps and milestones of meta-testing."""
+    return sizes.search.base, sizes.test_steps, sizes.recorded_steps(), sizes.test_milestones
 
 
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:

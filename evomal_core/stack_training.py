@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -25,8 +26,8 @@ from evomal_core.population import (
     stackable,
     through_link,
 )
-from evomal_core.stacks import MLPStack, Stack, Stacked, make_stacks
-from evomal_core.training import ROWS_AT_ONCE
+from evomal_core.stacks import MLPStack, NotBatchable, Stack, Stacked, make_stacks
+from evomal_core.training import rows_at_once, train
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def train_stack(
     steps: int,
     record: Collection[int] = (),
     splits: Sequence[str] | None = None,
+    milestones: Collection[int] = (),
 ) -> list[list[Trained]]:
     """Train the network of every learner with every loss, all at once; see `training.train`.
 
@@ -61,9 +63,32 @@ def train_stack(
     wanted = sorted({step for step in record if 0 <= step <= steps} | {steps})
     results: dict[int, list[Trained]] = {}
     for indices, group in groups_of(losses):
-        trained = in_chunks(group, lambda part: _train(part, learners, base, wanted, splits))
+        trained = in_chunks(group, lambda part: _train(part, learners, base, wanted, splits, milestones))
         results.update(zip(indices, trained, strict=True))
     return [results[index] for index in range(len(losses))]
+
+
+def train_all(
+    loss: Loss,
+    learners: Sequence[Learner],
+    base: SGD,
+    steps: int,
+    record: Collection[int] = (),
+    milestones: Collection[int] = (),
+) -> list[list[dict[str, float]]]:
+    """The curve of `training.train` for each learner: perceptrons at once where the loss allows it.
+
+    The choice depends on the loss and the networks alone. By the kernels a network's errors are the same, bit
+    by bit, whatever it is trained with; by PyTorch the last digits may depend on the learners given.
+    """
+    stacks = make_stacks(learners)
+    if all(
+        isinstance(stack, MLPStack) and (compiled.fits(stack, [loss]) or len(learners) > 1) for stack in stacks
+    ):
+        with suppress(NotBatchable):
+            (row,) = train_stack([loss], learners, base, steps, record, milestones=milestones)
+            return [trained.curve for trained in row]
+    return [train(loss, learner, base, steps, record, milestones=milestones).curve for learner in learners]
 
 
 def _train(
@@ -72,18 +97,22 @@ def _train(
     base: SGD,
     wanted: Sequence[int],
     splits: Sequence[str] | None,
+    milestones: Collection[int],
 ) -> list[list[Trained]]:
     found: dict[int, list[Trained]] = {}  # by id of the learner
     for stack in make_stacks(learners):
-        for learner, column in zip(
-            stack.learners, _train_one_stack(losses, stack, base, wanted, splits), strict=True
-        ):
-            found[id(learner)] = column
+        columns = _train_one_stack(losses, stack, base, wanted, splits, milestones)
+        found.update(zip(map(id, stack.learners), columns, strict=True))
     return [[found[id(learner)][p] for learner in learners] for p in range(len(losses))]
 
 
 def _train_one_stack(
-    losses: Sequence[Loss], stack: Stack, base: SGD, wanted: Sequence[int], splits: Sequence[str] | None
+    losses: Sequence[Loss],
+    stack: Stack,
+    base: SGD,
+    wanted: Sequence[int],
+    splits: Sequence[str] | None,
+    milestones: Collection[int],
 ) -> list[list[Trained]]:
     names = tuple(splits or stack.learners[0].task.parts())
     training: StackTraining | compiled.CompiledTraining
@@ -92,9 +121,12 @@ def _train_one_stack(
     else:
         training = StackTraining(losses, stack, base)
     errors: list[dict[str, Tensor]] = []
-    for step in wanted:
+    for step in sorted({*wanted, *(step for step in milestones if step < wanted[-1])}):
         training.advance(step)
-        errors.append({"step": torch.tensor(step), **training.errors(names)})
+        if step in wanted:
+            errors.append({"step": torch.tensor(step), **training.errors(names)})
+        if step in milestones:
+            training.base = training.base.replace(lr=0.1 * training.base.lr)
     finite = training.finite()
     tasks, candidates = range(len(stack.learners)), range(len(losses))
     return [[_trained(errors, t, p, bool(finite[t, p])) for p in candidates] for t in tasks]
@@ -182,12 +214,12 @@ def _sgd_in_place(
 @torch.no_grad()
 def _errors(stack: Stack, theta: Stacked, splits: Sequence[str]) -> dict[str, Tensor]:
     """The performance metric (T, P) of each part, as `training.error` has it."""
-    found = {}
+    found, size = {}, rows_at_once(stack.learners[0].task)
     for name in splits:
         parts = [learner.task.parts()[name] for learner in stack.learners]
         rows = stack_rows(stack, parts)
         with stackable():
-            pieces = [stack.evaluate(theta, x) for x in rows.features.split(ROWS_AT_ONCE, dim=stack.row_axis)]
+            pieces = [stack.evaluate(theta, x) for x in rows.features.split(size, dim=stack.row_axis)]
         y_pred = torch.cat(pieces, dim=2)
         if stack.kind == "regression":
             change = y_pred - rows.y

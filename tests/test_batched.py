@@ -23,7 +23,7 @@ from evomal_core.learners import Learner, make_learners
 from evomal_core.losses import LearnedLoss, Loss, NeuralLoss, TaylorLoss
 from evomal_core.program import Program
 from evomal_core.seeds import isolated_torch
-from evomal_core.stack_training import batched_fitness, batched_minimise_predictions, train_stack
+from evomal_core.stack_training import batched_fitness, batched_minimise_predictions, train_all, train_stack
 from evomal_core.stacks import MLPStack, NetworkStack, NotBatchable, make_stacks
 from evomal_core.training import fitness, train
 from evomal_core.unroll import choose_engine, local_search, meta_gradient
@@ -313,6 +313,34 @@ def test_stacks_train_as_single_networks_do(network: str, kind: str, base: SGD) 
             assert ours.diverged == theirs.diverged
             for mine, other in zip(ours.curve, theirs.curve, strict=True):
                 assert mine == pytest.approx(other, rel=1e-8)
+
+
+@pytest.mark.parametrize("compiled", ["0", "1"])
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+def test_all_tasks_of_a_group_train_as_one_after_another(
+    network: str, compiled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVOMAL_KERNELS", compiled)
+    learners = learners_for("multiclass", em.SearchConfig(base=NESTEROV), network)
+    for loss in (*losses_for(LEARNT, "multiclass"), em.TaskLoss("multiclass"), NeuralLoss("multiclass").double()):
+        together = train_all(loss, learners, NESTEROV, 9, record=[0, 5], milestones=[3, 5])
+        for learner, ours in zip(learners, together, strict=True):
+            theirs = train(loss, learner, NESTEROV, 9, record=[0, 5], milestones=[3, 5]).curve
+            assert [row["step"] for row in ours] == [0, 5, 9]
+            for mine, other in zip(ours, theirs, strict=True):
+                assert mine == pytest.approx(other, rel=1e-8)
+
+
+@pytest.mark.parametrize("compiled", ["0", "1"])
+def test_milestones_multiply_the_learning_rate_by_a_tenth(compiled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVOMAL_KERNELS", compiled)
+    learners = learners_for("regression", em.SearchConfig(base=NESTEROV))
+    (loss,) = losses_for(["square(sub(f, y))"], "regression")
+    curves = [train_all(loss, learners, NESTEROV, 9, milestones=m) for m in ((), (9,), (3, 6))]
+    theirs = [train(loss, learner, NESTEROV, 9, milestones=(3, 6)).curve[-1] for learner in learners]
+    assert curves[0] == curves[1]
+    assert [curve[-1] for curve in curves[2]] == [pytest.approx(row, rel=1e-10) for row in theirs]
+    assert curves[2][0][-1]["train"] != pytest.approx(curves[0][0][-1]["train"], rel=1e-6)
 
 
 def test_stacks_by_vmap_train_as_single_networks_do(monkeypatch: pytest.MonkeyPatch) -> None:
