@@ -73,18 +73,21 @@ def sentences(compared: pd.DataFrame, words: dict[str, str]) -> list[str]:
     for verdict in VERDICTS:
         rows = compared[compared["verdict"] == verdict].to_dict("records")
         if rows:
-            lines.append(f"- **{words[verdict]}**: " + "; ".join(_sentence(row) for row in rows) + ".")
+            lines.append(
+                f"- **{words[verdict]}**: "
+                + "; ".join(f"{LABELS[row['method']]} ({interval(row)})" for row in rows)
+                + "."
+            )
     return lines
 
 
-def _sentence(row: dict) -> str:
-    label = LABELS[row["method"]]
-    if np.isnan(row["low"]):
-        lost = f", {row['diverged']} diverged" if row["diverged"] else ""
-        number = "" if np.isnan(row["difference"]) else f", difference {row['difference']:.3g}"
-        return f"{label} (n = {row['n']}{lost}{number})"
-    bounds = f"{row['difference']:+.3g} [{row['low']:.3g}, {row['high']:.3g}]".replace("-", "−")
-    return f"{label} ({bounds}, lower in {row['wins']} of {count_seeds(row['n'])})"
+def interval(row: dict) -> str:
+    """`difference −0.1 [−0.2, −0.05], lower in 4 of 5 seeds`, of a row of `paired_interval`."""
+    if np.isfinite(row["low"]):
+        numbers = f"{row['difference']:+.3g} [{row['low']:.3g}, {row['high']:.3g}]".replace("-", "−")
+        return f"difference {numbers}, lower in {row['wins']} of {count_seeds(row['n'])}"
+    lost = f", {row['diverged']} diverged" if row["diverged"] else ""
+    return f"n = {row['n']}{lost}, lower in {row['wins']}"
 
 
 def spread(table: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFrame:

@@ -141,7 +141,7 @@ def test_batches_of_rows_and_threads_change_nothing(monkeypatch):
             for name, weights in network.named_parameters()
         }
         y_pred = torch.func.functional_call(network, moved, (part[0],))
-        assert [float(m(y_pred, part[1])) for m in measures] == pytest.approx(row.tolist(), rel=1e-12)
+        assert [float(m(y_pred, part[1]).detach()) for m in measures] == pytest.approx(row.tolist(), rel=1e-12)
 
 
 def test_batch_norm_keeps_the_running_statistics_of_the_trained_network():
