@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ BEST = [
     "error",
     "relative error",
 ]
+TRAINS = "median error / baseline's"
 Key = tuple[str, str, int]
 """Experiment, method and seed."""
 
@@ -135,30 +137,19 @@ def family_counts(best: pd.DataFrame) -> pd.DataFrame:
     Columns: kind, method, family, losses, n (losses of that kind and method), experiments, asymmetric, and the
     median of their held-out error over the baseline's, with a diverged training as infinite.
     """
-    learned = best[best["method"] != "baseline"].assign(
-        kind=lambda table: np.where(table["kind"] == "regression", "regression", "classification")
-    )
+    kinds = pd.Series(np.where(best["kind"] == "regression", "regression", "classification"), best.index)
     rows = []
-    for (kind, method), part in learned.groupby(["kind", "method"], sort=False):
+    for kind, method in product(FAMILIES, (name for name in METHODS if name != "baseline")):
+        part = best[(kinds == kind) & (best["method"] == method)]
         for family in FAMILIES[kind]:
             found = part[part["family"] == family]
             if len(found):
-                rows.append(
-                    {
-                        "kind": kind,
-                        "method": method,
-                        "family": family,
-                        "losses": len(found),
-                        "n": len(part),
-                        "experiments": ", ".join(found["experiment"].unique()),
-                        "asymmetric": int(found["asymmetric"].sum()),
-                        "median error / baseline's": found["relative error"].median(),
-                    }
-                )
-    columns = ["kind", "method", "family", "losses", "n", "experiments", "asymmetric", "median error / baseline's"]
-    table = pd.DataFrame(rows, columns=columns)
-    places = {method: place for place, method in enumerate(METHODS)}
-    return table.sort_values(["kind", "method"], key=lambda c: c.map(places).fillna(c), kind="stable")
+                place = {"kind": kind, "method": method, "family": family}
+                counted = {"losses": len(found), "n": len(part), "asymmetric": int(found["asymmetric"].sum())}
+                names = ", ".join(found["experiment"].unique())
+                rows.append(place | counted | {"experiments": names, TRAINS: found["relative error"].median()})
+    columns = ["kind", "method", "family", "losses", "n", "experiments", "asymmetric", TRAINS]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def complexity_and_error(best: pd.DataFrame) -> pd.DataFrame:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from inspect import getdoc
+
 import pandas as pd
 
+from evomal_core.families import classification, regression
 from evomal_core.wording import protocol
 
 SAID = "V-C's family"
@@ -16,6 +19,12 @@ CLAIMS = {
     "classification": "Of the three classes that V-C says EvoMAL converges upon",
     "regression": "With a gradient that large errors do not raise (robust or absolute-like), as V-C finds often",
 }
+
+
+def rules() -> str:
+    """The rules that families are told by, as Markdown: what the docstrings of `families` say."""
+    parts = (getdoc(rule) or "" for rule in (classification, regression))
+    return "\n\n".join(part.partition("\n\nRaises:")[0] for part in parts)
 
 
 def in_words(
