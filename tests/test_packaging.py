@@ -133,7 +133,7 @@ def test_environment_yml_asks_for_what_pyproject_asks_for():
 
 
 def test_every_import_is_a_requirement():
-    declared = {canonicalize_name(requirement.name) for requirement in requirements("fast")}
+    declared = {canonicalize_name(requirement.name) for requirement in requirements("fast", "notebooks")}
     distributions = importlib.metadata.packages_distributions()
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text())):
