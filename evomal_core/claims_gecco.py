@@ -140,7 +140,9 @@ CLAIMS = (
         "better-than-parents",
         "gecco23",
         "5.1",
-        "contrasting EvoMAL to its derivative methods GP-LFL and ML³, notable gains on all the tested datasets",
+        "Contrasting the performance of EvoMAL to its derivative methods GP-LFL and ML³, notable gains in "
+        "inference "
+        "performance are shown on all the tested datasets",
         BEATS + " Training error.",
         partial(_better, rivals=("gp-lfl", "ml3")),
     ),
@@ -148,8 +150,9 @@ CLAIMS = (
         "fewer-generations",
         "gecco23",
         "5.3, Figure 6",
-        "local search dramatically reduces the number of iterations needed to find performant loss functions "
-        "compared to random search and GP-LFL",
+        "adding local search mechanisms into the EvoMAL framework dramatically reduces the total number of "
+        "iterations "
+        "needed to find performant loss functions compared to random search and GP-LFL",
         "reproduced: in every experiment the median over seeds of the generations to reach the rival's final best "
         "fitness is smaller for EvoMAL than for the rival, and significantly (paired Wilcoxon, Holm-corrected, "
         "5 %); direction: the median is smaller in every experiment.",
@@ -159,7 +162,9 @@ CLAIMS = (
         "few-weights",
         "gecco23",
         "5.4, Table 3",
-        "less than ~1–2 % of ML³'s number of trainable loss parameters are needed",
+        "less than ~1-2% of the total number of trainable loss parameters ϕ are needed in the loss functions "
+        "learned by "
+        "EvoMAL compared to that of ML³",
         f"reproduced: the mean number of weights is at most {LARGEST_SHARE:.0%} of ML³'s in every experiment; "
         "direction: it is smaller in every experiment.",
         _few_weights,

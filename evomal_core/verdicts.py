@@ -158,11 +158,7 @@ def _cell(
     kept, broken = _orders(method, measured, cells)
     if kept and not broken:
         return row | {"verdict": DIRECTION, "why": f"{_sizes(row)}; {_listed(kept)} as published"}
-    order = (
-        f"published {_listed(broken)}, measured not"
-        if broken
-        else "no published order that chance does not explain"
-    )
+    order = f"published {_listed(broken)}, measured not" if broken else "no published order to go by"
     return row | {"verdict": NOT, "why": f"{_sizes(row)}; {order}"}
 
 
@@ -222,9 +218,10 @@ def _listed(orders: list[str]) -> str:
 def every_cell(values: pd.DataFrame) -> pd.DataFrame:
     """All 227 published cells with their verdicts: a row per cell, profile and part of the task that was measured.
 
-    Cells are in the papers' order; within a cell the fairest profile comes first (`strength`), and the part of
-    the task that the table is compared with (`paper.COMPARED`) before others. `headline` marks the first row of
-    a cell: the one that is counted. Cells without a complete run have one row, "not run".
+    Cells are sorted by table, experiment, group and method; within a cell the fairest profile comes first
+    (`strength`), and the part of the task that the table is compared with (`paper.COMPARED`) before others.
+    `headline` marks the first row of a cell: the one that is counted. Cells without a complete run have one row,
+    "not run".
 
     Args:
         values: as for `beside`.
@@ -234,6 +231,7 @@ def every_cell(values: pd.DataFrame) -> pd.DataFrame:
     judged = judged.loc[np.array(shown, bool)]
     names = ["paper", "metric", "unit", "model", *CELL]
     cells = _by_group(published()).rename(columns={name: f"published {name}" for name in ("mean", "sd", "n")})
+    cells = cells.sort_values(CELL, key=_first_seen, ignore_index=True)
     whole = cells.reset_index(names="place").merge(
         judged.drop(columns=["published mean", "published sd", "published n"]), on=CELL, how="left"
     )
@@ -246,6 +244,12 @@ def every_cell(values: pd.DataFrame) -> pd.DataFrame:
     whole["headline"] = ~whole.duplicated("place")
     whole[["n", "diverged"]] = whole[["n", "diverged"]].fillna(0).astype(int)
     return whole[[*names, "profile", "split", *_COLUMNS, "headline"]]
+
+
+def _first_seen(column: pd.Series) -> pd.Series:
+    """What a column is sorted by: methods in their one order, all else as the papers name it first."""
+    order = list(METHODS) if column.name == "method" else list(dict.fromkeys(column))
+    return column.map(order.index)
 
 
 def counts(cells: pd.DataFrame, by: str = "table") -> pd.DataFrame:

@@ -10,7 +10,16 @@ import pandas as pd
 from evomal_core.paper import LABELS, SPLITS, count_seeds, mean_and_sd
 from evomal_core.search import METHODS
 from evomal_core.statistics import LEVEL, smallest_p
-from evomal_core.verdicts import AGREEMENT, DIRECTION, NOT, REPRODUCED, TOLERANCE, UNPUBLISHED
+from evomal_core.verdicts import (
+    AGREEMENT,
+    DIRECTION,
+    NOT,
+    NOT_RUN,
+    REPRODUCED,
+    TOLERANCE,
+    UNPUBLISHED,
+    VERDICTS,
+)
 
 _PLACE = ["experiment", "group", "split"]
 
@@ -138,3 +147,100 @@ def sizes_in_words(sizes: pd.DataFrame) -> str:
                 f"ML³'s (mean of {n}); published: {theirs:.2%}."
             )
     return "\n".join(lines)
+
+
+def cell_table(cells: pd.DataFrame) -> pd.DataFrame:
+    """Published cells beside the measured ones, for reading: a row per cell, profile and part of the task.
+
+    Args:
+        cells: the table of `verdicts.every_cell`, or some of its rows.
+    """
+    rows = []
+    for cell in cells.to_dict("records"):
+        run = cell["verdict"] != NOT_RUN
+        known = np.isfinite(cell["low"])
+        rows.append(
+            {
+                "experiment": cell["experiment"],
+                "group": cell["group"],
+                "method": LABELS[cell["method"]],
+                "published": _numbers_of(cell, "published "),
+                "profile": cell["profile"],
+                "part": SPLITS.get(cell["split"], ""),
+                "measured": _numbers_of(cell) if run else "",
+                "difference": _interval(cell) if known else "",
+                "verdict": cell["verdict"],
+                "why": cell["why"],
+            }
+        )
+    table = pd.DataFrame(rows)
+    return table.drop(columns=[name for name in ("group", "part") if not table[name].astype(bool).any()])
+
+
+def _numbers_of(cell: dict, whose: str = "") -> str:
+    """`3.028 ± 1.0911 (10)`, with n and the diverged in brackets; published numbers as they are printed."""
+    digits = ("g", "g") if whose else (".4g", ".2g")
+    mean, sd = (format(cell[whose + name], how) for name, how in zip(("mean", "sd"), digits, strict=True))
+    diverged = f", {cell['diverged']} diverged" if cell["diverged"] and not whose else ""
+    text = f"{'–' if mean == 'nan' else mean}{'' if sd == 'nan' else f' ± {sd}'} ({cell[whose + 'n']:g}{diverged})"
+    return text.replace(" ", "\u00a0")
+
+
+def _interval(cell: dict) -> str:
+    low, high, difference = (f"{cell[name]:+.3g}".replace("-", "−") for name in ("low", "high", "difference"))
+    return f"{difference}\u00a0[{low},\u00a0{high}]"
+
+
+def claim_table(claims: pd.DataFrame) -> pd.DataFrame:
+    """The claims in words with their verdicts, for reading: a row per claim and profile."""
+    papers = claims["paper"].map({"gecco23": "GECCO'23", "tpami23": "TPAMI'23"})
+    claims = claims.assign(where=papers + ", " + claims["section"])
+    return claims[["where", "text", "profile", "verdict", "finding", "rule"]].rename(columns={"text": "claim"})
+
+
+def overall_in_words(cells: pd.DataFrame, claims: pd.DataFrame, most: int = 3) -> str:
+    """What agrees with the papers and what does not, over all cells and claims, in Markdown.
+
+    Args:
+        cells: the table of `verdicts.every_cell`.
+        claims: the table of `claims.judge_claims`.
+        most: how many of the largest disagreements are named.
+    """
+    headline = cells[cells["headline"]]
+    lines = [f"Published cells, n = {len(headline)}: {_counted(headline['verdict'])}."]
+    for profile, part in headline[headline["profile"] != ""].groupby("profile", sort=False):
+        n = sorted({*part["n"]})
+        seeds = f"{n[0]} to {n[-1]} seeds" if len(n) > 1 else count_seeds(int(n[0]))
+        said = protocol(str(profile))
+        lines.append(f"- Profile `{profile}`, n = {seeds}: {_counted(part['verdict'])}.{said}")
+    lines += ["", *_largest(headline, most)]
+    judged = claims[claims["headline"]]
+    lines += ["", f"Claims in words, n = {len(judged)}: {_counted(judged['verdict'])}.", ""]
+    for verdict in VERDICTS[:-1]:
+        for row in judged[judged["verdict"] == verdict].to_dict("records"):
+            lines.append(
+                f"- **{verdict.capitalize()}**, profile `{row['profile']}`: “{row['text']}”. {row['finding']}"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _counted(verdicts: pd.Series) -> str:
+    return ", ".join(f"{count} {name}" for name in VERDICTS if (count := int((verdicts == name).sum())))
+
+
+def _largest(cells: pd.DataFrame, most: int) -> list[str]:
+    """The cells whose measured mean lies furthest from the published one, as a factor; hours are left out."""
+    far = cells[cells["verdict"].isin([NOT, DIRECTION]) & (cells["mean"] > 0) & (cells["table"] != "V")]
+    if far.empty:
+        return []
+    factor = (far["mean"] / far["published mean"]).map(np.log).abs()
+    lines = ["The largest disagreements (measured ÷ published mean; hours of meta-training left out):", ""]
+    for cell in far.loc[factor.sort_values(ascending=False).index[:most]].to_dict("records"):
+        group = f", {cell['group']}" if cell["table"] == "2" else ""
+        place = f"{LABELS[cell['method']]} on {cell['experiment']}{group}"
+        lines.append(
+            f"- {place}: {cell['mean'] / cell['published mean']:.3g} times "
+            f"({cell['mean']:.4g} for {cell['published mean']:.4g}; profile `{cell['profile']}`, n = {cell['n']}; "
+            f"{cell['verdict']}: {cell['why']})."
+        )
+    return lines

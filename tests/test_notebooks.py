@@ -18,8 +18,24 @@ SMOKE = {
     "02_sine": {"profile": "smoke", "seeds": [0, 1], "jobs": 1},
     "06_tabular": {"profile": "smoke", "jobs": 1},
     "07_classification": {"profile": "smoke", "jobs": 1, "rows": ["digits-logistic"]},
+    "08_transfer": {
+        "profile": "smoke",
+        "jobs": 1,
+        "methods": ["baseline", "evomal"],
+        "transfers": ["digits-logistic-to-digits-mlp"],
+    },
+    "09_landscapes": {
+        "profile": "smoke",
+        "jobs": 1,
+        "methods": ["baseline", "evomal"],
+        "experiments": ["digits-mlp"],
+        "points": 5,
+        "surface_points": 3,
+    },
+    "10_learning_rate": {"profile": "smoke", "jobs": 1, "seeds": [0], "rates": [0.01]},
     "11_learned_losses": {"profile": "smoke"},
     "12_runtime": {"profile": "smoke", "switched": "smoke"},
+    "13_paper_vs_measured": {},
 }
 WRITTEN = {
     "01_quickstart": ["quickstart/loss.json", "quickstart/figures/loss_shape.png"],
@@ -44,6 +60,23 @@ WRITTEN = {
         "digits-logistic/smoke/figures/figure4.pdf",
         "digits-logistic/smoke/evomal/seed-0/run.json",
     ],
+    "08_transfer": [
+        "transfer/smoke/tables/tableIV.csv",
+        "transfer/smoke/tables/tableIV_published.csv",
+        "transfer/smoke/figures/tableIV.png",
+        "transfer/digits-logistic-to-digits-mlp/smoke/evomal/seed-0/test.csv",
+    ],
+    "09_landscapes": [
+        "landscapes/smoke/tables/sharpness.csv",
+        "landscapes/smoke/figures/figure7.pdf",
+        "landscapes/smoke/figures/surfaces.png",
+        "landscapes/digits-mlp/smoke/evomal/seed-0/line.csv",
+    ],
+    "10_learning_rate": [
+        "learning_rate/sine/smoke/tables/gains.csv",
+        "learning_rate/sine/smoke/figures/figure8.png",
+        "sine/smoke@base.lr=0.01/evomal/seed-0/run.json",
+    ],
     "11_learned_losses": [
         "learned_losses/smoke/tables/tableVI.csv",
         "learned_losses/smoke/tables/simplifications.csv",
@@ -56,6 +89,12 @@ WRITTEN = {
         "runtime/smoke/figures/figure5.png",
         "runtime/smoke/figures/seconds.pdf",
         "diabetes/smoke@skip_irrelevant=true/evomal/seed-0/run.json",
+    ],
+    "13_paper_vs_measured": [
+        "paper_vs_measured/tables/cells.csv",
+        "paper_vs_measured/tables/claims.csv",
+        "paper_vs_measured/figures/verdicts.png",
+        "paper_vs_measured/figures/ratios.pdf",
     ],
 }
 # Jupyter's own: deprecations of zmq and nbclient, and sockets that they leave to the garbage collector.

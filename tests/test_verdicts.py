@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evomal_core import paper, verdicts, wording
+from evomal_core import paper, plots_verdicts, verdicts, wording
+from evomal_core.claims import judge_claims
+from evomal_core.evidence import collect
 from evomal_core.statistics import bootstrap_difference
 
 
@@ -64,22 +66,22 @@ def test_another_order_at_another_size_is_not_reproduced():
     ("errors", "verdict", "why"),
     [
         ([3.0, 3.1, 2.9], "reproduced", "the interval contains 0"),
-        ([9.0, 9.1, 9.2], "not reproduced", "measured higher; no published order that chance does not explain"),
-        ([3.0], "not reproduced", "one run has no interval; no published order that chance does not explain"),
+        ([9.0, 9.1, 9.2], "not reproduced", "measured higher; no published order to go by"),
+        ([3.0], "not reproduced", "one run has no interval; no published order to go by"),
         (
             [0.5, 9.0],
             "not reproduced",
-            "interval too wide to agree; no published order that chance does not explain",
+            "interval too wide to agree; no published order to go by",
         ),
         (
             [3.0, 3.0, np.inf],
             "not reproduced",
-            "1 of 3 runs diverged; no published order that chance does not explain",
+            "1 of 3 runs diverged; no published order to go by",
         ),
         (
             [np.inf, np.inf],
             "not reproduced",
-            "2 of 2 runs diverged; no published order that chance does not explain",
+            "2 of 2 runs diverged; no published order to go by",
         ),
     ],
 )
@@ -263,3 +265,41 @@ def test_a_readable_table_has_a_verdict_for_each_part_of_the_task():
     assert row["measured, held-out"] == "2.0000 ± 1.4142 (3, 1 diverged)"
     assert row["published"] == "3.0280 ± 1.0911 (10)"
     assert row["verdict, training"] == "not reproduced"
+
+
+def test_the_whole_comparison_is_readable_and_names_what_is_furthest_off():
+    table = values(final([3.0, 3.1]), final([0.01, 0.02], "evomal"), final([np.inf, 9.0], "ml3"))
+    cells = verdicts.every_cell(table)
+    shown = wording.cell_table(cells[cells["table"] == "2"])
+    row = only(shown, experiment="sine", group="in-sample", method="EvoMAL")
+    assert row["published"].replace("\u00a0", " ") == "1.267 ± 0.8052 (10)"
+    assert row["measured"].replace("\u00a0", " ") == "0.015 ± 0.0071 (2)"
+    assert row["difference"].startswith("−1.25")
+    lost = only(shown, experiment="sine", group="in-sample", method="ML³")
+    assert lost["measured"].replace("\u00a0", " ") == "9 (2, 1 diverged)"
+    text = wording.overall_in_words(cells, judge_claims(collect([])))
+    assert "Published cells, n = 227: 1 reproduced, 1 direction reproduced, 1 not reproduced, 224 not run." in text
+    assert "- EvoMAL on sine, in-sample: 0.0118 times (0.015 for 1.267; profile `paper`, n = 2; direction" in text
+    assert "Claims in words, n = 14: 14 not run." in text
+
+
+def test_nothing_run_is_said_in_words_and_drawn():
+    cells = verdicts.every_cell(collect([]).values)
+    assert wording.overall_in_words(cells, judge_claims(collect([]))).startswith(
+        "Published cells, n = 227: 227 not run."
+    )
+    assert "no published cell was run" in [t.get_text() for t in plots_verdicts.ratios(cells).axes[0].texts]
+    figure = plots_verdicts.verdict_map(cells)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == list(paper.TABLES.values())
+    assert not [text.get_text() for axes in figure.axes for text in axes.texts if text.get_text()]
+
+
+def test_figures_show_each_verdict_and_each_ratio():
+    table = values(final([3.028, 3.028]), final([0.1, 0.2], "evomal"), final([np.inf, 9.0], "ml3"))
+    cells = verdicts.every_cell(table)
+    letters = [t.get_text() for t in plots_verdicts.verdict_map(cells).axes[0].texts if t.get_text()]
+    assert sorted(letters) == ["D", "N", "R"]
+    axes = plots_verdicts.ratios(cells).axes[0]
+    drawn = {round(float(x), 4) for line in axes.get_lines() for x in line.get_xdata()}
+    assert {1.0, round(0.15 / 1.267, 4), round(9 / 2.1073, 4)} <= drawn
+    assert [text.get_text() for text in axes.texts] == ["ML³: 1 of 2 diverged"]
