@@ -148,13 +148,15 @@ def _verdict(part: pd.DataFrame, verdict: str) -> str:
 
 def _survival(found: pd.DataFrame) -> list[str]:
     """How many orders each split keeps, and what becomes of those that the leaking one keeps."""
-    lines = []
+    lines = ["**All together**", ""]
     for split in [name for name in SPLITS if name in set(found["split"])]:
         here = found[found["split"] == split]
         kept = int((here["verdict"] == KEPT).sum())
-        lines.append(f"- Under the {split} split {kept} of {len(here)} published orders are kept.")
+        unknown = int((here["verdict"] == OPEN).sum())
+        rest = f"; {unknown} are undecided" if unknown else ""
+        lines.append(f"- Under the {split} split {kept} of {len(here)} published orders are kept{rest}.")
     wide = found.pivot(index=["experiment", "best", "other"], columns="split", values="verdict")
-    if not set(SPLITS) <= set(wide):
+    if not set(SPLITS) <= set(wide) or (found["verdict"] == OPEN).all():
         return lines
     for verdict, said in ((KEPT, "survive"), (LOST, "do not survive")):
         rows = wide[(wide["leaking"] == KEPT) & (wide["disjoint"] == verdict)].index

@@ -122,6 +122,9 @@ def test_words_say_what_survives_with_n_and_the_profile():
     )
     alone = splits.in_words(splits.orders(final({"quick": DISJOINT})), "quick")
     assert "survive" not in alone
+    single = splits.in_words(splits.orders(final(BOTH, seeds=1)), "quick")
+    assert "Under the leaking split 0 of 4 published orders are kept; 4 are undecided." in single
+    assert "survive" not in single
     assert "n = 0" in splits.in_words(splits.orders(final({"quick": {"baseline": 0.7}})), "quick")
 
 
