@@ -15,10 +15,12 @@ from pydantic import AfterValidator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from evomal_core.comparisons import against, sentences, spread
 from evomal_core.config import Config, Positive, PositiveFloat
 from evomal_core.experiment import experiment
 from evomal_core.learners import Weights
 from evomal_core.losses import Loss, TaskLoss
+from evomal_core.paper import count_seeds
 from evomal_core.pieces import Piece, training_configuration
 from evomal_core.results import KEYS, Results
 from evomal_core.runs import base_trainings
@@ -269,3 +271,60 @@ def sharpness(lines: pd.DataFrame, measure: str = "task", radius: float = RADIUS
     around = keys.apply(lambda part: part.loc[(part["x"] != 0) & (part["x"].abs() <= radius), "height"].mean())
     rise = np.where(np.isfinite(centre), around - centre.where(np.isfinite(centre), 0), np.inf)
     return pd.DataFrame({"centre": centre, "sharpness": rise}).reset_index()
+
+
+def flatness(sharp: pd.DataFrame, final: pd.DataFrame) -> pd.DataFrame:
+    """Sharpness by experiment and method beside held-out error, and against the baseline seed by seed.
+
+    Args:
+        sharp: the table of `sharpness`.
+        final: `Results.final` of the same runs.
+
+    Returns:
+        experiment, profile, method; mean, sd, n and diverged of the sharpness; centre and held-out (means over
+        seeds); difference, low, high, wins and verdict of `comparisons.against`, where "lower" is flatter.
+    """
+    by = ["experiment", "profile", "method"]
+    cells = spread(sharp, "sharpness", by).set_index(by)
+    cells["centre"] = sharp.groupby(by, observed=True)["centre"].mean()
+    held_out = final[(final["group"] == "in-sample") & (final["split"] == "test")]
+    cells["held-out"] = held_out.groupby(by, observed=True)["error"].mean()
+    compared = against(sharp, "sharpness", by[:2]).set_index(by)
+    return cells.join(compared[["difference", "low", "high", "wins", "verdict"]]).reset_index()
+
+
+_WORDS = {
+    "lower": "Flatter than the baseline",
+    "higher": "Sharper than the baseline",
+    "undecided": "Undecided",
+    "not judged": "Not judged",
+}
+
+
+def in_words(flat: pd.DataFrame, sharp: pd.DataFrame, final: pd.DataFrame, radius: float = RADIUS) -> str:
+    """What is flatter than the baseline and what is not, as Markdown computed from the tables."""
+    lines = []
+    for (name, profile), part in flat.groupby(["experiment", "profile"], sort=False):
+        n = int(part["n"].min())
+        lines.append(
+            f"\n**{name}.** Profile `{profile}`, n = {count_seeds(n)}. Mean rise of the training loss within "
+            f"{radius:g} filter norms; differences to the baseline are paired by seed, with 95 % t intervals.\n"
+        )
+        lines += sentences(part[part["verdict"].notna()], _WORDS)
+        runs = sharp[sharp["experiment"] == name].merge(
+            final.query("group == 'in-sample' and split == 'test'"), on=KEYS
+        )
+        finite = runs[np.isfinite(runs["sharpness"]) & np.isfinite(runs["error"])]
+        if len(finite) > 2 and finite["sharpness"].nunique() > 1 and finite["error"].nunique() > 1:
+            correlation = finite["sharpness"].corr(finite["error"], method="spearman")
+            lines.append(
+                f"- Rank correlation of sharpness and held-out error over {len(finite)} trained networks: "
+                f"{correlation:+.2f} (flat networks generalise better if it is clearly positive).".replace(
+                    "-0", "−0"
+                )
+            )
+    lines.append(
+        "\nPublished (Figure 7, without numbers; CIFAR-10): EvoMAL's landscape is flatter than the baseline's on "
+        "AllCNN-C and sharper on AlexNet, so that flatness does not fully explain its gains."
+    )
+    return "\n".join(lines) + "\n"

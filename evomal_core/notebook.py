@@ -13,11 +13,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from evomal_core.experiment import EXPERIMENTS, PROFILES, check_methods, experiment
 from evomal_core.files import write_atomic
+from evomal_core.landscapes import Grid
 from evomal_core.losses import Loss
 from evomal_core.results import check_seeds
 from evomal_core.search import check_device, refuse_unknown
 from evomal_core.splits import check_splits
 from evomal_core.table2 import check_rows
+from evomal_core.transfer import Transfer
 
 INJECTED = "# Parameters"
 """The first line of the cell that papermill inserts after the one tagged `parameters`."""
@@ -93,6 +95,33 @@ def _datasets(values: list[str]) -> list[str]:
     return values
 
 
+def _experiments(values: list[str]) -> list[str]:
+    if not values:
+        raise ValueError("name one or more experiments; `evomal list` names them all")
+    for value in values:
+        if missing := experiment(value).missing():
+            raise ValueError(missing)
+    if len(set(values)) < len(values):
+        raise ValueError("an experiment is named more than once")
+    return values
+
+
+def _transfers(values: list[str]) -> list[Transfer]:
+    if not values:
+        raise ValueError("name one or more transfers, for example digits-logistic-to-digits-mlp")
+    found = [Transfer.parse(value) for value in values]
+    _experiments(list(dict.fromkeys(name for each in found for name in (each.source, each.target))))
+    if len(set(found)) < len(found):
+        raise ValueError("a transfer is named more than once")
+    return found
+
+
+def _rates(values: list[float]) -> list[float]:
+    if wrong := [value for value in values if not 0 < value < float("inf")]:
+        raise ValueError(f"a learning rate is above 0, got {wrong[0]:g}")
+    return values
+
+
 def _at_least(least: int) -> Callable[[int], int]:
     def check(value: int) -> int:
         if value < least:
@@ -128,6 +157,12 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "rows": check_rows,
     "splits": check_splits,
     "switched": _profile,
+    "experiments": _experiments,
+    "experiment": lambda value: _experiments([value])[0],
+    "transfers": _transfers,
+    "rates": _rates,
+    "points": lambda value: Grid(points=value).points,
+    "surface_points": lambda value: Grid(points=value).points,
     "generations": _at_least(1),
     "population": _at_least(1),
     "trainings": _at_least(2),
