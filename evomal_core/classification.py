@@ -101,15 +101,17 @@ def _small(dataset: str, network: str, minutes: tuple[float, float]) -> Experime
     paper = Profile(search=search, test_steps=10_000, seeds=5, hidden=(1000, 1000) if deep else ())
     smoke = paper.replace(search=search.replace(**TINY), test_steps=5, seeds=1, hidden=(8,) if deep else ())
     quick = paper.replace(
-        search=search.replace(population=16, generations=8, meta_steps=50, fitness_steps=100),
+        search=search.replace(generations=12, meta_steps=100, fitness_steps=250),
         test_steps=1000,
         seeds=3,
         hidden=(100, 100) if deep else (),
         points=20,
     )
-    if (dataset, network) == ("mnist", "lenet5"):
-        fewer = search.replace(population=6, generations=5, meta_steps=25, fitness_steps=60)
-        quick = quick.replace(search=fewer, test_steps=500, points=5, images=12_000)
+    if network == "lenet5":
+        quick = quick.replace(search=search.replace(population=16, generations=8, meta_steps=50, fitness_steps=100))
+        if dataset == "mnist":
+            fewer = search.replace(population=12, generations=6, meta_steps=25, fitness_steps=100)
+            quick = quick.replace(search=fewer, points=5, images=12_000)
     profiles = {"smoke": smoke.replace(images=200, test_images=100), "quick": quick, "paper": paper}
     return _row(dataset, network, profiles, dict(zip(profiles, (0.1, *minutes), strict=True)))
 
