@@ -108,7 +108,9 @@ def _small(dataset: str, network: str, minutes: tuple[float, float]) -> Experime
         points=20,
     )
     if network == "lenet5":
-        quick = quick.replace(search=search.replace(population=16, generations=8, meta_steps=50, fitness_steps=100))
+        quick = quick.replace(
+            search=search.replace(population=16, generations=8, meta_steps=50, fitness_steps=100)
+        )
         if dataset == "mnist":
             fewer = search.replace(population=12, generations=6, meta_steps=25, fitness_steps=100)
             quick = quick.replace(search=fewer, points=5, images=12_000)
