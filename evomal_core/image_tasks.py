@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from evomal_core.datasets import DATASETS, SPLIT, DataSet
 from evomal_core.readers import Arrays
 from evomal_core.seeds import numpy_rng
-from evomal_core.tasks import Task
+from evomal_core.tasks import Scale, Task
 
 DIGITS_TRAINED_ON = 1437
 """Rows of scikit-learn's digits that are its training part: the first 80 %, as it has no split of its own."""
@@ -70,9 +71,10 @@ def check_classes(dataset: DataSet, classes: Sequence[int] | None) -> list[int]:
     return chosen
 
 
-def class_names(dataset: DataSet, classes: Sequence[int]) -> str:
-    """A task's name: the data set and the classes that it tells apart."""
-    return f"{dataset.name}: {', '.join(dataset.classes[each] for each in classes)}"
+def names_of(dataset: DataSet, classes: Sequence[int]) -> dict[str, Any]:
+    """A task's name, of the data set and the classes that it tells apart, and those classes."""
+    names = tuple(dataset.classes[each] for each in classes)
+    return {"name": f"{dataset.name}: {', '.join(names)}", "classes": names}
 
 
 def labels(y: np.ndarray, classes: Sequence[int]) -> tuple[np.ndarray, Tensor]:
@@ -95,11 +97,12 @@ def _image_task(
     rows, y = labels(y_train, classes)
     kept, held = _held_back(y_train[rows], validation)
     return Task(
-        class_names(dataset, classes),
-        "binary" if len(classes) == 2 else "multiclass",
-        part(x_train, rows[kept], y[kept]),
-        part(x_train, rows[held], y[held]) if len(held) else None,
-        part(x_test, *labels(y_test, classes)),
+        kind="binary" if len(classes) == 2 else "multiclass",
+        train=part(x_train, rows[kept], y[kept]),
+        validation=part(x_train, rows[held], y[held]) if len(held) else None,
+        test=part(x_test, *labels(y_test, classes)),
+        x_scale=Scale(*scale),
+        **names_of(dataset, classes),
     )
 
 

@@ -65,6 +65,8 @@ class Task:
     """How the labels of a regression were standardised: `task.y_scale.undo(y_pred)` is in their own unit."""
     augment: Augmentation | None = None
     """What is done to the images of each training batch; validation and test rows stay as they are."""
+    classes: tuple[str, ...] = ()
+    """What the labels 0, 1, … of a classification stand for, where that is known."""
 
     @classmethod
     def from_arrays(

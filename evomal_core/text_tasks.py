@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from evomal_core.datasets import DATASETS
-from evomal_core.image_tasks import check_classes, class_names, labels
+from evomal_core.image_tasks import check_classes, labels, names_of
+from evomal_core.readers import NATIONALITIES
 from evomal_core.tasks import Task
 
 PADDING, UNKNOWN = 0, 1
@@ -46,14 +47,21 @@ def surname_tasks(partition: Sequence[Sequence[int]]) -> tuple[list[Task], int]:
         x = encoded(x_test[test], alphabet, length)
         tasks.append(
             Task(
-                class_names(dataset, classes),
-                "binary" if len(classes) == 2 else "multiclass",
-                (encoded(x_train[train], alphabet, length), train_y),
+                kind="binary" if len(classes) == 2 else "multiclass",
+                train=(encoded(x_train[train], alphabet, length), train_y),
                 test=(x, test_y),
                 unseen=(x[fresh], test_y[fresh]),
+                **names_of(dataset, classes),
             )
         )
     return tasks, len(alphabet) + 2
+
+
+def surnames_of(task: Task) -> list[str]:
+    """The names of the rows of a task's test part."""
+    *_, x_test, y_test = DATASETS["surname"].load()
+    rows, _ = labels(y_test, [NATIONALITIES.index(name) for name in task.classes])
+    return x_test[rows].tolist()
 
 
 def encoded(names: np.ndarray, alphabet: str, length: int) -> Tensor:
