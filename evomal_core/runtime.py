@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from evomal_core.experiment import EXPERIMENTS
 from evomal_core.paper import LABELS, count_seeds, published
 from evomal_core.results import Results, load_or_run
 from evomal_core.runs import Run
@@ -153,6 +154,15 @@ def frequencies(histories: pd.DataFrame) -> pd.DataFrame:
     found = groups.agg(share="mean", n="size").reset_index()
     unused = found.groupby("outcome")["share"].transform("max") == 0
     return found[~(unused & found["outcome"].isin(["skipped", "rejected early"]))].reset_index(drop=True)
+
+
+def filtered(histories: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the searches that have the paper's three filters, as TPAMI's have; all rows if none has."""
+    has = []
+    for name, profile in histories[["experiment", "profile"]].itertuples(index=False):
+        config = EXPERIMENTS[name].profile(profile).search
+        has.append(config.symbolic_archive and config.rejection_steps > 0 and config.gradient_equivalence)
+    return histories[has] if any(has) else histories
 
 
 SAVES = ("symbolic archive", "rejection protocol", "gradient equivalence", "early rejection", "irrelevant weights")
@@ -305,9 +315,18 @@ def _savings_in_words(saved: pd.DataFrame) -> list[str]:
         without = row["training"] + row["saved"]
         lines.append(
             f"- {row['experiment']}, {row['filter']}: obviates {row['saved']:.3g} s of an estimated "
-            f"{without:.3g} s ({row['saved'] / without:.0%}; n = {row['n']})."
+            f"{without:.3g} s ({row['saved'] / without:.0%}{_price(row)}; n = {row['n']})."
         )
     return lines
+
+
+def _price(row: dict) -> str:
+    """What a filter costs itself, where the records say it."""
+    if np.isnan(row["spent"]):
+        return ""
+    return f"; it takes {row['spent']:.3g} s itself" + (
+        ", more than it saves" if row["spent"] > row["saved"] else ""
+    )
 
 
 def _switched(switched: pd.DataFrame) -> list[str]:

@@ -109,6 +109,12 @@ def test_several_experiments_have_a_mean_of_all_their_runs():
     assert set(found.loc[found["experiment"] == "all", "n"]) == {3}
 
 
+def test_searches_without_the_papers_filters_stay_out_of_figure_5():
+    table = pd.concat([histories(), histories(experiment="sine")], ignore_index=True)
+    assert set(runtime.filtered(table)["experiment"]) == {"diabetes"}
+    assert len(runtime.filtered(histories(experiment="sine"))) == 4
+
+
 def test_savings_are_counts_times_the_mean_cost_of_what_is_obviated():
     found = runtime.savings(RUNS.query("seed == 0"), histories(seeds=(0,))).set_index("filter")
     assert found.loc["symbolic archive", "saved"] == pytest.approx(4 * 18 / 16)
@@ -163,6 +169,7 @@ def test_real_records_become_tables_figures_and_words(smoke):
     text = runtime.in_words("smoke", runtime.ratios(spent), shares, saved, runtime.compared(measured))
     assert text.startswith("Profile `smoke`, n = 1 seed.")
     assert "published ~25%" in text
+    assert "s itself" in text
     figures = (
         plots_runtime.seconds_by_phase(spent),
         plots_runtime.filter_frequencies(shares),
