@@ -120,11 +120,15 @@ def _own_name(row: Any) -> str:
 
 def mean_and_sd(mean: float, sd: float, n: float, diverged: int = 0, digits: int = 4) -> str:
     """A cell of a printed table: `0.3829 ± 0.0065 (5)`, with n in brackets; "–" for what is not known."""
+
+    def short(value: float) -> str:
+        return f"{value:.{digits}f}" if abs(value) < 1e5 else f"{value:.{digits}g}"
+
     if np.isnan(n):
         return "–"
-    spread = "" if np.isnan(sd) else f" ± {sd:.{digits}f}"
+    spread = "" if np.isnan(sd) else f" ± {short(sd)}"
     count = f"{n:.0f}" + (f", {diverged} diverged" if diverged else "")
-    return f"{mean:.{digits}f}{spread} ({count})" if np.isfinite(mean) else f"– ({count})"
+    return f"{short(mean)}{spread} ({count})" if np.isfinite(mean) else f"– ({count})"
 
 
 def count_seeds(n: int) -> str:

@@ -24,6 +24,9 @@ REPRODUCED, DIRECTION, NOT, NOT_RUN = "reproduced", "direction reproduced", "not
 VERDICTS = (REPRODUCED, DIRECTION, NOT, NOT_RUN)
 UNPUBLISHED = "not published"
 
+ONE_RUN, TOO_WIDE = "one run has no interval", "interval too wide to agree"
+"""Why two means are not said to agree though nothing contradicts it."""
+
 AGREEMENT = 0.05
 """How far apart two means may be, as a share of the published one, to agree whatever the interval says."""
 TOLERANCE = 0.5
@@ -179,9 +182,9 @@ def _sizes(row: Mapping[str, Any]) -> str:
     if row["diverged"]:
         return f"{row['diverged']} of {row['n']} runs diverged"
     if row["n"] < 2:
-        return "one run has no interval"
+        return ONE_RUN
     contains = row["low"] <= 0 <= row["high"]
-    return "interval too wide to agree" if contains else f"measured {'higher' if row['low'] > 0 else 'lower'}"
+    return TOO_WIDE if contains else f"measured {'higher' if row['low'] > 0 else 'lower'}"
 
 
 def _orders(

@@ -15,12 +15,15 @@ from evomal_core.verdicts import (
     DIRECTION,
     NOT,
     NOT_RUN,
+    ONE_RUN,
     REPRODUCED,
     TOLERANCE,
+    TOO_WIDE,
     UNPUBLISHED,
     VERDICTS,
 )
 
+TOO_FEW = "too few seeds"
 _PLACE = ["experiment", "group", "split"]
 
 
@@ -89,13 +92,16 @@ _VERDICTS = {
     REPRODUCED: "**Reproduced**",
     DIRECTION: "**Direction reproduced**, not the size",
     NOT: "**Not reproduced**",
+    TOO_FEW: "**Not reproduced for want of seeds**, the interval being too wide to tell",
 }
 
 
 def _verdicts(part: pd.DataFrame) -> list[str]:
     lines = []
+    undecided = (part["verdict"] == NOT) & part["why"].str.startswith((TOO_WIDE, ONE_RUN))
+    verdicts = part["verdict"].mask(undecided, TOO_FEW)
     for verdict, text in _VERDICTS.items():
-        cells = part[part["verdict"] == verdict].to_dict("records")
+        cells = part[verdicts == verdict].to_dict("records")
         if cells:
             lines.append(f"- {text}: " + "; ".join(_numbers(cell) for cell in cells) + ".")
     return lines
@@ -128,7 +134,8 @@ def _orders(claims: pd.DataFrame) -> list[str]:
 def _pair(row: dict, testable: bool) -> str:
     p = f", p = {row['corrected']:.2g}" if testable else ""
     wins = f"lower in {row['wins']} of {count_seeds(row['n'])}"
-    return f"{LABELS[row['other']]} ({wins}, r = {row['effect']:.2f}{p})".replace("-", "−")
+    effect = f"{row['effect']:.2f}".replace("-", "−")
+    return f"{LABELS[row['other']]} ({wins}, r = {effect}{p})"
 
 
 def sizes_in_words(sizes: pd.DataFrame) -> str:

@@ -109,3 +109,4 @@ def test_a_printed_cell_says_n_and_what_diverged():
     assert paper.mean_and_sd(2.0, float("nan"), 3, 2) == "2.0000 (3, 2 diverged)"
     assert paper.mean_and_sd(float("nan"), float("nan"), 3, 3) == "– (3, 3 diverged)"
     assert paper.mean_and_sd(1.0, 1.0, float("nan")) == "–"
+    assert paper.mean_and_sd(12105243.2, 2.5, 5) == "1.211e+07 ± 2.5000 (5)"

@@ -246,6 +246,13 @@ def test_words_follow_from_the_tables_and_state_n_and_profile():
     assert "**Not testable** at 5%, as 3 seeds give p ≥ 0.25: Baseline (lower in 3 of 3 seeds, r = −1.00)" in text
 
 
+def test_words_tell_too_few_seeds_from_another_number():
+    table = pd.concat([final([1.0, 6.0], profile="quick"), final([9.0, 9.1], "ml3", profile="quick")])
+    text = wording.in_words(verdicts.compare(table, "2"), verdicts.orderings(table, "2"), "quick")
+    assert "- **Not reproduced**: ML³ 9.05 (published 2.107)." in text
+    assert "- **Not reproduced for want of seeds**, the interval being too wide to tell: Baseline 3.5 (pub" in text
+
+
 def test_words_say_what_a_profile_is():
     assert wording.protocol("paper") == ""
     assert "differs from `paper` in split=leaking" in wording.protocol("paper@split=leaking")
