@@ -50,7 +50,7 @@ def table_ii(final: pd.DataFrame) -> pd.DataFrame:
     lines: dict[tuple[str, str], dict[str, str]] = {}
     for name in ROWS:
         if name in theirs:
-            lines[name, "published" if name in measured else "published (not run)"] = theirs[name]
+            lines[name, "published"] = theirs[name]
         if name in measured:
             lines[name, "measured"] = measured[name]
     index = pd.MultiIndex.from_tuples(list(lines), names=["row", "error"])
@@ -80,14 +80,13 @@ def not_run(rows: Sequence[str], profile: str) -> pd.DataFrame:
         table.append(
             {
                 "row": name,
-                "what": row.title,
                 "why": "its data is not at hand" if need else "not named in rows",
-                f"hours of {base}": f"{row.minutes[base] / 60:.2g}",
+                "minutes on two cores": f"{row.minutes[base]:,g}",
                 "how": (f"evomal data {row.dataset.name} --download; " if need and row.dataset else "")
                 + f"evomal run {name} --profile {profile}",
             }
         )
-    return pd.DataFrame(table, columns=["row", "what", "why", f"hours of {base}", "how"])
+    return pd.DataFrame(table, columns=["row", "why", "minutes on two cores", "how"])
 
 
 def words(final: pd.DataFrame, profile: str) -> str:
