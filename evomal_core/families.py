@@ -159,8 +159,8 @@ ERRORS = np.arange(300) / 100 + 0.005
 def regression(loss: Loss) -> Shape:
     """The family of a regression loss, by where descent ends and how the loss grows from there.
 
-    Labels y are standardised. Descent along ∂M/∂f from predictions within ±1 rests at f*(y); with
-    V(u) = M(y, f* + u) − M(y, f*) for |u| ≤ 3, in this order:
+    Labels y are eight values within ±1.75, as of standardised data. Descent along ∂M/∂f from predictions
+    within ±1 rests at f*(y); with V(u) = M(y, f* + u) − M(y, f*) for |u| ≤ 3, in this order:
 
     - *degenerate*: not finite, or the f* explain less than half of the labels' variance (1 − E(f* − y)²/Var y,
       the R² of a perfectly trained network): there is no minimum near f = y, training pushes outward, or the

@@ -23,8 +23,8 @@ from evomal_core.search import METHODS
 from evomal_core.seeds import numpy_rng
 from evomal_core.statistics import LEVEL
 
-CLASSES = {"mnist": 2, "cifar10": 5, "surname": 9}
-"""Classes of a task of GECCO's experiments; those of TPAMI have 10, of CIFAR-100 100."""
+CLASSES = {"cifar10": 5, "digits5": 5, "surname": 9}
+"""Classes of a task of GECCO's multiclass experiments; those of TPAMI have 10, of CIFAR-100 100."""
 SYMBOLIC = ("random", "gp-lfl", "evomal")
 """The methods whose losses are expressions."""
 PERMUTATIONS = 10_000
@@ -164,8 +164,8 @@ def complexity_and_error(best: pd.DataFrame) -> pd.DataFrame:
     ones, which makes the correlation −1 whatever the truth is. Fitnesses of the other evaluations are not kept.
 
     Returns:
-        A row for each outcome, for EvoMAL alone and for all symbolic methods: outcome, methods, rho, p, n
-        (losses), groups, verdict.
+        A row for each outcome, for EvoMAL alone and for all symbolic methods: outcome, methods (those found),
+        rho, p, n (losses), groups, verdict.
     """
     rows = []
     for methods in (("evomal",), SYMBOLIC):
@@ -178,7 +178,7 @@ def complexity_and_error(best: pd.DataFrame) -> pd.DataFrame:
             rows.append(
                 {
                     "outcome": {"fitness": "fitness", "error": "held-out error"}[outcome],
-                    "methods": ", ".join(LABELS[method] for method in methods),
+                    "methods": ", ".join(LABELS[name] for name in methods if (part["method"] == name).any()),
                     "rho": rho,
                     "p": p,
                     "n": sum(map(len, groups)),

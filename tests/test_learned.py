@@ -8,6 +8,7 @@ from scipy.stats import spearmanr
 import evomal_core as em
 from evomal_core import learned, learned_words, plots_losses
 from evomal_core.examples import EXAMPLES
+from evomal_core.experiment import experiment
 from evomal_core.losses import TaskLoss, TaylorLoss
 from evomal_core.results import load_or_run
 
@@ -166,10 +167,24 @@ def test_words_say_what_the_tables_say():
     assert "*focal-like*" in learned_words.rules()
 
 
-def test_the_number_of_classes_is_the_experiments():
-    found = {name: learned.classes_of(name) for name in ("mnist", "mnist-lenet5", "cifar10", "surname")}
-    assert found == {"mnist": 2, "mnist-lenet5": 10, "cifar10": 5, "surname": 9}
-    assert learned.classes_of("cifar100-wideresnet") == 100
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [
+        ("digits5", 5),
+        ("digits-logistic", 10),
+        ("cifar10", 5),
+        ("cifar10-alexnet", 10),
+        ("surname", 9),
+        ("cifar100-wideresnet", 100),
+    ],
+)
+def test_the_number_of_classes_is_the_experiments(name, classes):
+    assert learned.classes_of(name) == classes
+    entry = experiment(name)
+    if entry.missing() is None:
+        task = entry.problem(entry.profile("smoke"), 0).train[0]
+        assert task.kind == "multiclass"
+        assert int(task.train[1].max()) + 1 == classes
 
 
 def test_figures_show_every_example_and_every_experiment(finished):
