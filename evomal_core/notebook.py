@@ -122,6 +122,37 @@ def _rates(values: list[float]) -> list[float]:
     return values
 
 
+def _dataset(value: str) -> str:
+    if value != "auto":
+        refuse_unknown("data set", value, ["auto", *EXPERIMENTS])
+        if missing := experiment(value).missing():
+            raise ValueError(missing)
+    return value
+
+
+def choose_dataset(value: str, real: str, stand_in: str) -> tuple[str, str]:
+    """The experiment that a notebook runs, and a line of Markdown that says why.
+
+    Args:
+        value: the parameter `dataset`: one of the two, or "auto" for the first if its data is at hand.
+        real: the experiment of the paper.
+        stand_in: the one that needs no download.
+
+    Raises:
+        ValueError: the value is another one.
+    """
+    refuse_unknown("data set", value, ["auto", real, stand_in])
+    missing = experiment(real).missing() if value == "auto" else None
+    name = value if value != "auto" else stand_in if missing else real
+    if name == real:
+        return name, f"Data: **{experiment(real).title}**, as the paper has it."
+    why = f" since {missing}" if missing else ""
+    return name, (
+        f"Data: **{experiment(stand_in).title}**, the stand-in{why}. Nothing of it is published: the published "
+        f"numbers are of {experiment(real).title}, and are not shown beside it."
+    )
+
+
 def _at_least(least: int) -> Callable[[int], int]:
     def check(value: int) -> int:
         if value < least:
@@ -153,6 +184,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "device": _device,
     "results_dir": _results_dir,
     "jobs": _at_least(0),
+    "dataset": _dataset,
     "datasets": _datasets,
     "rows": check_rows,
     "splits": check_splits,

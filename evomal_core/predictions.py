@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from evomal_core.experiment import experiment
 from evomal_core.losses import Kind, Loss
+from evomal_core.paper import LABELS
 from evomal_core.population import link
 from evomal_core.runs import base_trainings
 from evomal_core.tasks import Task
@@ -79,3 +80,21 @@ def right_and_wrong(table: pd.DataFrame, first: str, second: str) -> pd.DataFram
 def only_right_by(table: pd.DataFrame, better: str, other: str, most: int = 12) -> pd.DataFrame:
     """The first rows of the test part that one loss's network gets right and the other's wrong."""
     return table[(table[better] == table["label"]) & (table[other] != table["label"])].head(most)
+
+
+def in_names(shown: pd.DataFrame, task: Task, texts: Sequence[str]) -> pd.DataFrame:
+    """Rows of `predictions` for reading: the text, its class, and what each network takes it for.
+
+    Args:
+        shown: the rows.
+        task: their task.
+        texts: the texts of all its test rows.
+    """
+    rows = []
+    for row in shown.to_dict("records"):
+        said = {"text": texts[row["row"]], "class": task.classes[row["label"]]}
+        for name in (column for column in shown if f"p {column}" in row):
+            known_as = LABELS.get(name, name)
+            said |= {f"{known_as} says": task.classes[row[name]], f"{known_as}'s probability": row[f"p {name}"]}
+        rows.append(said)
+    return pd.DataFrame(rows)

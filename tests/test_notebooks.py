@@ -16,6 +16,9 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 SMOKE = {
     "01_quickstart": {"generations": 1, "population": 3, "trainings": 2},
     "02_sine": {"profile": "smoke", "seeds": [0, 1], "jobs": 1},
+    "03_mnist": {"profile": "smoke", "jobs": 1, "dataset": "digits"},
+    "04_cifar10": {"profile": "smoke", "jobs": 1, "dataset": "digits5"},
+    "05_surname": {"profile": "smoke", "jobs": 1},
     "06_tabular": {"profile": "smoke", "jobs": 1},
     "07_classification": {"profile": "smoke", "jobs": 1, "rows": ["digits-logistic"]},
     "08_transfer": {
@@ -46,6 +49,18 @@ WRITTEN = {
         "sine/smoke/figures/figure6.png",
         "sine/smoke/evomal/seed-1/run.json",
     ],
+    "03_mnist": [
+        "digits/smoke/tables/table2.csv",
+        "digits/smoke/tables/right_and_wrong.csv",
+        "digits/smoke/figures/figure5_out-of-sample_test.pdf",
+        "digits/smoke/evomal/seed-0/run.json",
+    ],
+    "04_cifar10": [
+        "digits5/smoke/tables/against_baseline.csv",
+        "digits5/smoke/figures/effective_losses.png",
+        "digits5/smoke/figures/figure6.png",
+    ],
+    "05_surname": ["surname/smoke/tables/table2.csv", "surname/smoke/tables/examples.csv"],
     "06_tabular": [
         "diabetes/smoke/tables/tableIII.csv",
         "diabetes/smoke/tables/orders.csv",
@@ -125,6 +140,8 @@ def test_every_notebook_and_every_experiment_is_tested():
 
 @pytest.mark.parametrize("name", SMOKE)
 def test_a_notebook_runs_and_writes_its_files(name, tmp_path):
+    if name == "05_surname" and (missing := EXPERIMENTS["surname"].missing()):
+        pytest.skip(missing)  # it has no stand-in
     executed = execute(name, tmp_path / "out.ipynb", results_dir=str(tmp_path / "results"), **SMOKE[name])
     assert not [
         output for output in outputs(executed) if output.output_type == "stream" and output.name == "stderr"
@@ -137,6 +154,27 @@ def test_a_notebook_runs_and_writes_its_files(name, tmp_path):
     assert "n = " in text
     if "profile" in SMOKE[name]:
         assert "Profile `smoke`" in text
+
+
+def test_a_notebook_without_its_data_stops_with_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("EVOMAL_DATA", str(tmp_path))
+    with pytest.raises(papermill.PapermillExecutionError) as caught:
+        execute("05_surname", tmp_path / "out.ipynb", results_dir=str(tmp_path / "results"), **SMOKE["05_surname"])
+    assert caught.value.ename == "FileNotFoundError"
+    assert caught.value.evalue.startswith(
+        "surname is not at hand: `evomal data surname --download` gets it, or put"
+    )
+
+
+def test_auto_takes_the_papers_data_if_it_is_at_hand_and_the_stand_in_otherwise(tmp_path, monkeypatch):
+    monkeypatch.setenv("EVOMAL_DATA", str(tmp_path))
+    name, said = notebook.choose_dataset("auto", "mnist", "digits")
+    assert name == "digits"
+    assert "since mnist is not at hand: `evomal data mnist --download` gets it" in said
+    assert notebook.choose_dataset("auto", "digits", "sine")[0] == "digits"
+    assert notebook.choose_dataset("digits", "mnist", "digits")[0] == "digits"
+    with pytest.raises(ValueError, match="unknown data set 'digits5'; did you mean 'digits'"):
+        notebook.choose_dataset("digits5", "mnist", "digits")
 
 
 @pytest.mark.parametrize(
