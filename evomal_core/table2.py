@@ -81,7 +81,7 @@ def not_run(rows: Sequence[str], profile: str) -> pd.DataFrame:
             {
                 "row": name,
                 "why": "its data is not at hand" if need else "not named in rows",
-                "minutes on two cores": f"{row.minutes[base]:,g}",
+                "minutes on two cores": f"{row.minutes[base]:,}",
                 "how": (f"evomal data {row.dataset.name} --download; " if need and row.dataset else "")
                 + f"evomal run {name} --profile {profile}",
             }
