@@ -25,6 +25,7 @@ from torch.nn import functional
 from evomal_core import compiled
 from evomal_core.config import SearchConfig
 from evomal_core.factors import descended
+from evomal_core.graphs import GraphedStep
 from evomal_core.learners import Learner
 from evomal_core.losses import Kind, LearnedLoss, Loss
 from evomal_core.population import (
@@ -74,13 +75,29 @@ class MetaStep:
 
     def __call__(self, phi: Tensor, meta_step: int) -> tuple[Tensor, Tensor]:
         """phi (P, E) → the task loss summed over tasks, (P,), and its gradient (P, E)."""
+        return self.compute(phi, *self.batches(meta_step))
+
+    @property
+    def random(self) -> bool:
+        """Whether the network draws random numbers."""
+        return self.stack.random
+
+    def batches(self, meta_step: int) -> tuple[list[Rows], int]:
+        """The stacked batches of each unrolled step and of the task loss, and the number of the first draw."""
         episodes = [episode(learner, meta_step, self.config) for learner in self.stack.learners]
-        draw = episodes[0].draw
-        steps = [self._batch(f"step {k}", [e.steps[k] for e in episodes]) for k in range(len(episodes[0].steps))]
-        task = self._batch("task", [e.task for e in episodes])
+        steps = [self._batch(f"step {k}", [e.steps[k] for e in episodes]) for k in range(self.config.unroll_steps)]
+        return [*steps, self._batch("task", [e.task for e in episodes])], episodes[0].draw
+
+    def compute(self, phi: Tensor, batches: list[Rows], draw: int) -> tuple[Tensor, Tensor]:
+        """The task loss and its gradient on stacked batches, see `batches`."""
+        *steps, task = batches
         if len(steps) == 1:
             return self._one_step(phi, steps[0], task, draw)
         return self._many_steps(phi, steps, task, draw)
+
+    def forget(self) -> None:
+        """Drop what is kept from the step before."""
+        self._cache.clear()
 
     def _batch(self, key: str, batches: list[tuple[Tensor, Tensor]]) -> Rows:
         """The stacked batches; those of the step before if they are the same tensors (full-batch training)."""
@@ -170,10 +187,13 @@ class MetaStep:
         return curvature, by_phi
 
 
-def _meta_step(stack: Stack, program: Program, config: SearchConfig) -> MetaStep | compiled.CompiledMetaStep:
+def _meta_step(
+    stack: Stack, program: Program, config: SearchConfig
+) -> MetaStep | GraphedStep | compiled.CompiledMetaStep:
     if isinstance(stack, MLPStack) and compiled.fits(stack, config=config):
         return compiled.CompiledMetaStep(stack, program.expressions, program.softplus, config)
-    return MetaStep(stack, program, config)
+    step = MetaStep(stack, program, config)
+    return GraphedStep(step) if stack.theta0[0].is_cuda else step
 
 
 def _chunk(learners: Sequence[Learner], config: SearchConfig) -> int | None:
