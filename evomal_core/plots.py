@@ -67,7 +67,7 @@ class Picture(Figure):
 
     def _repr_png_(self) -> tuple[bytes, dict[str, float]]:
         width, height = self.get_size_inches() * 96
-        return _render(self, "png", dpi=192), {"width": width, "height": height}
+        return render(self, "png", dpi=192), {"width": width, "height": height}
 
 
 def new_figure(
@@ -96,12 +96,13 @@ def save(figure: Figure, path: str | Path) -> list[Path]:
     written = []
     for kind in ("png", "pdf"):
         written.append(stem.parent / f"{stem.name}.{kind}")
-        written[-1].write_bytes(_render(figure, kind, dpi=200))
+        written[-1].write_bytes(render(figure, kind, dpi=200))
     return written
 
 
 @styled
-def _render(figure: Figure, kind: str, dpi: int) -> bytes:
+def render(figure: Figure, kind: str, dpi: int) -> bytes:
+    """A figure as the bytes of a "png" or "pdf" file, the same whenever the data are the same."""
     undated = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=dpi, facecolor="white", metadata=undated[kind])

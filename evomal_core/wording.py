@@ -60,8 +60,8 @@ def in_words(comparison: pd.DataFrame, claims: pd.DataFrame, profile: str) -> st
     for place, part in comparison.groupby(_PLACE, observed=True, sort=False):
         experiment, group, split = place
         here = claims[(claims[_PLACE] == list(place)).all(axis=1)]
-        lines.append(f"\n**{experiment}, {group}, {SPLITS[split]} error**\n")
-        lines += [*_verdicts(part), *_orders(here)]
+        if found := [*_verdicts(part), *_orders(here)]:  # nothing of a stand-in is published
+            lines += [f"\n**{experiment}, {group}, {SPLITS[split]} error**\n", *found]
     return "\n".join(lines) + "\n"
 
 
@@ -149,9 +149,10 @@ def sizes_in_words(sizes: pd.DataFrame) -> str:
                 for column in ("mean", "published mean")
             )
             n = count_seeds(int(by_method.loc["evomal", "n"]))
+            beside = "" if np.isnan(theirs) else f"; published: {theirs:.2%}"
             lines.append(
                 f"**{experiment}, size of the losses**\n\n- EvoMAL's losses have {measured:.2%} of the weights of "
-                f"ML³'s (mean of {n}); published: {theirs:.2%}."
+                f"ML³'s (mean of {n}){beside}."
             )
     return "\n".join(lines)
 
@@ -172,8 +173,7 @@ def cell_table(cells: pd.DataFrame) -> pd.DataFrame:
                 "group": cell["group"],
                 "method": LABELS[cell["method"]],
                 "published": _numbers_of(cell, "published "),
-                "profile": cell["profile"],
-                "part": SPLITS.get(cell["split"], ""),
+                "profile": ", ".join(name for name in (cell["profile"], SPLITS.get(cell["split"])) if name),
                 "measured": _numbers_of(cell) if run else "",
                 "difference": _interval(cell) if known else "",
                 "verdict": cell["verdict"],
@@ -181,12 +181,13 @@ def cell_table(cells: pd.DataFrame) -> pd.DataFrame:
             }
         )
     table = pd.DataFrame(rows)
-    return table.drop(columns=[name for name in ("group", "part") if not table[name].astype(bool).any()])
+    return table if table["group"].nunique() > 1 else table.drop(columns="group")
 
 
 def _numbers_of(cell: dict, whose: str = "") -> str:
     """`3.028 ± 1.0911 (10)`, with n and the diverged in brackets; published numbers as they are printed."""
-    digits = ("g", "g") if whose else (".4g", ".2g")
+    printed = ".4f" if cell["metric"] in ("MSE", "error rate") else "g"
+    digits = (printed, printed) if whose else (".4g", ".2g")
     mean, sd = (format(cell[whose + name], how) for name, how in zip(("mean", "sd"), digits, strict=True))
     diverged = f", {cell['diverged']} diverged" if cell["diverged"] and not whose else ""
     text = f"{'–' if mean == 'nan' else mean}{'' if sd == 'nan' else f' ± {sd}'} ({cell[whose + 'n']:g}{diverged})"
@@ -195,14 +196,19 @@ def _numbers_of(cell: dict, whose: str = "") -> str:
 
 def _interval(cell: dict) -> str:
     low, high, difference = (f"{cell[name]:+.3g}".replace("-", "−") for name in ("low", "high", "difference"))
-    return f"{difference}\u00a0[{low},\u00a0{high}]"
+    return f"{difference} [{low},\u00a0{high}]"
 
 
 def claim_table(claims: pd.DataFrame) -> pd.DataFrame:
     """The claims in words with their verdicts, for reading: a row per claim and profile."""
     papers = claims["paper"].map({"gecco23": "GECCO'23", "tpami23": "TPAMI'23"})
-    claims = claims.assign(where=papers + ", " + claims["section"])
-    return claims[["where", "text", "profile", "verdict", "finding", "rule"]].rename(columns={"text": "claim"})
+    stated = pd.DataFrame(
+        {"where": papers + ", " + claims["section"], "claim": claims["text"], "rule": claims["rule"]}
+    )
+    stated = stated.where(claims["headline"], "")  # said once for all profiles
+    return pd.concat(
+        [stated[["where", "claim"]], claims[["profile", "verdict", "finding"]], stated["rule"]], axis=1
+    )
 
 
 def overall_in_words(cells: pd.DataFrame, claims: pd.DataFrame, most: int = 3) -> str:

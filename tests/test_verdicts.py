@@ -279,7 +279,8 @@ def test_the_whole_comparison_is_readable_and_names_what_is_furthest_off():
     cells = verdicts.every_cell(table)
     shown = wording.cell_table(cells[cells["table"] == "2"])
     row = only(shown, experiment="sine", group="in-sample", method="EvoMAL")
-    assert row["published"].replace("\u00a0", " ") == "1.267 ± 0.8052 (10)"
+    assert row["published"].replace("\u00a0", " ") == "1.2670 ± 0.8052 (10)"
+    assert row["profile"] == "paper, training"
     assert row["measured"].replace("\u00a0", " ") == "0.015 ± 0.0071 (2)"
     assert row["difference"].startswith("−1.25")
     lost = only(shown, experiment="sine", group="in-sample", method="ML³")
