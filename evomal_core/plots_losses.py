@@ -18,6 +18,11 @@ from evomal_core.plots import STYLES, arsinh_scale, headline, log_scale, loss_li
 
 P = np.linspace(0.01, 0.99, 197)
 E = np.linspace(-3, 3, 301)
+X_LABELS = {
+    "regression": "error f − y, y = 1",
+    "binary": "probability f, y = 1",
+    "multiclass": "probability of the true class",
+}
 SCALED = "values are shifted and scaled to [0, 1] in each panel; a constant one lies at 0.5"
 
 FOCAL = PlainLoss(lambda f, y: -y * (1 - f) ** 2 * torch.log(f), "multiclass")
@@ -62,7 +67,7 @@ def figure6(classification: Mapping[str, Loss], regression: Mapping[str, Loss], 
 def _draw(
     pair: np.ndarray, x: np.ndarray, value: np.ndarray, slope: np.ndarray, line: dict, name: str | None
 ) -> None:
-    pair[0].plot(x, scaled(value), label=name, **line)
+    pair[0].plot(x, scaled(value), label=LABELS.get(name, name), **line)
     pair[1].plot(x, slope, **line)
 
 
@@ -124,7 +129,7 @@ def own_losses(
             curve = _outline(losses[experiment, method, row["seed"]], experiment, gradient)
             axes.plot(*curve, color=STYLES[method].color, linestyle=line, linewidth=1.3, alpha=0.7)
         axes.set_title(f"{experiment}, n = {count_seeds(len(part))}", loc="left")
-        axes.set_xlabel("error f − y" if kind == "regression" else "probability of the true class")
+        axes.set_xlabel(X_LABELS[kind])
         if gradient:
             arsinh_scale(axes)
     _tidy(panels, len(groups), "gradient over its mean size" if gradient else "loss, scaled to [0, 1]")
@@ -175,6 +180,7 @@ def complexity(best: pd.DataFrame) -> Figure:
         lost = len(part) - len(finite)
         axes.set_title(f"{experiment}, n = {len(part)}" + (f" ({lost} diverged)" if lost else ""), loc="left")
         axes.set_xlabel("nodes of the loss")
+        axes.xaxis.get_major_locator().set_params(integer=True)
     _tidy(panels, len(groups), "held-out error")
     found = {
         name: handle
