@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -57,7 +58,9 @@ def _evolve(search: Search, *, tuned: bool, bred: bool) -> SearchResult:
             expressions = _random_population(search, generation)
         else:
             expressions = breed(population, config, python_rng(search.seed, "breed", generation))
+        began = time.process_time()
         population, counts = evaluator.evaluate(expressions)
+        search.seconds["cpu"] = search.seconds.get("cpu", 0.0) + time.process_time() - began
         rows.append({"generation": generation, **_summary(evaluator, population), **counts})
         search.checkpoint.save({"generations": rows, "seconds": search.seconds, **evaluator.state(population)})
         search.progress.generation(rows[-1], config.generations)

@@ -78,7 +78,7 @@ def filter_frequencies(shares: pd.DataFrame) -> Figure:
 
 @styled
 def switched_filters(measured: pd.DataFrame) -> Figure:
-    """Seconds of the same search with one filter switched, a point per seed and a bar at their mean.
+    """Processor seconds of the same search with one filter switched, a point per seed and a bar at their mean.
 
     Args:
         measured: the table of `runtime.on_and_off`.
@@ -87,16 +87,16 @@ def switched_filters(measured: pd.DataFrame) -> Figure:
     figure, grid = new_figure(6.4, 0.34 * len(variants) + 1.1)
     axes = grid[0, 0]
     for position, variant in enumerate(variants):
-        values = measured.loc[measured["variant"] == variant, "seconds"].to_numpy(float)
+        values = measured.loc[measured["variant"] == variant, "cpu"].to_numpy(float)
         axes.plot(values, np.full(len(values), position), "o", color="#0072B2", markersize=5, alpha=0.75)
         axes.vlines(values.mean(), position - 0.3, position + 0.3, color="#0072B2", linewidth=2.2)
-    base = measured.loc[measured["variant"] == variants[0], "seconds"].mean()
+    base = measured.loc[measured["variant"] == variants[0], "cpu"].mean()
     axes.axvline(base, color="0.6", linewidth=0.8, zorder=0)
     axes.set_yticks(range(len(variants)), variants)
     axes.set_ylim(len(variants) - 0.5, -0.5)
     axes.set_xlim(left=0)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("seconds of meta-training")
+    axes.set_xlabel("processor seconds of meta-training")
     n = count_runs(pd.Series([measured["seed"].nunique()]))
     headline(
         figure, f"{measured['profile'].iloc[0]}: one filter switched, n = {n} each", "point: one seed, bar: mean"

@@ -210,8 +210,9 @@ def on_and_off(name: str, profile: str, seeds: Sequence[int], **options: Any) ->
     They are ordinary runs of varied profiles, one after the other: what is complete is loaded.
 
     Returns:
-        One row per variant and seed: variant, profile, seed, seconds (of meta-training), optimised and trained
-        (candidates), fitness (of the best loss).
+        One row per variant and seed: variant, profile, seed, cpu (processor seconds of meta-training, which other
+        work on the machine disturbs little), seconds (by the clock), optimised and trained (candidates), fitness
+        (of the best loss).
     """
     joint = "," if "@" in profile else "@"
     rows = []
@@ -222,18 +223,19 @@ def on_and_off(name: str, profile: str, seeds: Sequence[int], **options: Any) ->
         found = load_or_run(name, varied, methods=["evomal"], seeds=list(seeds), **options)
         rows.append(_variant(found).assign(variant=variant, profile=varied))
     table = pd.concat(rows, ignore_index=True)
-    return table[["variant", "profile", "seed", "seconds", "optimised", "trained", "fitness"]]
+    return table[["variant", "profile", "seed", "cpu", "seconds", "optimised", "trained", "fitness"]]
 
 
 def _variant(found: Results) -> pd.DataFrame:
     counts = outcomes(found.histories).groupby("seed")[["optimised", "trained"]].sum()
     columns = [f"seconds {phase}" for phase in PHASES if f"seconds {phase}" in found.runs]
     table = found.runs[["seed", "fitness"]].assign(seconds=found.runs[columns].sum(axis=1))
+    table["cpu"] = found.runs["seconds cpu"]
     return table.merge(counts, left_on="seed", right_index=True)
 
 
 def compared(measured: pd.DataFrame) -> pd.DataFrame:
-    """`on_and_off` by variant: mean seconds, their ratio to the profile's own, counts, and how fitness changed.
+    """`on_and_off` by variant: mean processor seconds, their ratio to the profile's own, counts, and fitness.
 
     `same` is the number of seeds with the very same best fitness as the profile's own.
     """
@@ -245,8 +247,9 @@ def compared(measured: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             {
                 "variant": variant,
+                "cpu": mine["cpu"].mean(),
+                "ratio": mine["cpu"].mean() / base["cpu"].mean(),
                 "seconds": mine["seconds"].mean(),
-                "ratio": mine["seconds"].mean() / base["seconds"].mean(),
                 "optimised": mine["optimised"].mean(),
                 "trained": mine["trained"].mean(),
                 "fitness": mine["fitness"].mean(),
@@ -331,7 +334,7 @@ def _price(row: dict) -> str:
 
 def _switched(switched: pd.DataFrame) -> list[str]:
     return [
-        f"- Measured {row['variant']}: {row['ratio']:.3g} times the seconds, the same best fitness in "
+        f"- Measured {row['variant']}: {row['ratio']:.3g} times the processor seconds, the same best fitness in "
         f"{row['same']} of {count_seeds(row['n'])}."
         for row in switched.to_dict("records")[1:]
     ]
