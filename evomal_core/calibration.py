@@ -27,7 +27,6 @@ from evomal_core.threads import one_thread
 from evomal_core.training import train
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOT = Path(__file__).resolve().parents[1]
 LEARNING_RATES = (1e-3, 2e-3, 5e-3, 1e-2, 2e-2)
 MOMENTA = (0.0, 0.9)
 SEEDS = range(3)
