@@ -129,5 +129,7 @@ def formula(loss: Loss) -> str:
         text = mathml(rounded(loss.sympy()), printer="presentation")
     except TypeError:
         return html.escape(f"a network of {loss.size} weights")
-    text = text.replace("<mo>-</mo>", "<mo>−</mo>").replace("<mn>-", "<mo>−</mo><mn>")
+    text = re.sub(
+        "<mn>-([^<]*)</mn>", r"<mrow><mo>−</mo><mn>\1</mn></mrow>", text.replace("<mo>-</mo>", "<mo>−</mo>")
+    )
     return f'<math display="inline" displaystyle="true">{text}</math>'

@@ -5,49 +5,84 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from evomal_core.claims import judge_claims
+from evomal_core.evidence import gather
 from evomal_core.experiment import EXPERIMENTS
 from evomal_core.files import write_atomic
-from evomal_core.results import load
-from evomal_core.runs import complete_runs
+from evomal_core.paper import COMPARED, SPLITS
+from evomal_core.verdicts import NOT_RUN, VERDICTS, every_cell
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
+METHODS = ("baseline", "evomal")
 
 
 def results_block(results_dir: Path) -> str:
-    """Markdown tables of the complete runs: the mean ± standard deviation (n) of each method's final error."""
-    runs = complete_runs(results_dir)
-    parts = [
-        "Mean ± standard deviation over seeds (number of seeds); diverged trainings are left out of the mean.\n"
+    """Markdown: the counts of verdicts, and a table of final errors with a row per experiment, group and "
+    "profile."""
+    evidence = gather(results_dir)
+    cells, claims = every_cell(evidence.values), judge_claims(evidence)
+    counted = cells[cells["headline"]]
+    errors = cells[
+        (cells["verdict"] != NOT_RUN) & cells["method"].isin(METHODS) & ~cells["table"].isin(["3", "IV", "V"])
     ]
-    for name, profile in dict.fromkeys((run.experiment, run.profile) for run in runs):
-        if profile == "smoke":
-            continue
-        summary = load([run for run in runs if (run.experiment, run.profile) == (name, profile)]).summary()
-        parts.append(f"**{EXPERIMENTS[name].title}** (profile `{profile}`): mean squared error after training.\n")
-        parts.append(_table(summary))
-    return "\n".join(parts) if runs else ""
+    errors = errors[[_is_compared(cell) for cell in errors.to_dict("records")]]
+    lines = [
+        f"Of {len(counted)} numbers in the papers' tables: {_counts(counted['verdict'])}. "
+        f"Of {int(claims['headline'].sum())} claims in words: "
+        f"{_counts(claims.loc[claims['headline'], 'verdict'])}.",
+        "[`notebooks/13_paper_vs_measured.ipynb`](notebooks/13_paper_vs_measured.ipynb) says by which rule, and "
+        "shows "
+        "all of them.",
+    ]
+    return "\n".join([*lines, *(_table(errors) if len(errors) else [])]) + "\n"
 
 
-def _table(summary: pd.DataFrame) -> str:
-    summary = summary.assign(
-        column=summary["group"] + ", " + summary["split"].map({"train": "training", "test": "held-out"}),
-        cell=[_cell(row) for row in summary.itertuples()],
-    ).dropna(subset="column")
-    wide = summary.pivot(index="method", columns="column", values="cell")[list(dict.fromkeys(summary["column"]))]
-    lines = [f"| method | {' | '.join(wide.columns)} |", "|---" * (len(wide.columns) + 1) + "|"]
-    lines += [f"| {method} | {' | '.join(map(str, row))} |" for method, *row in wide.itertuples()]
-    return "\n".join(lines) + "\n"
+def _is_compared(cell: dict) -> bool:
+    """Whether a row is of the part that its table is compared with, and of a profile or its leaking variant."""
+    return cell["split"] == COMPARED[cell["table"]][0] and cell["profile"].partition("@")[2] in (
+        "",
+        "split=leaking",
+    )
 
 
-def _cell(row: Any) -> str:
-    spread = "" if pd.isna(row.sd) else f" ± {row.sd:.2g}"
-    diverged = f", {row.diverged} diverged" if row.diverged else ""
-    return f"{row.mean:.3g}{spread} ({row.n}{diverged})"
+def _counts(verdicts: pd.Series) -> str:
+    return ", ".join(f"{int((verdicts == name).sum())} {name}" for name in VERDICTS)
+
+
+def _table(cells: pd.DataFrame) -> list[str]:
+    lines = [
+        "",
+        "Final errors, mean ± standard deviation over seeds (their number):",
+        "",
+        "| experiment | profile | baseline | published | EvoMAL | published | verdict on EvoMAL |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    places = cells.groupby(["table", "experiment", "group", "profile"], sort=False)
+    for (table, experiment, group, profile), part in places:
+        rows = {row["method"]: row for row in part.to_dict("records")}
+        group = f", {group}" if table == "2" else ""
+        title = f"{EXPERIMENTS[experiment].title}{group}, {SPLITS[COMPARED[table][0]]}"
+        numbers = [text for method in METHODS for text in _numbers(rows.get(method))]
+        verdict = rows["evomal"]["verdict"] if "evomal" in rows else NOT_RUN
+        lines.append(f"| {title} | `{profile}` | {' | '.join(numbers)} | {verdict} |")
+    return lines
+
+
+def _numbers(cell: dict | None) -> tuple[str, str]:
+    """The measured and the published mean ± standard deviation; dashes where the method was not run."""
+    if cell is None:
+        return "–", "–"
+    diverged = f", {cell['diverged']} diverged" if cell["diverged"] else ""
+    measured, published = (
+        ("–" if np.isnan(mean) else f"{mean:.3g}") + ("" if np.isnan(sd) else f" ± {sd:.2g}")
+        for mean, sd in ((cell["mean"], cell["sd"]), (cell["published mean"], cell["published sd"]))
+    )
+    return f"{measured} ({cell['n']}{diverged})", published
 
 
 def updated(text: str, results_dir: Path) -> str:

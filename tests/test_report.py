@@ -137,4 +137,7 @@ def test_a_formula_is_mathml_and_a_network_is_named():
     assert found.startswith("<math ")
     assert "<mo>−</mo>" in found
     assert ">-" not in found
+    power = html_parts.formula(em.LearnedLoss("div(1, square(sub(f, y)))", phi=[1e-9, 1.0, 1.0, 1.0, 1.0]))
+    assert "<msup>" in power
+    assert "<mn>10</mn><mrow><mo>−</mo><mn>9</mn></mrow></msup>" in power.replace("\n", "")
     assert html_parts.formula(em.NeuralLoss()) == "a network of 2650 weights"
