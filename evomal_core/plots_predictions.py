@@ -28,7 +28,7 @@ def images(task: Task, shown: pd.DataFrame, better: str, other: str, title: str 
         raise ValueError("no image is to be shown")
     columns = min(6, len(shown))
     rows = -(-len(shown) // columns)
-    figure, panels = new_figure(1.55 * columns + 0.3, 2.0 * rows + 0.7, rows, columns)
+    figure, panels = new_figure(1.6 * max(columns, 4) + 0.3, 2.0 * rows + 0.7, rows, columns)
     for axes in panels.flat:
         axes.set_axis_off()
     for axes, row in zip(panels.flat, shown.to_dict("records"), strict=False):

@@ -53,6 +53,17 @@ def test_an_experiment_narrows_its_notebook_and_a_topic_does_not(executed, tmp_p
     assert [given.get("datasets") for _, given, _ in executed] == [["diabetes"], None]
 
 
+def test_a_stand_in_takes_the_place_of_data_that_is_not_at_hand(executed, tmp_path, capsys):
+    run(tmp_path)
+    given = {stem: given.get("dataset") for stem, given, _ in executed}
+    assert (given["03_mnist"], given["04_cifar10"]) == ("digits", "digits5")
+    assert "05_surname" not in given
+    assert "skipped surname: surname is not at hand: `evomal data surname --download`" in capsys.readouterr().out
+    executed.clear()
+    run(tmp_path, "digits5")
+    assert [(stem, given["dataset"]) for stem, given, _ in executed] == [("04_cifar10", "digits5")]
+
+
 def test_missing_data_of_a_named_experiment_is_an_error_before_anything_runs(executed, tmp_path):
     with pytest.raises(FileNotFoundError, match="boston"):
         run(tmp_path, "sine", "boston")
