@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib import import_module
 from importlib.resources import files
 from typing import Any
 
@@ -134,16 +133,3 @@ def mean_and_sd(mean: float, sd: float, n: float, diverged: int = 0, digits: int
 def count_seeds(n: int) -> str:
     """`1 seed`, `2 seeds`."""
     return f"{n} seed" if n == 1 else f"{n} seeds"
-
-
-_MOVED = {
-    **dict.fromkeys(("compare", "orderings", "sizes"), "verdicts"),
-    **dict.fromkeys(("readable", "in_words", "sizes_in_words"), "wording"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Notebooks written before verdicts and wording had modules of their own find them here."""
-    if name not in _MOVED:
-        raise AttributeError(f"module 'evomal_core.paper' has no attribute {name!r}")
-    return getattr(import_module(f"evomal_core.{_MOVED[name]}"), name)
