@@ -85,9 +85,9 @@ def interval(row: dict) -> str:
     """`difference −0.1 [−0.2, −0.05], lower in 4 of 5 seeds`, of a row of `paired_interval`."""
     if np.isfinite(row["low"]):
         numbers = f"{row['difference']:+.3g} [{row['low']:.3g}, {row['high']:.3g}]".replace("-", "−")
-        return f"difference {numbers}, lower in {row['wins']} of {count_seeds(row['n'])}"
+        return f"difference {numbers}, lower in {row['wins']:g} of {count_seeds(row['n'])}"
     lost = f", {row['diverged']} diverged" if row["diverged"] else ""
-    return f"n = {row['n']}{lost}, lower in {row['wins']}"
+    return f"n = {row['n']}{lost}, lower in {row['wins']:g}"
 
 
 def spread(table: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFrame:

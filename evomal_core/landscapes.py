@@ -188,7 +188,7 @@ def load_or_compute(
     """The landscapes of networks that are trained with the losses of finished runs, as in meta-testing.
 
     At a seed, all methods share initial weights, batches and random directions. Each landscape is kept in
-    `<results_dir>/landscapes/<experiment>/<profile>/<method>/seed-<k>/` and loaded from there when it exists.
+    `<results_dir>/landscapes/<experiment>/<profile>/<method>/seed-<k>/line-<points>.csv` (or `surface-…`).
 
     Args:
         results: runs; each gives one trained network per in-sample task.
@@ -209,7 +209,7 @@ def load_or_compute(
         name, profile, method, seed = (key[column] for column in KEYS)
         loss = results.losses[name, method, seed]
         sizes = experiment(name).profile(profile)
-        kind = "line" if grid.dimensions == 1 else "surface"
+        kind = f"line-{grid.points}" if grid.dimensions == 1 else f"surface-{grid.points}"
         folder = Path(results_dir, "landscapes", name, profile, method, f"seed-{seed}")
         configuration = key | grid.model_dump(mode="json") | training_configuration(sizes, loss)
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from evomal_core.comparisons import interval, paired_interval
 from evomal_core.experiment import experiment
-from evomal_core.paper import SPLITS, count_seeds
+from evomal_core.paper import LABELS, SPLITS, count_seeds
 from evomal_core.results import load_or_run
 
 METHODS = ["baseline", "evomal"]
@@ -170,9 +170,11 @@ _WORDS = {"lower": "EvoMAL better", "higher": "EvoMAL worse", "undecided": "unde
 
 
 def _gain(row: dict) -> str:
-    known = row["comparison"] != "stated" and np.isfinite(row["share"])
-    share = f"; {row['share']:.0%} of the gain at the stated rate" if known else ""
-    return f"- {COMPARISONS[row['comparison']]}: **{_WORDS[row['verdict']]}** ({interval(row)}){share}."
+    text = f"- {COMPARISONS[row['comparison']]}: **{_WORDS[row['verdict']]}** ({interval(row)})"
+    if row["comparison"] == "stated" or not np.isfinite(row["share"]):
+        return text + "."
+    left = f"{row['share']:.0%}" if row["share"] > 0 else "nothing"
+    return f"{text}; {left} of the gain at the stated rate remains."
 
 
 def _choices(final: pd.DataFrame) -> list[str]:
@@ -182,7 +184,7 @@ def _choices(final: pd.DataFrame) -> list[str]:
         rates = ", ".join(f"{rate:g} ({count_seeds(count)})" for rate, count in counts.items())
         edge = part["rate"].isin([final["rate"].min(), final["rate"].max()]).any()
         lines.append(
-            f"- Rates chosen for {method}: {rates}."
+            f"- Rates chosen for {LABELS[method]}: {rates}."
             + (" A choice at the edge of the grid: a better one may lie beyond." if edge else "")
         )
     return lines
@@ -194,5 +196,6 @@ def _divergence(final: pd.DataFrame) -> list[str]:
     if not len(cells):
         return ["- No training diverged."]
     return [
-        f"- Diverged: {method} at {rate:g} in {count_seeds(count)}." for (method, rate), count in cells.items()
+        f"- Diverged: {LABELS[method]} at {rate:g} in {count_seeds(count)}."
+        for (method, rate), count in cells.items()
     ]

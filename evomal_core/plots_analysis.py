@@ -16,7 +16,6 @@ from evomal_core.plots import (
     STYLES,
     draw_points,
     headline,
-    legend_label,
     log_scale,
     method_axis,
     new_figure,
@@ -42,7 +41,7 @@ def landscape_lines(lines: pd.DataFrame, kinds: dict[str, str], measure: str = "
     """One-dimensional landscapes, one panel per experiment (TPAMI Figure 7).
 
     A line is the mean over seeds, the band one standard error to each side. Seeds that diverged are counted in the
-    legend and left out. The top of a panel is where the baseline's mean or
+    panel and left out. The top of a panel is where the baseline's mean or
     EvoMAL's ends: other lines may leave it.
 
     Args:
@@ -55,35 +54,37 @@ def landscape_lines(lines: pd.DataFrame, kinds: dict[str, str], measure: str = "
     figure, grid = new_figure(4.4 * len(names) + 2.2, 3.4, 1, len(names))
     for axes, name in zip(grid.flat, names, strict=True):
         part = heights[heights["experiment"] == name]
-        tops = []
+        tops, lost = [], []
         for method in present(part):
-            mean = _draw_landscape(axes, method, part[part["method"] == method])
+            mean, diverged = _draw_landscape(axes, method, part[part["method"] == method])
+            lost += [f"{LABELS[method]}: {diverged} diverged"] * (diverged > 0)
             if method in ("baseline", "evomal") and np.isfinite(mean).all():
                 tops.append(float(mean.max()))
         if tops:
             low = min(0.0, axes.get_ylim()[0]) if measure == "own" else 0.0
             axes.set_ylim(low, 1.15 * max(tops))
+        axes.annotate("\n".join(lost), (0.5, 0.97), xycoords="axes fraction", ha="center", va="top", fontsize=7.5)
         axes.set_title(experiment(name).title, loc="left")
         axes.set(xlabel="step along the direction (norms of the filters)")
         axes.set_ylabel(f"training {HEIGHTS[measure][kinds[name]]}")
     n = int(heights["seed"].nunique())
-    key = "line: mean over seeds, band: ± 1 standard error"
+    key = "line: mean over seeds, band: ± 1 standard error; lines may leave a panel"
     headline(figure, f"Landscapes, profile {lines['profile'].iloc[0]}, n = {count_seeds(n)}", key)
     _legend(figure, grid.flat[0])
     return figure
 
 
-def _draw_landscape(axes: Axes, method: str, part: pd.DataFrame) -> np.ndarray:
+def _draw_landscape(axes: Axes, method: str, part: pd.DataFrame) -> tuple[np.ndarray, int]:
+    """The mean line that was drawn, and how many seeds diverged."""
     curves = part.pivot(index="seed", columns="x", values="height")
     kept = curves[np.isfinite(curves).all(axis=1)]
     style, x = STYLES[method], curves.columns.to_numpy(float)
     mean = kept.mean().to_numpy() if len(kept) else np.full(len(x), np.nan)
-    label = legend_label(method, (len(curves), len(kept)), "diverged")
-    axes.plot(x, mean, color=style.color, linestyle=style.linestyle, linewidth=1.6, label=label)
+    axes.plot(x, mean, color=style.color, linestyle=style.linestyle, linewidth=1.6, label=LABELS[method])
     if len(kept) > 1:
         error = kept.std(ddof=1).to_numpy() / np.sqrt(len(kept))
         axes.fill_between(x, mean - error, mean + error, color=style.color, alpha=0.13, linewidth=0)
-    return mean
+    return mean, len(curves) - len(kept)
 
 
 @styled
@@ -172,7 +173,7 @@ def error_by_rate(
         log_scale(axes)
         axes.set_xscale("log")
         axes.set(xlabel="base learning rate α", ylabel=f"{SPLITS[split]} error ({metric})")
-        axes.set_title(group, loc="left", pad=22)
+        axes.set_title(group, loc="left", pad=22 if np.isinf(part["error"]).any() else 6)
     n = int(final["seed"].nunique())
     place = f"{final['experiment'].iloc[0]}: error by learning rate, n = {count_seeds(n)} at each rate"
     headline(figure, place, "point: one seed, line: median of the seeds that did not diverge")

@@ -200,11 +200,11 @@ def test_landscapes_are_kept_and_loaded_and_others_refused(runs, monkeypatch):
     torch.set_default_dtype(torch.float32)
     first = computed(runs)
     folder = runs[1] / "landscapes" / "sine" / "smoke" / "evomal" / "seed-1"
-    assert {path.name for path in folder.iterdir()} == {"line.csv", "line.json"}
+    assert {path.name for path in folder.iterdir()} == {"line-5.csv", "line-5.json"}
     monkeypatch.setattr(landscapes, "landscape", None)  # computing fails from here on
     pd.testing.assert_frame_equal(computed(runs), first)
-    with pytest.raises(ValueError, match=r"line.json is of another configuration: points.*delete that file"):
-        computed(runs, LINE.replace(points=7))
-    (folder / "line.csv").write_text("")
-    with pytest.raises(ValueError, match=r"line.csv is damaged .*delete it"):
+    with pytest.raises(ValueError, match=r"line-5.json is of another configuration: radius.*delete that file"):
+        computed(runs, LINE.replace(radius=2.0))
+    (folder / "line-5.csv").write_text("")
+    with pytest.raises(ValueError, match=r"line-5.csv is damaged .*delete it"):
         computed(runs)

@@ -74,10 +74,10 @@ def test_words_say_rates_divergence_and_the_share(final):
     assert "Profile `quick`, n = 3 seeds, 3 rates from 0.1 to 10" in text
     assert "Each rate was chosen by the validation error" in text
     assert "- both at the stated rate: **EvoMAL better** (difference −2.13" in text
-    assert "% of the gain at the stated rate" in text
-    assert "- Rates chosen for evomal: 0.1 (2 seeds), 1 (1 seed). A choice at the edge" in text
-    assert "- Diverged: baseline at 10 in 1 seed." in text
-    assert "- Diverged: evomal at 10 in 3 seeds." in text
+    assert "% of the gain at the stated rate remains" in text
+    assert "- Rates chosen for EvoMAL: 0.1 (2 seeds), 1 (1 seed). A choice at the edge" in text
+    assert "- Diverged: Baseline at 10 in 1 seed." in text
+    assert "- Diverged: EvoMAL at 10 in 3 seeds." in text
 
 
 def test_the_grid_is_made_of_runs_whose_search_used_the_rate(tmp_path):

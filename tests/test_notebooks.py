@@ -85,7 +85,7 @@ WRITTEN = {
         "landscapes/smoke/tables/sharpness.csv",
         "landscapes/smoke/figures/figure7.pdf",
         "landscapes/smoke/figures/surfaces.png",
-        "landscapes/digits-mlp/smoke/evomal/seed-0/line.csv",
+        "landscapes/digits-mlp/smoke/evomal/seed-0/line-5.csv",
     ],
     "10_learning_rate": [
         "learning_rate/sine/smoke/tables/gains.csv",
