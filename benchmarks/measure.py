@@ -14,17 +14,18 @@ Variant = Callable[[], object]
 
 
 def interleaved(variants: dict[str, Variant], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each variant in each round, every variant once a round, after one round that is not counted.
+    """CPU seconds of each variant in each round, every variant once a round, after one that is not counted.
 
-    A busy neighbour on the machine slows all variants of a round alike, which a ratio survives.
+    All compute on one thread, so that on an idle machine these are the seconds that pass. On a busy one, waiting
+    for a core does not count, and what slows the core itself slows all variants of a round alike.
     """
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(rounds + 1):
         for name, variant in variants.items():
-            start = time.perf_counter()
+            start = time.process_time()
             variant()
             if number:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(time.process_time() - start)
     return seconds
 
 
