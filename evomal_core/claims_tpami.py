@@ -151,6 +151,8 @@ def _flatter(evidence: Evidence) -> Finding:
         if not {"evomal", "baseline"} <= set(wide):
             continue
         both = wide[["evomal", "baseline"]].dropna()
+        if both.empty:
+            continue
         ours, theirs = (both[name].to_numpy(float) for name in ("evomal", "baseline"))
         row = {"experiment": experiment, "ours": ours.mean(), "theirs": theirs.mean(), **paired(ours, theirs)}
         rows.append(row | {"as said": (ours.mean() > theirs.mean()) == (experiment in SHARPER)})

@@ -85,7 +85,9 @@ def gather(results_dir: Path | str) -> Evidence:
     runs = [run for run in complete_runs(results_dir) if not run.profile.startswith("smoke")]
     found = collect(loaded for _, loaded in by_profile(runs))
     transfers = _table("transfers", [*_transfers(Path(results_dir, "transfer"), found.values)])
-    landscapes = _table("landscapes", [table for _, table in _pieces(Path(results_dir, "landscapes"), "line")])
+    landscapes = _table(
+        "landscapes", _one_grid([t for _, t in _pieces(Path(results_dir, "landscapes"), "line-*")])
+    )
     values = _table("values", [part for part in (found.values, _table_iv(transfers)) if len(part)])
     return replace(found, values=values, transfers=transfers, landscapes=landscapes)
 
@@ -148,7 +150,19 @@ def _pieces(folder: Path, name: str) -> Iterator[tuple[str, pd.DataFrame]]:
         first, profile, method, seed = path.parent.relative_to(folder).parts
         if path.with_suffix(".json").exists() and not profile.startswith("smoke"):
             keys = {"experiment": first, "profile": profile, "method": method}
-            yield first, pd.read_csv(path).assign(**keys, seed=int(seed.removeprefix("seed-")))
+            yield first, pd.read_csv(path).assign(**keys, seed=int(seed.removeprefix("seed-")), piece=path.stem)
+
+
+def _one_grid(lines: list[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Landscapes of one grid for each experiment and profile: that of most runs; of equals, the finest."""
+    if not lines:
+        return []
+    whole = pd.concat(lines, ignore_index=True)
+    place = ["experiment", "profile", "piece"]
+    grids = whole.drop_duplicates([*KEYS, "piece"]).groupby(place, sort=False).size().reset_index(name="runs")
+    grids["points"] = grids["piece"].str.rpartition("-")[2].astype(int)
+    chosen = grids.sort_values(["runs", "points"]).groupby(["experiment", "profile"]).tail(1)
+    return [whole.merge(chosen[place], on=place)]
 
 
 def _transfers(folder: Path, values: pd.DataFrame) -> Iterator[pd.DataFrame]:

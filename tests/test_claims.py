@@ -359,16 +359,18 @@ def folder(tmp_path_factory):
         run = Path("sine/quick") / method / "seed-0"
         shutil.copytree(RESULTS / run, place / run)
     analyses = {
-        "landscapes/sine/quick/evomal/seed-0/line.csv": (
+        "landscapes/sine/quick/evomal/seed-0/line-3.csv": (
             "x,measure,height,task,diverged\n-1,task,2,0,False\n0,task,1.5,0,False\n"
         ),
+        "landscapes/sine/quick/evomal/seed-0/line-11.csv": "x,measure,height,task,diverged\n0,task,7,0,False\n",
+        "landscapes/sine/quick/baseline/seed-0/line-3.csv": "x,measure,height,task,diverged\n0,task,8,0,False\n",
         "transfer/cifar10-allcnnc-to-cifar100-allcnnc/quick/evomal/seed-0/test.csv": (
             "group,task,step,split,error\nin-sample,0,0,test,0.9\nin-sample,0,5,test,0.25\n"
         ),
         "transfer/sine-to-sine/smoke/evomal/seed-0/test.csv": "group,task,step,split,error\n",
     }
     for name, text in analyses.items():
-        (place / name).parent.mkdir(parents=True)
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).write_text(text)
         (place / name).with_suffix(".json").write_text("{}")
     return place
@@ -387,7 +389,9 @@ def test_gathered_evidence_holds_what_the_files_hold(folder):
     assert found.values.query("table == 'IV'")[["experiment", "method", "value"]].to_numpy().tolist() == [
         ["cifar100-allcnnc", "evomal", 0.25]
     ]
+    # of the two grids the one that both methods have
     assert found.landscapes[["experiment", "method", "seed", "height"]].to_numpy().tolist() == [
+        ["sine", "baseline", 0, 8.0],
         ["sine", "evomal", 0, 2.0],
         ["sine", "evomal", 0, 1.5],
     ]
