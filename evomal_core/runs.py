@@ -157,7 +157,7 @@ def _compute(run: Run, device: str, progress: bool) -> None:
     write_atomic(run.folder / "front.csv", result.table().to_csv(index=False))
     loss.save(run.folder / "loss.json")
     seconds = result.seconds | {"meta-test": tested - searched, "last session": tested - begin}
-    write_json(run.folder / "run.json", _complete_record(run, result, seconds, device))
+    write_json(run.folder / "run.json", _complete_record(run, result, seconds, device) | _tasks(problem))
     (run.folder / "checkpoint.json").unlink(missing_ok=True)
 
 
@@ -177,6 +177,15 @@ def _complete_record(run: Run, result: SearchResult, seconds: dict[str, float], 
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": hardware(device),
         "versions": versions(),
+    }
+
+
+def _tasks(problem: Problem) -> dict[str, Any]:
+    """Which tasks they were: the papers do not say, for example, which classes form which task."""
+    return {
+        "tasks": dict(
+            zip(GROUPS, ([task.name for task in part] for part in (problem.train, problem.test)), strict=True)
+        )
     }
 
 
