@@ -149,12 +149,12 @@ def _large(dataset: str, network: str, minutes: tuple[float, float, float]) -> E
 # Minutes of CIFAR's and SVHN's rows, and of `paper`, are reckoned from the measured seconds of one training step
 # on a core of a 2.5 GHz Xeon. They say that a CPU is hopeless for `paper`, and for WideResNet at all.
 CLASSIFICATION: tuple[Experiment, ...] = (
-    _small("digits", "logistic", (1, 45)),
-    _small("digits", "mlp", (2, 1300)),
-    _small("digits", "lenet5", (5, 500)),
-    _small("mnist", "logistic", (4, 150)),
-    _small("mnist", "mlp", (5, 1300)),
-    _small("mnist", "lenet5", (10, 2400)),
+    _small("digits", "logistic", (1, 15)),
+    _small("digits", "mlp", (2.5, 900)),
+    _small("digits", "lenet5", (5, 340)),
+    _small("mnist", "logistic", (3, 30)),
+    _small("mnist", "mlp", (6, 1000)),
+    _small("mnist", "lenet5", (10, 1300)),
     _large("cifar10", "alexnet", (0.5, 30, 140_000)),
     _large("cifar10", "vgg16", (0.5, 75, 400_000)),
     _large("cifar10", "allcnnc", (0.5, 60, 310_000)),
