@@ -88,7 +88,7 @@ def gather(results_dir: Path | str) -> Evidence:
     landscapes = _table(
         "landscapes", _one_grid([t for _, t in _pieces(Path(results_dir, "landscapes"), "line-*")])
     )
-    values = _table("values", [part for part in (found.values, _table_iv(transfers)) if len(part)])
+    values = _table("values", [found.values, _table_iv(transfers)])
     return replace(found, values=values, transfers=transfers, landscapes=landscapes)
 
 
@@ -190,7 +190,8 @@ def _table_iv(transfers: pd.DataFrame) -> pd.DataFrame:
 
 
 def _table(name: str, parts: list[pd.DataFrame]) -> pd.DataFrame:
+    parts = [part.astype({"method": str}) for part in parts if len(part)]  # an empty one has no types
     if not parts:
         return pd.DataFrame(columns=COLUMNS[name])
-    whole = pd.concat([part.astype({"method": str}) for part in parts], ignore_index=True)
+    whole = pd.concat(parts, ignore_index=True)
     return whole.reindex(columns=COLUMNS[name])

@@ -32,7 +32,9 @@ def write_report(results_dir: Path | str, output: Path | str) -> int:
     """
     runs = [run for run in complete_runs(results_dir) if not run.profile.startswith("smoke")]
     if not runs:
-        raise ValueError(f"{results_dir} holds no complete run; make some with `evomal run` or `make reproduce`")
+        raise ValueError(
+            f"{results_dir} holds no complete run, or only of the profile smoke; make some with `make reproduce`"
+        )
     shown = [run for run in runs if varied_rate(run.profile)[1] is None]
     sections = {_title(*key): list(_section(results)) for key, results in by_profile(shown)}
     others = list(_other_figures(Path(results_dir)))

@@ -110,7 +110,7 @@ def test_the_same_runs_give_the_same_bytes(tmp_path):
 
 def test_a_folder_without_runs_is_one_line(tmp_path, capsys):
     assert main(["report", "--results-dir", str(tmp_path), "--output", str(tmp_path / "r.html")]) == 2
-    assert "holds no complete run; make some with `evomal run`" in capsys.readouterr().err
+    assert "holds no complete run, or only of the profile smoke; make some with" in capsys.readouterr().err
     assert not (tmp_path / "r.html").exists()
 
 
