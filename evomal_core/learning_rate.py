@@ -174,7 +174,7 @@ def _gain(row: dict) -> str:
     if row["comparison"] == "stated" or not np.isfinite(row["share"]):
         return text + "."
     left = f"{row['share']:.0%}" if row["share"] > 0 else "nothing"
-    return f"{text}; {left} of the gain at the stated rate remains."
+    return f"{text}; on average {left} of the gain at the stated rate remains."
 
 
 def _choices(final: pd.DataFrame) -> list[str]:

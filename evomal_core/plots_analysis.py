@@ -92,7 +92,7 @@ def landscape_surfaces(surfaces: pd.DataFrame, kinds: dict[str, str], measure: s
     """Contours of two-dimensional landscapes, one row per experiment and one panel per method, of one seed.
 
     All panels of a row share their levels, in equal ratios above the lowest height of the row. The cross is the
-    trained network, with its height.
+    trained network, whose height the title says.
 
     Args:
         surfaces: the table of `landscapes.load_or_compute` with two dimensions, of one seed.
@@ -110,7 +110,8 @@ def landscape_surfaces(surfaces: pd.DataFrame, kinds: dict[str, str], measure: s
         for axes, method in zip(row, methods, strict=True):
             table = part[part["method"] == method].pivot(index="y", columns="x", values="height")
             _draw_contours(axes, table, levels)
-            axes.set_title(f"{experiment(name).title}: {LABELS[method]}", loc="left")
+            centre = f"{table.loc[0.0, 0.0]:.2g}"
+            axes.set_title(f"{experiment(name).title}: {LABELS[method]}, height {centre}", loc="left")
             axes.set_aspect("equal")
         row[0].set_ylabel("step along the second direction")
     for axes in grid[-1]:
@@ -137,7 +138,6 @@ def _draw_contours(axes: Axes, table: pd.DataFrame, levels: np.ndarray) -> None:
     x, y, z = table.columns.to_numpy(float), table.index.to_numpy(float), table.to_numpy(float)
     axes.grid(visible=False)
     axes.plot(0, 0, "+", color="black", markersize=7)
-    axes.annotate(f"{table.loc[0.0, 0.0]:.2g}", (0, 0), xytext=(4, 4), textcoords="offset points", fontsize=8)
     z = np.where(np.isfinite(z), z, np.nan)
     if not np.isfinite(z).any():
         axes.text(0, 0, "diverged", ha="center")

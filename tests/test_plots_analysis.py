@@ -43,10 +43,9 @@ def test_surfaces_share_their_levels_and_name_the_trained_network_s_height():
     table = pd.concat(parts).assign(**run)
     figure = pa.landscape_surfaces(table, KINDS)
     assert [axes.get_title(loc="left") for axes in figure.axes] == [
-        "Sine regression: Baseline",
-        "Sine regression: EvoMAL",
+        "Sine regression: Baseline, height 0.5",
+        "Sine regression: EvoMAL, height 0.5",
     ]
-    assert all("0.5" in [text.get_text() for text in axes.texts] for axes in figure.axes)
     diverged = table.assign(diverged=table["method"] == "evomal")
     assert "diverged" in [text.get_text() for text in pa.landscape_surfaces(diverged, KINDS).axes[1].texts]
 
