@@ -60,8 +60,8 @@ def _task_loss(predictions: Tensor, rows: Rows, kind: Kind) -> tuple[Tensor, Ten
     return -logs.gather(3, labels).sum(dim=(2, 3)) / size, (logs.exp() - rows.y) / size
 
 
-CACHED = 2**19
-"""Activations of a layer that a CPU's cache holds along with what is made of them."""
+CACHED = 2**21
+"""Activations of a layer, of all candidates together, beyond which a CPU's cache no longer holds them."""
 
 
 @dataclass

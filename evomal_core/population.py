@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -113,9 +114,13 @@ def groups_of(losses: Sequence[Loss]) -> list[tuple[list[int], list[Any]]]:
 def in_chunks(
     losses: Sequence[Any], work: Callable[[Sequence[Any]], list[Any]], size: int | None = None
 ) -> list[Any]:
-    """The results of `work` on all losses, at most `size` at a time; out of memory halves that and goes on."""
+    """The results of `work` on all losses, at most `size` at a time; out of memory halves that and goes on.
+
+    Chunks are about equally large, because small ones make poor use of the machine.
+    """
     results: list[Any] = []
-    size = min(size or len(losses), len(losses))
+    chunks = math.ceil(len(losses) / size) if size and losses else 1
+    size = math.ceil(len(losses) / chunks)
     while len(results) < len(losses):
         chunk = losses[len(results) : len(results) + size]
         try:

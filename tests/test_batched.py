@@ -219,6 +219,20 @@ def test_memory_running_out_halves_the_chunk(caplog: pytest.LogCaptureFixture) -
     assert "2 candidates at a time" in caplog.text
 
 
+def test_chunks_are_about_equally_large() -> None:
+    sizes: list[int] = []
+
+    def work(chunk: list[int]) -> list[int]:
+        sizes.append(len(chunk))
+        return chunk
+
+    for size, wanted in ((None, [25]), (16, [13, 12]), (8, [7, 7, 7, 4]), (100, [25]), (1, [1] * 25)):
+        sizes.clear()
+        assert population.in_chunks(list(range(25)), work, size) == list(range(25))
+        assert sizes == wanted
+    assert population.in_chunks([], work, 3) == []
+
+
 # ---- choice of the engine -------------------------------------------------------------------------
 
 
