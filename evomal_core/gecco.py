@@ -118,10 +118,9 @@ def _quick(paper: Profile, steps: int, base: SGD, search: dict[str, int], sizes:
     return paper.replace(search=changed, test_steps=steps, **sizes)
 
 
-def _pairs(rate: float, images: int) -> dict[str, Profile]:
-    """MNIST's profiles, with a base learning rate and so many training images of each task in `quick` (0: all)."""
+def _pairs(rate: float, search: dict[str, int], images: int) -> dict[str, Profile]:
+    """MNIST's profiles; in `quick` a base learning rate, sizes of the search, and images per task (0: all)."""
     paper = _paper(250, 128)
-    search = {"population": 10, "generations": 8, "meta_steps": 50}
     sizes = {"images": images, "test_images": images // 4, "seeds": 3, "points": 10}
     quick = _quick(paper, 100, SGD(lr=rate, batch_size=32), search, sizes)
     return {"smoke": _smoke(paper, 80), "quick": quick, "paper": paper}
@@ -137,7 +136,7 @@ def _cifar10() -> dict[str, Profile]:
 
 def _digits5() -> dict[str, Profile]:
     paper = _paper(2000, 256)
-    search = {"population": 8, "generations": 8, "meta_steps": 50}
+    search = {"population": 12, "generations": 8, "meta_steps": 50}
     quick = _quick(paper, 100, SGD(lr=1e-3, batch_size=32), search, {"seeds": 3, "points": 10})
     return {"smoke": _smoke(paper, 40), "quick": quick, "paper": paper}
 
@@ -168,11 +167,14 @@ def _classes(
     )
 
 
+_MNIST = {"population": 10, "generations": 8, "meta_steps": 50}
+_DIGITS = {"population": 25, "generations": 8, "meta_steps": 100}
+
 GECCO: tuple[Experiment, ...] = (
     _sine(),
-    _classes("mnist", "MNIST, pairs", "03_mnist", "mnist", _pairs(0.001, 2000), (0.2, 10, 5000)),
+    _classes("mnist", "MNIST, pairs", "03_mnist", "mnist", _pairs(0.001, _MNIST, 2000), (0.2, 10, 5000)),
     _classes("cifar10", "CIFAR-10, five classes", "04_cifar10", "cifar10", _cifar10(), (0.5, 10, 5000)),
     _classes("surname", "Surname", "05_surname", "surname", _surname(), (0.2, 10, 5000)),
-    _classes("digits", "Digits, pairs", "03_mnist", "digits", _pairs(0.003, 0), (0.2, 10, 100)),
+    _classes("digits", "Digits, pairs", "03_mnist", "digits", _pairs(0.003, _DIGITS, 0), (0.2, 10, 100)),
     _classes("digits5", "Digits, five classes", "04_cifar10", "digits", _digits5(), (0.2, 10, 100)),
 )

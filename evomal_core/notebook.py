@@ -224,8 +224,14 @@ class Output:
 def profile_table(name: str, profile: str) -> pd.DataFrame:
     """Where a profile of an experiment differs from the published protocol: setting, paper and profile."""
     paper, chosen = (_flat(experiment(name).profile(each).model_dump(mode="json")) for each in ("paper", profile))
-    rows = [(setting, value, chosen[setting]) for setting, value in paper.items() if chosen[setting] != value]
+    changed = [setting for setting, value in paper.items() if chosen[setting] != value]
+    rows = [(setting, _plain(paper[setting]), _plain(chosen[setting])) for setting in changed]
     return pd.DataFrame(rows, columns=["setting", "paper", profile if profile != "paper" else "this run"])
+
+
+def _plain(value: Any) -> Any:
+    """A real number as text, so that it is shown with its own digits and whole ones beside it stay whole."""
+    return f"{value:g}" if isinstance(value, float) else value
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
