@@ -137,7 +137,7 @@ def _list(_: argparse.Namespace) -> None:
     print(f"  {'name':<21}{'what it is':<41}{'quick':>8}{'paper':>8}  data")
     paper = ""
     for entry in EXPERIMENTS.values():
-        if paper != (paper := entry.source.partition(" ")[0]):
+        if paper != (paper := "GECCO'23" if "GECCO'23" in entry.source else "TPAMI'23"):
             print(paper)
         name = "" if entry.dataset is None else entry.dataset.name
         if name and name not in absent:

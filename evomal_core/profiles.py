@@ -19,7 +19,7 @@ PROFILES = {
     "smoke": "seconds, for tests: everything runs, nothing is learned",
     "quick": "minutes: smaller searches and fewer seeds, honest but not the paper's",
     "paper": "every hyper-parameter as published",
-    "calibrated": "as paper, with the base learning rate and momentum that match the baseline's published error",
+    "calibrated": "as paper, with base settings that match the baseline's published error, or that train at all",
 }
 """Any of them can be varied: `quick@meta_optimizer=adam,base.lr=0.003` is the profile `quick` with two settings
 changed, see `Profile.changed`."""
