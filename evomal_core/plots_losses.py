@@ -67,7 +67,7 @@ def figure6(classification: Mapping[str, Loss], regression: Mapping[str, Loss], 
 def _draw(
     pair: np.ndarray, x: np.ndarray, value: np.ndarray, slope: np.ndarray, line: dict, name: str | None
 ) -> None:
-    pair[0].plot(x, scaled(value), label=LABELS.get(name, name), **line)
+    pair[0].plot(x, scaled(value), label=LABELS.get(name or "", name), **line)
     pair[1].plot(x, slope, **line)
 
 
