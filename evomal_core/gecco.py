@@ -143,7 +143,7 @@ def _digits5() -> dict[str, Profile]:
 
 def _surname() -> dict[str, Profile]:
     paper = _paper(2000, 256)
-    search = {"population": 10, "generations": 8, "meta_steps": 50}
+    search = {"population": 8, "generations": 6, "meta_steps": 50}
     quick = _quick(paper, 200, SGD(lr=0.1, batch_size=64), search, {"seeds": 3, "points": 10})
     return {"smoke": _smoke(paper), "quick": quick, "paper": paper}
 
@@ -153,6 +153,7 @@ def _classes(
 ) -> Experiment:
     """An experiment of classification tasks; minutes of `smoke`, `quick` and `paper`."""
     partition = PAIRS if notebook == "03_mnist" else FIVES
+    profiles = profiles | calibrated(name, profiles["paper"])
     source = "GECCO'23 section 4.1, Tables 2 and 3, Figures 5 and 6"
     return Experiment(
         name,
@@ -160,14 +161,14 @@ def _classes(
         source if dataset != "digits" else f"a stand-in that needs no download, for {source}",
         "2",
         notebook,
-        profiles | calibrated(name, profiles["paper"]),
-        dict(zip(("smoke", "quick", "paper", "calibrated"), (*minutes, minutes[-1]), strict=True)),
+        profiles,
+        dict(zip(profiles, (*minutes, minutes[-1]), strict=False)),
         _surname_problem if dataset == "surname" else partial(_image_problem, dataset, partition),
         DATASETS[dataset],
     )
 
 
-_MNIST = {"population": 10, "generations": 8, "meta_steps": 50}
+_MNIST = {"population": 8, "generations": 8, "meta_steps": 50}
 _DIGITS = {"population": 25, "generations": 8, "meta_steps": 100}
 
 GECCO: tuple[Experiment, ...] = (
