@@ -129,7 +129,7 @@ def _pairs(rate: float, search: dict[str, int], images: int) -> dict[str, Profil
 def _cifar10() -> dict[str, Profile]:
     paper = _paper(2000, 256)
     search = {"population": 6, "generations": 5, "meta_steps": 25}
-    sizes = {"images": 1000, "test_images": 500, "seeds": 2, "points": 5}
+    sizes = {"images": 1000, "test_images": 500, "seeds": 3, "points": 5}
     quick = _quick(paper, 50, SGD(lr=0.03, batch_size=32), search, sizes)
     return {"smoke": _smoke(paper, 40), "quick": quick, "paper": paper}
 
@@ -143,7 +143,7 @@ def _digits5() -> dict[str, Profile]:
 
 def _surname() -> dict[str, Profile]:
     paper = _paper(2000, 256)
-    search = {"population": 8, "generations": 6, "meta_steps": 50}
+    search = {"population": 8, "generations": 5, "meta_steps": 50}
     quick = _quick(paper, 200, SGD(lr=0.1, batch_size=64), search, {"seeds": 3, "points": 10})
     return {"smoke": _smoke(paper), "quick": quick, "paper": paper}
 
@@ -168,14 +168,14 @@ def _classes(
     )
 
 
-_MNIST = {"population": 8, "generations": 8, "meta_steps": 50}
+_MNIST = {"population": 10, "generations": 8, "meta_steps": 50}
 _DIGITS = {"population": 25, "generations": 8, "meta_steps": 100}
 
 GECCO: tuple[Experiment, ...] = (
     _sine(),
-    _classes("mnist", "MNIST, pairs", "03_mnist", "mnist", _pairs(0.001, _MNIST, 2000), (0.2, 10, 5000)),
-    _classes("cifar10", "CIFAR-10, five classes", "04_cifar10", "cifar10", _cifar10(), (0.5, 10, 5000)),
-    _classes("surname", "Surname", "05_surname", "surname", _surname(), (0.2, 10, 5000)),
-    _classes("digits", "Digits, pairs", "03_mnist", "digits", _pairs(0.003, _DIGITS, 0), (0.2, 10, 100)),
-    _classes("digits5", "Digits, five classes", "04_cifar10", "digits", _digits5(), (0.2, 10, 100)),
+    _classes("mnist", "MNIST, pairs", "03_mnist", "mnist", _pairs(0.001, _MNIST, 2000), (0.2, 7, 6500)),
+    _classes("cifar10", "CIFAR-10, five classes", "04_cifar10", "cifar10", _cifar10(), (0.5, 9, 300_000)),
+    _classes("surname", "Surname", "05_surname", "surname", _surname(), (0.2, 10, 18_000)),
+    _classes("digits", "Digits, pairs", "03_mnist", "digits", _pairs(0.003, _DIGITS, 0), (0.2, 6, 1300)),
+    _classes("digits5", "Digits, five classes", "04_cifar10", "digits", _digits5(), (0.2, 7, 18_000)),
 )
