@@ -109,10 +109,10 @@ def _small(dataset: str, network: str, minutes: tuple[float, float]) -> Experime
     )
     if network == "lenet5":
         quick = quick.replace(
-            search=search.replace(population=16, generations=8, meta_steps=50, fitness_steps=100)
+            search=search.replace(population=12, generations=6, meta_steps=50, fitness_steps=250)
         )
         if dataset == "mnist":
-            fewer = search.replace(population=12, generations=6, meta_steps=25, fitness_steps=100)
+            fewer = search.replace(population=10, generations=4, meta_steps=25, fitness_steps=250)
             quick = quick.replace(search=fewer, points=5, images=12_000)
     profiles = {"smoke": smoke.replace(images=200, test_images=100), "quick": quick, "paper": paper}
     return _row(dataset, network, profiles, dict(zip(profiles, (0.1, *minutes), strict=True)))
@@ -151,10 +151,10 @@ def _large(dataset: str, network: str, minutes: tuple[float, float, float]) -> E
 CLASSIFICATION: tuple[Experiment, ...] = (
     _small("digits", "logistic", (1, 15)),
     _small("digits", "mlp", (2.5, 900)),
-    _small("digits", "lenet5", (5, 340)),
+    _small("digits", "lenet5", (6, 340)),
     _small("mnist", "logistic", (3, 30)),
     _small("mnist", "mlp", (6, 1000)),
-    _small("mnist", "lenet5", (10, 1300)),
+    _small("mnist", "lenet5", (11, 1300)),
     _large("cifar10", "alexnet", (0.5, 30, 140_000)),
     _large("cifar10", "vgg16", (0.5, 75, 400_000)),
     _large("cifar10", "allcnnc", (0.5, 60, 310_000)),
