@@ -20,8 +20,8 @@ def benchmarks_block(results: dict[str, Any]) -> str:
     rows = [row for case in results.values() for row in case.get("rows", ()) if row["goal"]]
     return "\n".join(
         [
-            f"One thread of {machine['processor']}, PyTorch {machine['torch']}, medians of interleaved runs in CPU seconds; "
-            "by `python -m benchmarks`.\n",
+            f"One thread of {machine['processor']}, PyTorch {machine['torch']}, medians of interleaved runs "
+            "in CPU seconds; by `python -m benchmarks`.\n",
             "| what | against | measured | goal |",
             "|---|---|---|---|",
             *(f"| {row['what']} | {row['against']} | {row['ratio']:.3g} | {row['goal']} |" for row in rows),
