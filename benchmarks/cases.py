@@ -18,7 +18,8 @@ import evomal_core as em
 from benchmarks import reference
 from benchmarks.measure import flops, interleaved, peak_flops, ratio
 from benchmarks.precision import study
-from evomal_core.batched import MetaStep
+from evomal_core.batched.engine import MetaStep
+from evomal_core.batched.stacks import make_stacks
 from evomal_core.config import SearchConfig
 from evomal_core.experiment import experiment
 from evomal_core.expression import random_expression, repair
@@ -26,7 +27,6 @@ from evomal_core.filters import is_irrelevant
 from evomal_core.learners import Learner, make_learners
 from evomal_core.losses import LearnedLoss, initial_phi
 from evomal_core.program import Program
-from evomal_core.stacks import make_stacks
 from evomal_core.tasks import sine_tasks
 from evomal_core.training import fitness
 from evomal_core.unroll import local_search

@@ -27,13 +27,13 @@ import torch
 from torch import Tensor
 
 import evomal_core as em
-from evomal_core.batched import MetaStep
+from evomal_core.batched.engine import MetaStep
+from evomal_core.batched.population import Rows
+from evomal_core.batched.stacks import MLPStack, Stacked
 from evomal_core.expression import random_expression
 from evomal_core.learners import make_learners
 from evomal_core.losses import KINDS, Kind, LearnedLoss
-from evomal_core.population import Rows
 from evomal_core.program import Program
-from evomal_core.stacks import MLPStack, Stacked
 
 LIMIT, TELLING = 1e-3, 1e-4
 UNIT = 2.0**-24

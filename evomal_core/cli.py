@@ -192,7 +192,7 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from evomal_core.report import write_report
+    from evomal_core.comparison.report import write_report
 
     print(f"{options.output}: {write_report(options.results_dir, options.output)} runs")
 

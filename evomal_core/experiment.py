@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from evomal_core.gecco import GECCO
-from evomal_core.profiles import PROFILES, Experiment, Problem, Profile
+from evomal_core.protocols.gecco import GECCO
+from evomal_core.protocols.profiles import PROFILES, Experiment, Problem, Profile
+from evomal_core.protocols.tpami import TPAMI
 from evomal_core.search import METHODS, refuse_unknown
-from evomal_core.tpami import TPAMI
 
 __all__ = ["EXPERIMENTS", "PROFILES", "Experiment", "Problem", "Profile", "check_methods", "experiment"]
 

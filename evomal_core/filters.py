@@ -55,7 +55,7 @@ def promises(
     totals = [0.0] * len(losses)
     for y_pred, y_true in samples:
         if engine == "batched" and losses:
-            from evomal_core.stack_training import batched_minimise_predictions
+            from evomal_core.batched.training import batched_minimise_predictions
 
             minima: Iterator[Tensor] = iter(batched_minimise_predictions(losses, y_pred, y_true, config))
         else:

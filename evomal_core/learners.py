@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from evomal_core.batched.memory import keep_freed_memory
 from evomal_core.config import SGD, SearchConfig
-from evomal_core.memory import keep_freed_memory
 from evomal_core.models import glorot_
 from evomal_core.seeds import derive, isolated_torch, torch_rng
 from evomal_core.tasks import Task

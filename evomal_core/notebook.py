@@ -11,15 +11,15 @@ from typing import Any
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
+from evomal_core.analysis.landscapes import Grid
+from evomal_core.analysis.transfer import Transfer
+from evomal_core.comparison.splits import check_splits
+from evomal_core.comparison.table2 import check_rows
 from evomal_core.experiment import EXPERIMENTS, PROFILES, check_methods, experiment
 from evomal_core.files import write_atomic
-from evomal_core.landscapes import Grid
 from evomal_core.losses import Loss
 from evomal_core.results import check_seeds
 from evomal_core.search import check_device, refuse_unknown
-from evomal_core.splits import check_splits
-from evomal_core.table2 import check_rows
-from evomal_core.transfer import Transfer
 
 INJECTED = "# Parameters"
 """The first line of the cell that papermill inserts after the one tagged `parameters`."""

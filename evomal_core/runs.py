@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from evomal_core.batched.training import train_all
 from evomal_core.checkpoint import first_difference
 from evomal_core.config import SGD
 from evomal_core.experiment import EXPERIMENTS, PROFILES, Problem, Profile, experiment
@@ -30,7 +31,6 @@ from evomal_core.losses import Loss
 from evomal_core.result import SearchResult
 from evomal_core.search import METHODS, check_device, learn_loss, refuse_unknown
 from evomal_core.seeds import check_seed
-from evomal_core.stack_training import train_all
 from evomal_core.threads import one_thread
 from evomal_core.training import Training, train
 

@@ -130,8 +130,8 @@ def fitness(
     trained at once wherever the losses and the network allow it.
     """
     if engine == "batched" and losses:
-        from evomal_core.stack_training import batched_fitness
-        from evomal_core.stacks import NotBatchable
+        from evomal_core.batched.stacks import NotBatchable
+        from evomal_core.batched.training import batched_fitness
 
         try:
             return batched_fitness(losses, learners, config)

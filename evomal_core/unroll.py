@@ -10,7 +10,7 @@ compute that same meta-gradient in different ways:
 - `higher`: per candidate, with the library that the papers used; the oracle for fidelity;
 - `autograd`: per candidate, double backward through `torch.func.functional_call`;
 - `jvp`: per candidate, without double backward: one forward-mode product a step, half the memory;
-- `batched`: as `jvp`, for all candidates at once, see `evomal_core.batched`.
+- `batched`: as `jvp`, for all candidates at once, see `evomal_core.batched.engine`.
 """
 
 from __future__ import annotations
@@ -225,8 +225,8 @@ def choose_engine(learners: Sequence[Learner], config: SearchConfig, loss: Loss 
     Raises:
         ValueError: no engine takes the network.
     """
-    from evomal_core.batched import check_batchable
-    from evomal_core.stacks import NotBatchable
+    from evomal_core.batched.engine import check_batchable
+    from evomal_core.batched.stacks import NotBatchable
 
     probe = loss or LearnedLoss("square(sub(f, y))", learners[0].task.kind)
     order = ["batched", *ENGINES]
@@ -280,7 +280,7 @@ def local_search(
     """
     if engine == "batched":
         if all(isinstance(loss, LearnedLoss) for loss in losses):
-            from evomal_core.batched import batched_local_search
+            from evomal_core.batched.engine import batched_local_search
 
             return batched_local_search(losses, learners, config, tick)
         engine = "jvp"  # a loss that is no expression has no program

@@ -9,7 +9,7 @@ from torch import nn
 
 import evomal_core as em
 from evomal_core.augmentation import Augmentation
-from evomal_core.batched import batched_local_search
+from evomal_core.batched.engine import batched_local_search
 from evomal_core.checkpoint import fingerprint
 from evomal_core.learners import Learner, make_learners
 from evomal_core.losses import LearnedLoss

@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import evomal_core as em
-from evomal_core import population
-from evomal_core.batched import MetaStep, batched_local_search
+from evomal_core.batched import population
+from evomal_core.batched.engine import MetaStep, batched_local_search
+from evomal_core.batched.factors import Factors
+from evomal_core.batched.stacks import MLPStack, NetworkStack, NotBatchable, make_stacks
+from evomal_core.batched.training import batched_fitness, batched_minimise_predictions, train_all, train_stack
 from evomal_core.config import SGD
 from evomal_core.expression import Expression
-from evomal_core.factors import Factors
 from evomal_core.filters import minimise_predictions
 from evomal_core.learners import Learner, make_learners
 from evomal_core.losses import LearnedLoss, Loss, NeuralLoss, TaylorLoss
 from evomal_core.program import Program
 from evomal_core.seeds import isolated_torch
-from evomal_core.stack_training import batched_fitness, batched_minimise_predictions, train_all, train_stack
-from evomal_core.stacks import MLPStack, NetworkStack, NotBatchable, make_stacks
 from evomal_core.training import fitness, train
 from evomal_core.unroll import choose_engine, local_search, meta_gradient
 

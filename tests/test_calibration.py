@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evomal_core import calibration, profiles
-from evomal_core.calibration import scores
 from evomal_core.experiment import EXPERIMENTS, experiment
 from evomal_core.files import read_json, write_json
+from evomal_core.protocols import calibration, profiles
+from evomal_core.protocols.calibration import scores
 
 
 def measured(errors: dict[tuple[float, float], list[float]], split: str = "train") -> pd.DataFrame:

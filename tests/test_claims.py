@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evomal_core import claims_gecco, claims_tpami
-from evomal_core.claims import CLAIMS, judge_claims
-from evomal_core.evidence import COLUMNS, Evidence, gather, varied_rate
+from evomal_core.comparison import claims_gecco, claims_tpami
+from evomal_core.comparison.claims import CLAIMS, judge_claims
+from evomal_core.comparison.evidence import COLUMNS, Evidence, gather, varied_rate
+from evomal_core.comparison.verdicts import VERDICTS
 from evomal_core.paper import published
-from evomal_core.verdicts import VERDICTS
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 

@@ -7,10 +7,12 @@ import pandas as pd
 import pytest
 import torch
 
-from evomal_core import classification, readers, table2
+from evomal_core import readers
+from evomal_core.comparison import table2
 from evomal_core.datasets import DATASETS
 from evomal_core.experiment import EXPERIMENTS, experiment
 from evomal_core.paper import published
+from evomal_core.protocols import classification
 from evomal_core.runs import Run, compute
 from evomal_core.seeds import isolated_torch, numpy_rng
 

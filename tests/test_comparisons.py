@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from evomal_core import comparisons
+from evomal_core.comparison import comparisons
 
 
 def test_the_interval_is_that_of_the_paired_t_test():

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import evomal_core as em
-from evomal_core.examples import EXAMPLES
-from evomal_core.explorer import Explorer, curves_of, envelope_of, picture, weights_of, with_weights
+from evomal_core.analysis.examples import EXAMPLES
+from evomal_core.analysis.explorer import Explorer, curves_of, envelope_of, picture, weights_of, with_weights
 from evomal_core.losses import NeuralLoss, TaskLoss, TaylorLoss
 
 
@@ -134,5 +134,5 @@ def test_without_losses_it_says_so():
 
 
 def test_widgets_are_imported_only_when_they_are_built():
-    code = "import sys, evomal_core.explorer; sys.exit('ipywidgets' in sys.modules)"
+    code = "import sys, evomal_core.analysis.explorer; sys.exit('ipywidgets' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 import evomal_core as em
-from evomal_core import families
-from evomal_core.curves import effective_loss, value_and_slope
-from evomal_core.examples import C_PLAIN, EXAMPLES, PlainLoss
+from evomal_core.analysis import families
+from evomal_core.analysis.curves import effective_loss, value_and_slope
+from evomal_core.analysis.examples import C_PLAIN, EXAMPLES, PlainLoss
 from evomal_core.losses import NeuralLoss, TaskLoss, TaylorLoss
 
 CLASSES = 10

@@ -15,11 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 import evomal_core as em
-from evomal_core.batched import MetaStep
-from evomal_core.graphs import WARM_UP, GraphedStep
+from evomal_core.batched.engine import MetaStep
+from evomal_core.batched.graphs import WARM_UP, GraphedStep
+from evomal_core.batched.stacks import make_stacks
 from evomal_core.learners import make_learners
 from evomal_core.program import Program
-from evomal_core.stacks import make_stacks
 from evomal_core.unroll import local_search
 
 BASE = em.SGD(lr=0.05, momentum=0.9, nesterov=True, batch_size=8)

@@ -8,7 +8,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from evomal_core.datasets import DATASETS, SPLIT, MissingDataError
-from evomal_core.image_tasks import image_task, image_tasks
+from evomal_core.protocols.image_tasks import image_task, image_tasks
 
 
 @pytest.fixture

@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import evomal_core as em
-from evomal_core import compiled
-from evomal_core.batched import MetaStep
+from evomal_core.batched import compiled
+from evomal_core.batched.engine import MetaStep
+from evomal_core.batched.stacks import MLPStack, make_stacks
+from evomal_core.batched.training import StackTraining
 from evomal_core.config import SGD
 from evomal_core.expression import Expression
 from evomal_core.learners import Learner, make_learners
 from evomal_core.losses import LearnedLoss
 from evomal_core.program import Program
-from evomal_core.stack_training import StackTraining
-from evomal_core.stacks import MLPStack, make_stacks
 
 pytest.importorskip("numba")
 kernels = pytest.importorskip("evomal_core.kernels")
@@ -199,7 +199,7 @@ def test_without_numba_everything_works(tmp_path: Path) -> None:
     (tmp_path / "numba.py").write_text("raise ImportError('no numba here')\n")
     code = """
 import torch, evomal_core as em
-from evomal_core import compiled
+from evomal_core.batched import compiled
 from evomal_core.unroll import choose_engine, local_search
 from evomal_core.training import fitness
 from evomal_core.learners import make_learners

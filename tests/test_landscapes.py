@@ -10,8 +10,8 @@ from helpers import class_task, global_generators_untouched, regression_task
 from torch import nn
 
 import evomal_core as em
-from evomal_core import landscapes
-from evomal_core.landscapes import Grid, direction, heights
+from evomal_core.analysis import landscapes
+from evomal_core.analysis.landscapes import Grid, direction, heights
 from evomal_core.losses import TaskLoss
 from evomal_core.results import load_or_run
 

@@ -6,10 +6,11 @@ import pytest
 from scipy.stats import spearmanr
 
 import evomal_core as em
-from evomal_core import learned, learned_words, plots_losses
-from evomal_core.examples import EXAMPLES
+from evomal_core.analysis import learned, learned_words
+from evomal_core.analysis.examples import EXAMPLES
 from evomal_core.experiment import experiment
 from evomal_core.losses import TaskLoss, TaylorLoss
+from evomal_core.plots import losses as plots_losses
 from evomal_core.results import load_or_run
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evomal_core import learning_rate as lr
+from evomal_core.analysis import learning_rate as lr
 
 
 @pytest.fixture

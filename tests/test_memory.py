@@ -14,7 +14,7 @@ def test_large_tensors_of_the_same_size_take_the_same_memory_again() -> None:
     """In a process of its own: once kept, the memory stays kept."""
     code = """
 import resource, torch
-from evomal_core.memory import keep_freed_memory
+from evomal_core.batched.memory import keep_freed_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):

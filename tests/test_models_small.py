@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import evomal_core as em
+from evomal_core.batched.stacks import NetworkStack
 from evomal_core.learners import make_learners
 from evomal_core.losses import LearnedLoss, TaskLoss
 from evomal_core.models import gecco_cnn, lenet5, surname_lstm
 from evomal_core.models.small import LetterLSTM
-from evomal_core.stacks import NetworkStack
 from evomal_core.training import train
 from evomal_core.unroll import ENGINES, choose_engine, meta_gradient
 

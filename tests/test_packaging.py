@@ -389,7 +389,7 @@ def test_notebook_is_committed_without_outputs_and_takes_parameters(path):
 
 
 def test_the_results_in_the_readme_are_those_of_the_runs():
-    from evomal_core.readme import updated
+    from evomal_core.comparison.readme import updated
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert updated(text, ROOT / "results") == text, "run python -m evomal_core.readme"
+    assert updated(text, ROOT / "results") == text, "run python -m evomal_core.comparison.readme"

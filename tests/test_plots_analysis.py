@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evomal_core import plots_analysis as pa
+from evomal_core.plots import analysis as pa
 
 KINDS = {"sine": "regression"}
 

@@ -4,10 +4,10 @@ import pandas as pd
 import pytest
 import torch
 
-from evomal_core import plots_predictions
+from evomal_core.analysis.predictions import only_right_by, predictions, right_and_wrong
 from evomal_core.experiment import experiment
 from evomal_core.losses import LearnedLoss, TaskLoss
-from evomal_core.predictions import only_right_by, predictions, right_and_wrong
+from evomal_core.plots import predictions as plots_predictions
 from evomal_core.runs import meta_test
 
 SEED = 3

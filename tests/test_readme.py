@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from evomal_core.readme import results_block, updated
+from evomal_core.comparison.readme import results_block, updated
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 

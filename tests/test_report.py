@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 
 import evomal_core as em
-from evomal_core import html_parts, paper
+from evomal_core import paper
 from evomal_core.cli import main
-from evomal_core.report import write_report
+from evomal_core.comparison import html_parts
+from evomal_core.comparison.report import write_report
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 VOID = {"meta", "img", "br"}

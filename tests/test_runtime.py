@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evomal_core import plots_runtime, runtime
+from evomal_core.analysis import runtime
+from evomal_core.plots import runtime as plots_runtime
 from evomal_core.results import load, load_or_run
 from evomal_core.runs import complete_runs
 

@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evomal_core import paper, plots_tabular, splits
+from evomal_core import paper
+from evomal_core.comparison import splits
+from evomal_core.plots import tabular as plots_tabular
 
 METHODS = ("baseline", "gp-lfl", "ml3", "taylorglo", "evomal")
 

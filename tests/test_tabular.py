@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from evomal_core import base_rate, tabular
 from evomal_core.experiment import EXPERIMENTS, experiment
 from evomal_core.notebook import profile_table
+from evomal_core.protocols import base_rate, tabular
 from evomal_core.runs import Run
 
 

@@ -10,7 +10,7 @@ import torch
 import evomal_core as em
 from evomal_core.datasets import DATASETS, MissingDataError
 from evomal_core.models.small import LetterLSTM
-from evomal_core.text_tasks import encoded, surname_tasks
+from evomal_core.protocols.text_tasks import encoded, surname_tasks
 
 TRAIN = [("Abe", 11), ("Ábel", 4), ("Li", 1), ("Abe", 10), ("Li", 1)]
 TEST = [("Li", 1), ("Abe", 4), ("Abel", 4), ("Zoë", 1), ("Abe", 4), ("Abe", 11)]

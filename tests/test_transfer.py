@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evomal_core import runs, transfer
+from evomal_core import runs
+from evomal_core.analysis import transfer
+from evomal_core.analysis.transfer import Transfer
 from evomal_core.results import load_or_run
-from evomal_core.transfer import Transfer
 
 
 @pytest.fixture(scope="module")

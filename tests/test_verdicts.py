@@ -4,10 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evomal_core import paper, plots_verdicts, verdicts, wording
-from evomal_core.claims import judge_claims
-from evomal_core.evidence import collect
-from evomal_core.statistics import bootstrap_difference
+from evomal_core import paper
+from evomal_core.comparison import verdicts, wording
+from evomal_core.comparison.claims import judge_claims
+from evomal_core.comparison.evidence import collect
+from evomal_core.comparison.statistics import bootstrap_difference
+from evomal_core.plots import verdicts as plots_verdicts
 
 
 def final(errors, method="baseline", experiment="sine", group="in-sample", split="train", profile="paper"):

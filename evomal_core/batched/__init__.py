@@ -1,0 +1,1 @@
+"""The engine `batched`: a whole population of losses meta-trained, evaluated and filtered at once."""

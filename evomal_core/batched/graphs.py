@@ -1,0 +1,90 @@
+"""The meta-step as a CUDA graph: captured at the first step of a generation, replayed at the others.
+
+A meta-step of small networks is hundreds of short kernels, whose launching takes longer than their work. Nothing
+but the numbers in phi and in the batches changes between the steps of one local search, so both lie in buffers
+that stay where they are, and a replay launches all kernels at once.
+
+This has been tested with a stand-in for `torch.cuda` on a CPU, which records operations and runs them again. It
+has not yet run on a GPU; where capturing fails there, one line says so and the steps go on without a graph.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from evomal_core.batched.population import Rows, out_of_memory
+
+log = logging.getLogger("evomal")
+
+WARM_UP = 3
+"""Steps on a stream of their own before the capture, in which libraries choose their algorithms."""
+
+
+class Step(Protocol):
+    """A meta-step whose batches are fetched apart from its computation."""
+
+    @property
+    def random(self) -> bool:
+        """Whether the network draws random numbers, whose seeds a graph would not renew."""
+
+    def batches(self, meta_step: int) -> tuple[list[Rows], int]:
+        """The stacked batches of a step, the task loss's last, and the number of its first random draw."""
+
+    def compute(self, phi: Tensor, batches: list[Rows], draw: int) -> tuple[Tensor, Tensor]:
+        """The task loss (P,) and its gradient (P, E)."""
+
+    def forget(self) -> None:
+        """Drop what was kept from earlier computations."""
+
+
+class GraphedStep:
+    """As the step given, by a CUDA graph; `cuda` is `torch.cuda` but in tests."""
+
+    def __init__(self, step: Step, cuda: Any = torch.cuda) -> None:
+        self.step, self.cuda = step, cuda
+        self.eager = step.random
+        self.graph: Any = None
+        self._phi = torch.empty(0)
+        self._batches: list[Rows] = []
+        self._result = (torch.empty(0), torch.empty(0))
+
+    def __call__(self, phi: Tensor, meta_step: int) -> tuple[Tensor, Tensor]:
+        """phi (P, E) → the task loss summed over tasks, (P,), and its gradient (P, E)."""
+        batches, draw = self.step.batches(meta_step)
+        if self.graph is None and not self.eager:
+            self._capture(phi, batches, draw)
+        if self.eager:
+            return self.step.compute(phi, batches, draw)
+        self._phi.copy_(phi)
+        for held, fresh in zip(self._batches, batches, strict=True):
+            held.features.copy_(fresh.features)
+            held.y.copy_(fresh.y)
+            held.given.copy_(fresh.given)
+        self.graph.replay()
+        return self._result[0].clone(), self._result[1].clone()
+
+    def _capture(self, phi: Tensor, batches: list[Rows], draw: int) -> None:
+        self._phi = phi.clone()
+        self._batches = [Rows(b.features.clone(), b.y.clone(), b.given.clone()) for b in batches]
+        try:
+            aside = self.cuda.Stream()
+            aside.wait_stream(self.cuda.current_stream())
+            with self.cuda.stream(aside):
+                for _ in range(WARM_UP):
+                    self.step.compute(self._phi, self._batches, draw)
+            self.cuda.current_stream().wait_stream(aside)
+            self.step.forget()  # the pass at the initial weights belongs into the graph: batches change
+            graph = self.cuda.CUDAGraph()
+            with self.cuda.graph(graph):
+                self._result = self.step.compute(self._phi, self._batches, draw)
+            self.graph = graph
+        except RuntimeError as error:
+            if out_of_memory(error):
+                raise
+            log.warning("meta-steps go on without a CUDA graph (%s)", str(error).splitlines()[0])
+            self.step.forget()
+            self.eager = True

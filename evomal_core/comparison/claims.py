@@ -1,0 +1,40 @@
+"""The papers' claims in words: one claim, one test, one verdict for each profile that was run."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from evomal_core.comparison import claims_gecco, claims_tpami
+from evomal_core.comparison.evidence import Evidence
+from evomal_core.comparison.findings import ABSENT, Claim
+from evomal_core.comparison.verdicts import NOT_RUN
+
+CLAIMS: tuple[Claim, ...] = (*claims_gecco.CLAIMS, *claims_tpami.CLAIMS)
+
+COLUMNS = ["claim", "paper", "section", "text", "rule", "profile", "verdict", "finding", "headline"]
+
+
+def judge_claims(evidence: Evidence) -> pd.DataFrame:
+    """Every claim with its verdict: a row per claim and profile with runs that bear on it.
+
+    The fairest profile comes first (`verdicts.strength`), and is marked `headline`: the one that is counted. A
+    claim without any such run has one row, "not run".
+
+    Args:
+        evidence: as `evidence.gather` returns it.
+    """
+    rows = []
+    for claim in CLAIMS:
+        findings = {name: claim.judge(evidence.at(name).of_paper(claim.paper)) for name in evidence.profiles}
+        found = {name: finding for name, finding in findings.items() if finding.verdict != NOT_RUN} or {"": ABSENT}
+        stated = {
+            "claim": claim.name,
+            "paper": claim.paper,
+            "section": claim.section,
+            "text": claim.text,
+            "rule": claim.rule,
+        }
+        for number, (profile, finding) in enumerate(found.items()):
+            outcome = {"profile": profile, "verdict": finding.verdict, "finding": finding.text}
+            rows.append(stated | outcome | {"headline": number == 0})
+    return pd.DataFrame(rows, columns=COLUMNS)

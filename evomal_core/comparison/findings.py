@@ -1,0 +1,149 @@
+"""What the claims of the papers have in common: a finding, and comparisons of EvoMAL with other methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from evomal_core.comparison.evidence import Evidence
+from evomal_core.comparison.statistics import LEVEL, holm, smallest_p
+from evomal_core.comparison.verdicts import DIRECTION, NOT, NOT_RUN, REPRODUCED, paired
+from evomal_core.paper import COMPARED, LABELS, count_seeds, published
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The verdict on a claim under one profile, and the numbers that it rests on, with n."""
+
+    verdict: str
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of a paper in words.
+
+    Attributes:
+        name: its name in tables.
+        paper: "gecco23" or "tpami23".
+        section: where it stands.
+        text: the claim, quoted briefly.
+        rule: when it is reproduced, when in direction only.
+        judge: gives the finding from the evidence of one profile and paper.
+    """
+
+    name: str
+    paper: str
+    section: str
+    text: str
+    rule: str
+    judge: Callable[[Evidence], Finding]
+
+
+ABSENT = Finding(NOT_RUN)
+
+BEATS = (
+    "reproduced: EvoMAL's mean error is lower in every comparison that was run, and significantly (paired "
+    "Wilcoxon signed-rank test, Holm-corrected for all comparisons of the claim, 5 %); direction: lower in every "
+    "comparison."
+)
+
+
+def pairs(values: pd.DataFrame, table: str, rivals: Sequence[str], leave_out: Sequence[str] = ()) -> pd.DataFrame:
+    """EvoMAL's final errors against its rivals', seed by seed, on the part that a table is compared with.
+
+    Args:
+        values: `Evidence.values`.
+        table: one of `paper.TABLES`.
+        rivals: methods.
+        leave_out: experiments that the claim itself excepts.
+
+    Returns:
+        One row per experiment, group and rival: n, wins, difference, effect and p (`verdicts.paired`), the means
+        "ours" and "theirs" (inf with a diverged run), and the published cells' "expected" difference.
+    """
+    split = COMPARED[table][0]
+    errors = values[
+        (values["table"] == table) & (values["split"] == split) & ~values["experiment"].isin(leave_out)
+    ]
+    rows = []
+    for (experiment, group), part in errors.groupby(["experiment", "group"], sort=False):
+        wide = part.pivot(index="seed", columns="method", values="value")
+        for rival in [name for name in rivals if name in wide and "evomal" in wide]:
+            both = wide[["evomal", rival]].dropna()
+            if both.empty:
+                continue
+            ours, theirs = (both[name].to_numpy() for name in ("evomal", rival))
+            place = {"experiment": experiment, "group": group, "rival": rival, "table": table}
+            rows.append({**place, "ours": ours.mean(), "theirs": theirs.mean(), **paired(ours, theirs)})
+    return pd.DataFrame(rows)
+
+
+def beats(found: pd.DataFrame) -> Finding:
+    """The finding on "EvoMAL is better than its rivals", see BEATS.
+
+    Args:
+        found: the table of `pairs`, with one row per comparison.
+    """
+    if found.empty:
+        return ABSENT
+    lower = found["ours"] < found["theirs"]
+    corrected = holm(found["p"].to_numpy())
+    significant = lower & (corrected < LEVEL)
+    verdict = NOT if not lower.all() else REPRODUCED if significant.all() else DIRECTION
+    names = ", ".join(LABELS[name] for name in dict.fromkeys(found["rival"]))
+    lines = [f"EvoMAL's mean is below the other's in {lower.sum()} of {len(found)} comparisons with {names}"]
+    lines.append(f"significantly in {significant.sum()}{_least(found)}")
+    if not lower.all():
+        lines.append("not below " + listed(found[~lower]))
+    return Finding(verdict, f"{'; '.join(lines)} ({spread(found)}).")
+
+
+def _least(found: pd.DataFrame) -> str:
+    """Why no comparison can be significant, if so."""
+    n = int(found["n"].max())
+    least = len(found) * smallest_p(n)
+    return f" (not testable at 5 %: {count_seeds(n)} give p ≥ {smallest_p(n):.3g})" if least >= LEVEL else ""
+
+
+def listed(found: pd.DataFrame, most: int = 6) -> str:
+    """Comparisons by name, `GP-LFL on sine out-of-sample`, with how many more there are."""
+    names = [
+        f"{LABELS[row.rival]} on {place_name(row.experiment, row.group, row.table)}" for row in found.itertuples()
+    ]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def place_name(experiment: str, group: str, table: str = "2") -> str:
+    """`sine in-sample`; of a table that has no groups, the experiment alone."""
+    return f"{experiment} {group}" if table == "2" else experiment
+
+
+def spread(found: pd.DataFrame) -> str:
+    """`1 of 4 experiments of Table 2 run; n = 5 seeds`: what a finding rests on."""
+    parts = []
+    for table, part in found.groupby("table", sort=False):
+        known = published(str(table))["experiment"].nunique()
+        parts.append(f"{part['experiment'].nunique()} of the {known} experiments of Table {table}")
+    return f"{' and '.join(parts)}; {n_text(found['n'])}"
+
+
+def n_text(counts: Iterable[int]) -> str:
+    """`n = 5 seeds`, or `n = 3 to 5 seeds`."""
+    numbers = sorted(set(map(int, counts)))
+    return (
+        f"n = {numbers[0]} to {count_seeds(numbers[-1])}" if len(numbers) > 1 else f"n = {count_seeds(numbers[0])}"
+    )
+
+
+def decide(reproduced: bool, direction: bool) -> str:
+    """The verdict of a claim with a rule of its own."""
+    return REPRODUCED if reproduced else DIRECTION if direction else NOT
+
+
+def number(value: float) -> str:
+    """A number to read, with "never" for inf."""
+    return f"{value:.3g}" if np.isfinite(value) else "never"

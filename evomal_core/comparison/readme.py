@@ -1,0 +1,98 @@
+"""README's results, written from the runs in results/: `python -m evomal_core.comparison.readme`."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from evomal_core.comparison.claims import judge_claims
+from evomal_core.comparison.evidence import gather
+from evomal_core.comparison.verdicts import NOT_RUN, VERDICTS, every_cell
+from evomal_core.experiment import EXPERIMENTS
+from evomal_core.files import write_atomic
+from evomal_core.paper import COMPARED, SPLITS
+
+ROOT = Path(__file__).resolve().parents[2]
+BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
+METHODS = ("baseline", "evomal")
+
+
+def results_block(results_dir: Path) -> str:
+    """Markdown: the counts of verdicts, and a table of final errors with a row per experiment, group and "
+    "profile."""
+    evidence = gather(results_dir)
+    cells, claims = every_cell(evidence.values), judge_claims(evidence)
+    counted = cells[cells["headline"]]
+    errors = cells[
+        (cells["verdict"] != NOT_RUN) & cells["method"].isin(METHODS) & ~cells["table"].isin(["3", "IV", "V"])
+    ]
+    errors = errors[[_is_compared(cell) for cell in errors.to_dict("records")]]
+    lines = [
+        f"Of {len(counted)} numbers in the papers' tables: {_counts(counted['verdict'])}. "
+        f"Of {int(claims['headline'].sum())} claims in words: "
+        f"{_counts(claims.loc[claims['headline'], 'verdict'])}.",
+        "[`notebooks/13_paper_vs_measured.ipynb`](notebooks/13_paper_vs_measured.ipynb) says by which rule, and "
+        "shows "
+        "all of them.",
+    ]
+    return "\n".join([*lines, *(_table(errors) if len(errors) else [])]) + "\n"
+
+
+def _is_compared(cell: dict) -> bool:
+    """Whether a row is of the part that its table is compared with, and of a profile or its leaking variant."""
+    return cell["split"] == COMPARED[cell["table"]][0] and cell["profile"].partition("@")[2] in (
+        "",
+        "split=leaking",
+    )
+
+
+def _counts(verdicts: pd.Series) -> str:
+    return ", ".join(f"{int((verdicts == name).sum())} {name}" for name in VERDICTS)
+
+
+def _table(cells: pd.DataFrame) -> list[str]:
+    lines = [
+        "",
+        "Final errors, mean ± standard deviation over seeds (their number):",
+        "",
+        "| experiment | profile | baseline | published | EvoMAL | published | verdict on EvoMAL |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    places = cells.groupby(["table", "experiment", "group", "profile"], sort=False)
+    for (table, experiment, group, profile), part in places:
+        rows = {row["method"]: row for row in part.to_dict("records")}
+        group = f", {group}" if table == "2" else ""
+        title = f"{EXPERIMENTS[experiment].title}{group}, {SPLITS[COMPARED[table][0]]}"
+        numbers = [text for method in METHODS for text in _numbers(rows.get(method))]
+        verdict = rows["evomal"]["verdict"] if "evomal" in rows else NOT_RUN
+        lines.append(f"| {title} | `{profile}` | {' | '.join(numbers)} | {verdict} |")
+    return lines
+
+
+def _numbers(cell: dict | None) -> tuple[str, str]:
+    """The measured and the published mean ± standard deviation; dashes where the method was not run."""
+    if cell is None:
+        return "–", "–"
+    diverged = f", {cell['diverged']} diverged" if cell["diverged"] else ""
+    measured, published = (
+        ("–" if np.isnan(mean) else f"{mean:.3g}") + ("" if np.isnan(sd) else f" ± {sd:.2g}")
+        for mean, sd in ((cell["mean"], cell["sd"]), (cell["published mean"], cell["published sd"]))
+    )
+    return f"{measured} ({cell['n']}{diverged})", published
+
+
+def updated(text: str, results_dir: Path) -> str:
+    """README's text with its results block written anew."""
+    block = results_block(results_dir)
+    return BLOCK.sub(lambda found: found[1] + block + found[2], text)
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    write_atomic(readme, updated(text, ROOT / "results"))
+    sys.exit(0)

@@ -1,0 +1,1 @@
+"""The papers' protocols: every experiment with its tasks, networks and profiles."""

@@ -1,0 +1,151 @@
+"""Profiles and problems: what an experiment is made of; one run is (experiment, profile, method, seed)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from evomal_core.config import Config, Count, Positive, SearchConfig
+from evomal_core.datasets import DataSet
+from evomal_core.files import read_json
+from evomal_core.learners import ModelFactory
+from evomal_core.search import refuse_unknown
+from evomal_core.tasks import Task
+
+PROFILES = {
+    "smoke": "seconds, for tests: everything runs, nothing is learned",
+    "quick": "minutes: smaller searches and fewer seeds, honest but not the paper's",
+    "paper": "every hyper-parameter as published",
+    "calibrated": "as paper, with base settings that match the baseline's published error, or that train at all",
+}
+"""Any of them can be varied: `quick@meta_optimizer=adam,base.lr=0.003` is the profile `quick` with two settings
+changed, see `Profile.changed`."""
+
+
+class Profile(Config):
+    """The sizes of an experiment: its search, its final training, and how many seeds."""
+
+    search: SearchConfig
+    test_steps: Positive
+    """Gradient steps of meta-testing."""
+    seeds: Positive
+    hidden: tuple[Positive, ...] = ()
+    """Widths of the base network's hidden layers, where the experiment leaves them open."""
+    split: Literal["disjoint", "leaking"] = "disjoint"
+    """How tabular data are split: 60:20:20, or as in the authors' code, with training rows among the test rows."""
+    learn_on: Count = 0
+    """Which of the experiment's tasks a loss is learned on, where it has several; the others are test tasks."""
+    test_milestones: tuple[Positive, ...] = ()
+    """Steps of meta-testing after which the base learning rate is multiplied by 0.1."""
+    images: Count = 0
+    """How many training images are used, those of the validation part among them; 0: all."""
+    test_images: Count = 0
+    """How many test images are used; 0: all."""
+    points: Positive = 50
+    """At how many steps of meta-testing errors are measured, about."""
+
+    def changed(self, text: str) -> Profile:
+        """The profile with settings changed by a text such as `meta_optimizer=adam,base.lr=0.003`.
+
+        A setting is a field of the profile, of its search, or of the search's `base`.
+
+        Raises:
+            ValueError: a setting is unknown, its value does not fit, or the text is not of this form.
+        """
+        profile = self
+        for part in text.split(","):
+            name, equals, value = part.partition("=")
+            if not equals or not name or not value:
+                raise ValueError(f"changes of a profile are written name=value,name=value, got {part!r}")
+            profile = profile._with(name.removeprefix("search."), _value(value))
+        return profile
+
+    def _with(self, name: str, value: Any) -> Profile:
+        search = self.search
+        if name in Profile.model_fields and name != "search":
+            return self.replace(**{name: value})
+        if name.startswith("base."):
+            base = search.base.replace(**{name.removeprefix("base."): value})
+            return self.replace(search=search.replace(base=base))
+        return self.replace(search=search.replace(**{name: value}))
+
+    def recorded_steps(self) -> range:
+        """The meta-testing steps at which errors are measured: about `points` of them, from 0."""
+        return range(0, self.test_steps + 1, max(1, self.test_steps // self.points))
+
+
+CALIBRATED = Path(__file__).parents[1] / "published" / "calibrated.json"
+"""Settings under which the baseline meets its published errors, as the module `calibration` found them."""
+
+
+def calibrated(name: str, paper: Profile) -> dict[str, Profile]:
+    """The profile `calibrated` of an experiment, made from its profile `paper`; none if nothing was found yet."""
+    found = read_json(CALIBRATED).get(name) if CALIBRATED.exists() else None
+    if found is None:
+        return {}
+    base = paper.search.base.replace(lr=found["lr"], momentum=found["momentum"])
+    return {"calibrated": paper.replace(search=paper.search.replace(base=base), learn_on=found["learn_on"])}
+
+
+def _value(text: str) -> Any:
+    """A number, true, false, or a word."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a run works on: tasks to learn a loss from, new tasks to test it on, and the base network.
+
+    Meta-training tasks are tested as "in-sample", test tasks as "out-of-sample".
+    """
+
+    train: list[Task]
+    test: list[Task]
+    model: ModelFactory
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment of the papers."""
+
+    name: str
+    title: str
+    source: str
+    table: str
+    """The papers' table of its final errors, a key of `paper.TABLES`."""
+    notebook: str
+    profiles: dict[str, Profile]
+    minutes: dict[str, float]
+    """Rough minutes of all methods and seeds on two cores; those of tabular `paper` profiles are guesses."""
+    problem: Callable[[Profile, int], Problem]
+    dataset: DataSet | None = None
+
+    def profile(self, name: str) -> Profile:
+        """The profile of a name, with the changes that follow an `@` in it.
+
+        Raises:
+            ValueError: the experiment has no such profile, or it has no such setting.
+        """
+        base, at, changes = name.partition("@")
+        refuse_unknown("profile", base, list(self.profiles))
+        return self.profiles[base].changed(changes) if at else self.profiles[base]
+
+    def missing(self) -> str | None:
+        """Why the experiment can't run here, or None if its data is at hand."""
+        if self.dataset is None:
+            return None
+        try:
+            self.dataset.load()
+        except (FileNotFoundError, ValueError) as error:
+            return str(error)
+        return None
+
+
+TINY = {"population": 4, "generations": 2, "meta_steps": 2, "fitness_steps": 3, "initial_heights": (1, 2)}
+"""A search of seconds, for the profile `smoke`."""
