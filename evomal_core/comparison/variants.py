@@ -1,0 +1,92 @@
+"""Why a result differs from the paper: the same runs under another reading of the protocol.
+
+The papers leave settings open, or state ones that can't have made their numbers. A profile varied by one of them,
+such as `paper@meta_optimizer=adam`, is run on the same seeds, and compared with the unvaried one seed by seed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from evomal_core.comparison.verdicts import PAIRED, paired
+from evomal_core.paper import COMPARED, LABELS, published
+
+COLUMNS = [
+    "experiment",
+    "profile",
+    "change",
+    "group",
+    "method",
+    "published",
+    "unvaried",
+    "varied",
+    *PAIRED,
+    "nearer",
+]
+
+
+def variants(values: pd.DataFrame) -> pd.DataFrame:
+    """Final errors under varied profiles beside those of the unvaried ones, over the seeds that both have.
+
+    Args:
+        values: `Evidence.values`.
+
+    Returns:
+        One row per experiment, change, group and method: the published mean, medians of both (a diverged run ranks
+        last), n, wins (seeds at which the variant's error is smaller), difference of the means, effect and p
+        (Wilcoxon's signed-rank test, uncorrected), and whether the variant's median is nearer to the published
+        mean, |ln(median / published)|.
+    """
+    theirs = published().set_index(["table", "experiment", "group", "method"])["mean"].to_dict()
+    rows: list[dict[str, Any]] = []
+    kept = values[
+        [COMPARED.get(table, ("",))[0] == split != "" for table, split in values[["table", "split"]].to_numpy()]
+    ]
+    varied = kept[kept["profile"].str.contains("@") & ~kept["profile"].str.endswith("@split=leaking")]
+    for keys, part in varied.groupby(["table", "experiment", "profile", "group", "split", "method"], sort=False):
+        table, experiment, profile, group, split, method = map(str, keys)
+        base, _, change = profile.partition("@")
+        place = {"table": table, "experiment": experiment, "profile": base, "group": group, "split": split}
+        same = kept[
+            np.logical_and.reduce([kept[name] == value for name, value in (place | {"method": method}).items()])
+        ]
+        both = part.merge(same, on="seed", suffixes=("", " unvaried"))
+        if both.empty:
+            continue
+        cell = theirs.get((table, experiment, group, method), theirs.get((table, experiment, "", method), np.nan))
+        medians = both["value unvaried"].median(), both["value"].median()
+        row = {"experiment": experiment, "profile": base, "change": change, "group": group, "method": method}
+        row |= {"published": cell, "unvaried": medians[0], "varied": medians[1]}
+        row |= paired(both["value"].to_numpy(float), both["value unvaried"].to_numpy(float))
+        rows.append(row | {"nearer": _nearer(medians, cell)})
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _nearer(medians: tuple[float, float], cell: float) -> bool:
+    """Whether the second median is nearer to the published mean than the first."""
+    if np.isnan(cell):
+        return False
+    before, after = (abs(np.log(median / cell)) if 0 < median < np.inf else np.inf for median in medians)
+    return bool(after < before)
+
+
+def in_words(table: pd.DataFrame) -> str:
+    """What the variants change, a line for each; as Markdown."""
+    if table.empty:
+        return (
+            "No variant of a protocol was run; for example `evomal run sine --profile paper@meta_optimizer=adam`."
+        )
+    return "\n".join(_line(row) for row in table.to_dict("records"))
+
+
+def _line(row: dict[str, Any]) -> str:
+    beside = "" if np.isnan(row["published"]) else f", published mean {row['published']:.3g}"
+    nearer = "; nearer to the paper" if row["nearer"] else ""
+    return (
+        f"- {row['experiment']}, {row['group']}, {LABELS[row['method']]}: with `{row['change']}` the median error "
+        f"is {row['varied']:.3g} instead of {row['unvaried']:.3g}{beside}; smaller at "
+        f"{row['wins']} of n = {row['n']} seeds{nearer}."
+    )
