@@ -52,7 +52,8 @@ def reproduce(names: Sequence[str], *, profile: str, device: str, results_dir: P
     for stem, chosen in plan.items():
         declared = _declared(stem)
         parameters = {name: value for name, value in given.items() if name in declared}
-        parameters |= {name: chosen for name in LISTS if name in declared and chosen}
+        if names:  # else the notebooks' own defaults: what takes minutes, and has its data at hand
+            parameters |= {name: chosen for name in LISTS if name in declared and chosen}
         if "dataset" in declared and len(chosen) == 1:  # else it takes the paper's, as both are at hand
             parameters["dataset"] = chosen[0]
         suffix = "" if profile == "quick" or "profile" not in declared else f"-{profile}"
