@@ -47,12 +47,28 @@ def test_a_calibrated_profile_is_the_papers_but_for_what_was_found(tmp_path, mon
     assert profiles.calibrated("sine", paper) == {}
 
 
+def test_only_the_part_that_the_table_is_compared_with_counts():
+    match = measured({(0.01, 0.9): [0.2, 0.08]}, split="test")
+    trained = measured({(0.001, 0.0): [0.3, 0.1], (0.01, 0.9): [0.5, 0.5]})
+    ranked = scores(pd.concat([match, trained]), in_sample=0.2, out_of_sample=0.08)
+    assert ranked["lr"].tolist() == [0.001, 0.001, 0.01, 0.01]
+    assert ranked["distance"].iloc[0] == pytest.approx(np.log(0.3 / 0.2) + np.log(0.1 / 0.08))
+
+
 def test_what_is_frozen_is_what_the_committed_measurements_say():
-    frozen = read_json(profiles.CALIBRATED) if profiles.CALIBRATED.exists() else {}
+    frozen = read_json(profiles.CALIBRATED)
+    assert "mnist" in frozen
+    folder = calibration.ROOT / "results" / "calibration"
     for name, setting in frozen.items():
-        path = calibration.ROOT / "results" / "calibration" / f"{name}.csv"
-        assert pd.read_csv(path).iloc[0].to_dict() == pytest.approx(setting)
-        assert EXPERIMENTS[name].profile("calibrated").learn_on == setting["learn_on"]
+        kept = [pd.read_csv(path) for path in sorted((folder / name).glob("*.csv"))]
+        grid = len(calibration.LEARNING_RATES) * len(calibration.MOMENTA) * len(calibration.SEEDS)
+        assert len(kept) == grid
+        ranked = scores(pd.concat(kept), *calibration.published_cells(name))
+        pd.testing.assert_frame_equal(pd.read_csv(folder / f"{name}.csv"), ranked)
+        assert ranked.iloc[0].to_dict() == pytest.approx(setting)
+        found = EXPERIMENTS[name].profile("calibrated")
+        chosen = {"lr": found.search.base.lr, "momentum": found.search.base.momentum, "learn_on": found.learn_on}
+        assert chosen == {key: setting[key] for key in chosen}
 
 
 def test_an_experiment_without_two_published_cells_is_refused(tmp_path):

@@ -21,7 +21,7 @@ from evomal_core.experiment import experiment
 from evomal_core.files import read_json, write_atomic, write_json
 from evomal_core.learners import make_learners
 from evomal_core.losses import TaskLoss
-from evomal_core.paper import published
+from evomal_core.paper import COMPARED, published
 from evomal_core.protocols.profiles import CALIBRATED
 from evomal_core.threads import one_thread
 from evomal_core.training import train
@@ -64,37 +64,48 @@ def _baseline(name: str, lr: float, momentum: float, seed: int) -> pd.DataFrame:
 def scores(measured: pd.DataFrame, in_sample: float, out_of_sample: float) -> pd.DataFrame:
     """How far each setting is from the two published errors, nearest first.
 
-    A setting is (lr, momentum, learn_on, split): `learn_on` is the task that is learned on, the others are the
-    test tasks; `split` is the part whose error is compared, since the paper does not say which it reports.
-    The distance is |ln(measured / published)|, summed over both cells; of equals, the stated rate is first.
+    A setting is (lr, momentum, learn_on): `learn_on` is the task that is learned on, the others are the test
+    tasks. Errors are those of the part that cells of Table 2 are compared with (`paper.COMPARED`). The distance is
+    |ln(measured / published)|, summed over both cells; of equals, the stated rate is first.
     """
-    means = measured.groupby(["lr", "momentum", "split", "task"])["error"].mean()
+    compared = measured[measured["split"] == COMPARED["2"][0]]
+    means = compared.groupby(["lr", "momentum", "task"])["error"].mean()
     rows = []
-    for (lr, momentum, split), errors in means.groupby(level=[0, 1, 2]):
-        errors = errors.droplevel([0, 1, 2])
+    for (lr, momentum), errors in means.groupby(level=[0, 1]):
+        errors = errors.droplevel([0, 1])
         for learn_on in errors.index:
             cells = np.array([errors[learn_on], errors.drop(learn_on).mean()])
             with np.errstate(divide="ignore", invalid="ignore"):
                 off = np.abs(np.log(cells / [in_sample, out_of_sample]))
-            row = {"lr": lr, "momentum": momentum, "learn_on": int(learn_on), "split": split}
+            row = {"lr": lr, "momentum": momentum, "learn_on": int(learn_on)}
             rows.append(row | {"in-sample": cells[0], "out-of-sample": cells[1], "distance": off.sum()})
     table = pd.DataFrame(rows).fillna({"distance": np.inf})
     return table.sort_values(["distance", "lr", "momentum", "learn_on"], ignore_index=True)
 
 
-def calibrate(name: str, folder: Path) -> dict[str, float | int | str]:
+def published_cells(name: str) -> tuple[float, float]:
+    """The baseline's two published errors, in-sample and out-of-sample.
+
+    Raises:
+        ValueError: the experiment has no such cells.
+    """
+    cells = published("2").query("experiment == @name and method == 'baseline'").set_index("group")["mean"]
+    if set(cells.index) != {"in-sample", "out-of-sample"}:
+        raise ValueError(f"GECCO's Table 2 has no baseline of {name!r}; it has sine, mnist, cifar10 and surname")
+    return float(cells["in-sample"]), float(cells["out-of-sample"])
+
+
+def calibrate(name: str, folder: Path) -> dict[str, float | int]:
     """Measure, choose the nearest setting, and freeze it.
 
     Raises:
         ValueError: the experiment has no published baseline in-sample and out-of-sample.
     """
-    cells = published("2").query("experiment == @name and method == 'baseline'").set_index("group")["mean"]
-    if set(cells.index) != {"in-sample", "out-of-sample"}:
-        raise ValueError(f"GECCO's Table 2 has no baseline of {name!r}; it has sine, mnist, cifar10 and surname")
+    in_sample, out_of_sample = published_cells(name)
     with one_thread():
-        ranked = scores(measure(name, folder), cells["in-sample"], cells["out-of-sample"])
+        ranked = scores(measure(name, folder), in_sample, out_of_sample)
     write_atomic(folder / f"{name}.csv", ranked.to_csv(index=False))
-    nearest = ranked.iloc[0].to_dict()
+    nearest = ranked.to_dict("records")[0]
     known = read_json(CALIBRATED) if CALIBRATED.exists() else {}
     write_json(CALIBRATED, known | {name: nearest})
     return nearest
