@@ -155,7 +155,9 @@ class Evaluator:
     """Fitness of expressions: local search, filters and a partial training session, with an archive.
 
     An evaluation is a function of the seed and the expression alone (the gradient-equivalence filter also
-    looks at what came before), so neither the order nor an interruption changes a result.
+    looks at what came before), so neither the order nor an interruption changes a result. Without the symbolic
+    archive a tree that comes again is evaluated again, and the gradient-equivalence filter, if it is on, finds it
+    equivalent to itself: it is tuned but not trained with a second time, and counts as "equivalent".
     """
 
     def __init__(self, search: Search, tuned: bool) -> None:
@@ -171,7 +173,10 @@ class Evaluator:
             archive = self.archive if self.search.config.symbolic_archive else {}
             new = [e for e in dict.fromkeys(expressions) if e not in archive]
         fresh, counts = self._evaluate_new(new)
-        self.archive.update(zip(new, fresh, strict=True))
+        for expression, entry in zip(new, fresh, strict=True):
+            # Without the symbolic archive a tree is evaluated again, to the same fitness, which its own signature
+            # lends it: what stays is that it was trained with.
+            self.archive.setdefault(expression, entry)
         statuses = Counter(entry.status for entry in fresh)
         counts = {"cached": len(expressions) - len(new), **counts}
         counts |= {status: statuses[status] for status in (*FILTERED, "diverged")}
@@ -264,7 +269,8 @@ class Evaluator:
             return {}
         with self.search.timed("filters"), self.search.timed("filter: gradient equivalence"):
             waiting = [index for index in range(len(losses)) if index not in done]
-            found = {index: gradient_signature(losses[index], self.samples) for index in waiting}
+            signed = not self.search.config.rejection_steps
+            found = {index: gradient_signature(losses[index], self.samples, signed) for index in waiting}
         return {index: signature for index, signature in found.items() if signature is not None}
 
     def state(self, population: Sequence[Evaluation]) -> dict[str, Any]:

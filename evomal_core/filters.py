@@ -16,7 +16,7 @@ from torch import Tensor
 from evomal_core.config import SearchConfig
 from evomal_core.expression import Expression
 from evomal_core.learners import Learner
-from evomal_core.losses import Kind, Loss
+from evomal_core.losses import Kind, Loss, TaskLoss
 from evomal_core.primitives import EPSILON
 from evomal_core.seeds import torch_rng
 from evomal_core.tasks import metric
@@ -87,20 +87,26 @@ def _slope(value: Tensor, y_pred: Tensor) -> Tensor:
     return torch.autograd.grad(value, [y_pred], materialize_grads=True)[0]
 
 
-def gradient_signature(loss: Loss, samples: Samples) -> tuple[str, ...] | None:
+def gradient_signature(loss: Loss, samples: Samples, signed: bool = False) -> tuple[str, ...] | None:
     """The norms ‖∇_ŷ_b M‖₂ to two significant digits (Eq. 12); None if any is not finite.
 
-    Two losses with the same signature are functionally equivalent, so one of them need not be trained.
+    Two losses with the same signature are functionally equivalent, so one of them need not be trained. Norms do
+    not tell M from −M, which is left to the rejection protocol. Where that is off, a `signed` signature ends with
+    the sign of ⟨∇_ŷ M, ∇_ŷ L_T⟩: + where descent on M lowers the task loss. The paper has no sign.
     """
     norms = []
+    pull = 0.0
     for y_pred, y_true in samples:
         leaf = y_pred.detach().clone().requires_grad_()
         slope = _slope(loss(leaf, y_true) * len(y_true), leaf)
         norms.append(torch.linalg.vector_norm(slope.reshape(len(slope), -1), dim=1))
+        if signed:
+            pull += float((slope * _slope(TaskLoss(loss.kind)(leaf, y_true), leaf)).sum())
     joined = torch.cat(norms)
     if not torch.isfinite(joined).all():
         return None
-    return tuple(f"{norm:.1e}" for norm in joined.tolist())
+    rounded = tuple(f"{norm:.1e}" for norm in joined.tolist())
+    return (*rounded, "+" if pull > 0 else "-") if signed else rounded
 
 
 def is_irrelevant(expression: Expression) -> bool:

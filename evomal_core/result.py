@@ -30,9 +30,9 @@ class Evaluation:
         if math.isnan(self.fitness):
             raise ValueError("a fitness is never NaN: a failed candidate has fitness inf and a status")
 
-    def rank(self) -> tuple[float, int]:
-        """What evaluations are ranked by: fitness, then complexity."""
-        return self.fitness, self.complexity
+    def rank(self) -> tuple[float, bool, int]:
+        """What evaluations are ranked by: fitness, whether it is borrowed, complexity."""
+        return self.fitness, self.status == "equivalent", self.complexity
 
     @property
     def complexity(self) -> int:
@@ -65,7 +65,7 @@ class SearchResult:
 
     @property
     def best_evaluation(self) -> Evaluation:
-        """The evaluation of lowest fitness; of equals, the simplest."""
+        """The evaluation of lowest fitness; of equals, one that was trained with, and the simplest of those."""
         return min(self.evaluations, key=Evaluation.rank)
 
     @property
@@ -96,9 +96,10 @@ class SearchResult:
         return pd.DataFrame(self.generations)
 
     def front(self) -> list[Evaluation]:
-        """The losses that no simpler loss matches in fitness, simplest first."""
+        """The losses that were trained with and that no simpler one matches in fitness, simplest first."""
         front: list[Evaluation] = []
-        for candidate in sorted(self.evaluations, key=lambda e: (e.complexity, e.fitness)):
+        trained = [entry for entry in self.evaluations if entry.status == "ok"]
+        for candidate in sorted(trained, key=lambda e: (e.complexity, e.fitness)):
             if math.isfinite(candidate.fitness) and (not front or candidate.fitness < front[-1].fitness):
                 front.append(candidate)
         return front

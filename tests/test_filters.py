@@ -142,6 +142,18 @@ def test_losses_with_the_same_gradient_norms_are_equivalent(left, right):
     assert signature(left) == signature(right) is not None
 
 
+@pytest.mark.parametrize("kind", ["regression", "binary", "multiclass"])
+def test_a_signed_signature_tells_a_loss_from_its_negative(kind):
+    def signed(loss):
+        return gradient_signature(loss, samples(kind), signed=True)
+
+    loss, negative = em.LearnedLoss("square(sub(f, y))", kind), em.LearnedLoss("mul(-1, square(sub(f, y)))", kind)
+    assert gradient_signature(loss, samples(kind)) == gradient_signature(negative, samples(kind))
+    assert signed(loss) == (*gradient_signature(loss, samples(kind)), "+")
+    assert signed(negative) == (*signed(loss)[:-1], "-")
+    assert signed(em.LearnedLoss("square(sub(y, f))", kind)) == signed(loss)
+
+
 @pytest.mark.parametrize(
     ("left", "right"),
     [
@@ -238,6 +250,22 @@ def test_archive_switched_off_evaluates_the_elite_again_and_finds_the_same():
     assert str(without.best) == str(with_archive.best)
     assert without.history["evaluated"].sum() > with_archive.history["evaluated"].sum()
     assert [e.fitness for e in without.population] == [e.fitness for e in with_archive.population]
+
+
+def test_without_rejection_a_negative_does_not_inherit_the_fitness_of_its_twin():
+    pair = ["square(sub(f, y))", "mul(-1, square(sub(f, y)))"]
+    result = search(initial=pair, rejection_steps=0, meta_steps=0)
+    loss, negative = result.evaluations[:2]
+    assert [str(e.loss.expression) for e in (loss, negative)] == pair
+    assert (loss.status, negative.fitness > loss.fitness) == ("ok", True)
+    assert negative.status != "equivalent"
+
+
+def test_without_the_archive_a_tree_that_comes_again_stays_one_that_was_trained_with():
+    with_archive, without = search(), search(symbolic_archive=False)
+    assert everything(without)[0] == everything(with_archive)[0]
+    assert without.best_evaluation.status == "ok"
+    assert without.history["equivalent"].sum() > with_archive.history["equivalent"].sum()
 
 
 def test_an_equivalent_loss_has_the_fitness_of_its_twin():

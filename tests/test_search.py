@@ -425,6 +425,14 @@ def test_front_has_the_losses_that_no_simpler_one_matches():
     assert table["score"].tolist()[1:] == pytest.approx([math.log(4), math.log(4)])
 
 
+def test_of_equal_fitness_the_best_loss_is_one_that_was_trained_with():
+    simple = em.Evaluation(em.LearnedLoss("mul(f, y)"), 0.5, "equivalent")
+    trained, larger = entry("square(sub(f, y))", 0.5), entry("sub(mul(f, f), y)", 0.5)
+    result = em.SearchResult("evomal", [simple, larger, trained], [])
+    assert result.best_evaluation is trained
+    assert result.front() == [trained]
+
+
 @settings(max_examples=30)
 @given(POPULATION)
 def test_front_descends_in_fitness_and_dominates_every_evaluation(evaluations):
