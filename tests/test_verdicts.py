@@ -148,7 +148,7 @@ def test_sizes_beside_table_3():
     found = verdicts.sizes(pd.DataFrame(rows))
     assert found["method"].tolist() == ["ml3", "evomal"]
     assert found["published mean"].tolist() == [2650, 30.9]
-    assert found["verdict"].tolist() == ["reproduced", "reproduced"]
+    assert found["verdict"].tolist() == ["by construction", "reproduced"]
     assert "1.00% of the weights of ML³'s (mean of 2 seeds); published: 1.17%" in wording.sizes_in_words(found)
 
 
@@ -163,7 +163,7 @@ def test_every_published_cell_has_a_row_and_one_that_is_counted():
     whole = verdicts.every_cell(nothing)
     assert len(whole) == 227 == whole["headline"].sum()
     assert set(whole["verdict"]) == {"not run"}
-    assert verdicts.counts(whole).loc["all"].tolist() == [0, 0, 0, 227, 227]
+    assert verdicts.counts(whole).loc["all"].tolist() == [0, 0, 0, 0, 227, 227]
 
 
 def test_each_profile_has_a_row_the_fairest_first_and_training_errors_before_held_out_ones():
@@ -180,7 +180,53 @@ def test_each_profile_has_a_row_the_fairest_first_and_training_errors_before_hel
         ["quick", "train", False],
         ["quick", "test", False],
     ]
-    assert verdicts.counts(whole).loc["2"].tolist() == [1, 0, 0, 39, 40]
+    assert verdicts.counts(whole).loc["2"].tolist() == [1, 0, 0, 0, 39, 40]
+
+
+def test_one_seed_has_neither_an_order_nor_a_say_in_one():
+    one = as_published(scale=0.2).query("seed == 0")
+    assert set(verdicts.compare(one, "2")["verdict"]) == {"not reproduced"}
+    mixed = as_published(scale=0.2).query("method != 'evomal' or seed == 0")
+    found = verdicts.compare(mixed, "2")
+    assert only(found, method="evomal")["why"].startswith("one run has no interval")
+    assert only(found, method="evomal")["verdict"] == "not reproduced"
+    assert only(found, method="baseline")["why"] == "measured lower; above random, gp-lfl, ml3 as published"
+
+
+def test_a_varied_profile_is_shown_but_never_counted():
+    varied = values(final([3.0, 3.1], profile="paper@meta_optimizer=adam"))
+    leaking = values(final([3.0, 3.1], profile="quick@split=leaking"))
+    for given, rows in (
+        (varied, [["", "not run", True], ["paper@meta_optimizer=adam", "reproduced", False]]),
+        (leaking, [["quick@split=leaking", "reproduced", True]]),
+        (
+            pd.concat([varied, leaking]),
+            [["quick@split=leaking", "reproduced", True], ["paper@meta_optimizer=adam", "reproduced", False]],
+        ),
+    ):
+        whole = verdicts.every_cell(given)
+        cell = whole.query(
+            "table == '2' and experiment == 'sine' and group == 'in-sample' and method == 'baseline'"
+        )
+        assert cell[["profile", "verdict", "headline"]].to_numpy().tolist() == rows
+        assert verdicts.counts(whole).loc["all", "cells"] == len(paper.published())
+
+
+@pytest.mark.parametrize(
+    ("experiment", "profile", "group", "method", "verdict"),
+    [
+        ("mnist", "paper", "in-sample", "baseline", "reproduced"),
+        ("mnist", "calibrated", "in-sample", "baseline", "by construction"),
+        ("mnist", "calibrated", "out-of-sample", "baseline", "by construction"),
+        ("mnist", "calibrated", "in-sample", "evomal", "reproduced"),
+        ("surname", "quick", "in-sample", "baseline", "by construction"),
+        ("surname", "quick", "out-of-sample", "baseline", "reproduced"),
+        ("sine", "quick", "in-sample", "baseline", "reproduced"),
+    ],
+)
+def test_a_baseline_that_chose_its_settings_confirms_nothing(experiment, profile, group, method, verdict):
+    found = verdicts.compare(as_published(experiment, group, profile=profile), "2")
+    assert only(found, method=method)["verdict"] == verdict
 
 
 def test_profiles_are_sorted_by_how_fair_they_are():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from evomal_core.comparison.statistics import CONFIDENCE, paired_differences
+from evomal_core.comparison.statistics import CONFIDENCE, paired_differences, summary
 from evomal_core.paper import LABELS, count_seeds
 from evomal_core.search import METHODS
 
@@ -94,7 +94,5 @@ def spread(table: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFrame:
     """Mean and standard deviation of the finite values over seeds, n, and how many diverged (infinite)."""
     rows = []
     for keys, values in table.groupby(list(by), observed=True, sort=False)[value]:
-        finite = values[np.isfinite(values)]
-        numbers = {"mean": finite.mean(), "sd": finite.std(ddof=1), "n": len(values)}
-        rows.append({**dict(zip(by, keys, strict=True)), **numbers, "diverged": len(values) - len(finite)})
+        rows.append({**dict(zip(by, keys, strict=True)), **summary(values)})
     return pd.DataFrame(rows, columns=[*by, "mean", "sd", "n", "diverged"])

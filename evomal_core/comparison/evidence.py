@@ -144,8 +144,7 @@ def _values(results: Results, table: str) -> Iterator[pd.DataFrame]:
 
 
 def _pieces(folder: Path, name: str) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The finished tables `<first>/<profile>/<method>/seed-<k>/<name>.csv` of a folder, each with its first "
-    "part."""
+    """Finished tables `<first>/<profile>/<method>/seed-<k>/<name>.csv` of a folder, each with its first part."""
     for path in sorted(folder.glob(f"*/*/*/seed-*/{name}.csv")):
         first, profile, method, seed = path.parent.relative_to(folder).parts
         if path.with_suffix(".json").exists() and not profile.startswith("smoke"):

@@ -11,7 +11,7 @@ import pandas as pd
 
 from evomal_core.comparison.claims import judge_claims
 from evomal_core.comparison.evidence import gather
-from evomal_core.comparison.verdicts import NOT_RUN, VERDICTS, every_cell
+from evomal_core.comparison.verdicts import NOT_RUN, VERDICTS, every_cell, is_counted
 from evomal_core.experiment import EXPERIMENTS
 from evomal_core.files import write_atomic
 from evomal_core.paper import COMPARED, SPLITS
@@ -22,8 +22,7 @@ METHODS = ("baseline", "evomal")
 
 
 def results_block(results_dir: Path) -> str:
-    """Markdown: the counts of verdicts, and a table of final errors with a row per experiment, group and "
-    "profile."""
+    """Markdown: the counts of verdicts, and a table of final errors: a row per experiment, group and profile."""
     evidence = gather(results_dir)
     cells, claims = every_cell(evidence.values), judge_claims(evidence)
     counted = cells[cells["headline"]]
@@ -43,11 +42,8 @@ def results_block(results_dir: Path) -> str:
 
 
 def _is_compared(cell: dict) -> bool:
-    """Whether a row is of the part that its table is compared with, and of a profile or its leaking variant."""
-    return cell["split"] == COMPARED[cell["table"]][0] and cell["profile"].partition("@")[2] in (
-        "",
-        "split=leaking",
-    )
+    """Whether a row is of the part that its table is compared with, and of a profile that counts."""
+    return cell["split"] == COMPARED[cell["table"]][0] and is_counted(cell["profile"])
 
 
 def _counts(verdicts: pd.Series) -> str:

@@ -14,6 +14,18 @@ LEVEL = 0.05
 """The level of the tests, after correction for their number."""
 
 
+def summary(values: Sequence[float] | np.ndarray) -> dict[str, float]:
+    """n, how many of them diverged (are not finite), and mean and standard deviation of the finite ones.
+
+    The mean is NaN without a finite value, the standard deviation with fewer than two.
+    """
+    every = np.asarray(values, float)
+    finite = every[np.isfinite(every)]
+    mean = float(finite.mean()) if len(finite) else np.nan
+    sd = float(finite.std(ddof=1)) if len(finite) > 1 else np.nan
+    return {"n": len(every), "diverged": len(every) - len(finite), "mean": mean, "sd": sd}
+
+
 def bootstrap_difference(
     measured: Sequence[float] | np.ndarray, mean: float, sd: float, n: int, *purpose: str | int
 ) -> tuple[float, float]:

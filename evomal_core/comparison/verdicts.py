@@ -15,13 +15,16 @@ from evomal_core.comparison.statistics import (
     paired_differences,
     rank_biserial,
     smallest_p,
+    summary,
     wilcoxon_p,
 )
+from evomal_core.experiment import experiment
 from evomal_core.paper import COMPARED, published
 from evomal_core.search import METHODS
 
 REPRODUCED, DIRECTION, NOT, NOT_RUN = "reproduced", "direction reproduced", "not reproduced", "not run"
-VERDICTS = (REPRODUCED, DIRECTION, NOT, NOT_RUN)
+FITTED = "by construction"
+VERDICTS = (REPRODUCED, FITTED, DIRECTION, NOT, NOT_RUN)
 UNPUBLISHED = "not published"
 
 ONE_RUN, TOO_WIDE = "one run has no interval", "interval too wide to agree"
@@ -37,11 +40,14 @@ RULE = f"""\
 - *Reproduced*: no run diverged, the 95 % bootstrap interval of (measured mean − published mean) reaches at most
   {TOLERANCE:.0%} of the published mean to each side, and it contains 0 or the two means differ by at most
   {AGREEMENT:.0%}.
+- *By construction*: as reproduced, but it could hardly come out otherwise: a baseline's error that chose the base
+  settings of its profile, or the number of weights of ML³'s network. It confirms nothing.
 - *Direction reproduced*: not that, but the method's measured mean stands to the mean of every other measured
   method of the same place as published: below those it was below, above those it was above. Only published orders
   count that chance does not explain (means further apart than 1.96 standard errors of their difference), and at
-  least one must. A method with a diverged run has no finite mean and stands above those without.
-- *Not reproduced*: neither of the two; also where the runs are too few to tell.
+  least one must. A method with a diverged run has no finite mean and stands above those without. Methods with a
+  single run decide no order.
+- *Not reproduced*: none of these; also where the runs are too few to tell, as one alone always is.
 - *Not run*: there is no complete run of that cell.
 
 The published side is known by mean, standard deviation and n only, so it is resampled as a normal distribution,
@@ -64,8 +70,12 @@ def strength(profile: str) -> tuple[bool, int, bool, str]:
     there is one; and other variants after all of these.
     """
     base, _, changes = profile.partition("@")
-    leaking = changes == "split=leaking"
-    return bool(changes) and not leaking, _STRENGTH.index(base), not leaking, profile
+    return not is_counted(profile), _STRENGTH.index(base), changes != "split=leaking", profile
+
+
+def is_counted(profile: str) -> bool:
+    """Whether a profile's verdicts count: those of a varied one don't, but for the split of the authors' code."""
+    return profile.partition("@")[2] in ("", "split=leaking")
 
 
 def compare(final: pd.DataFrame, table: str) -> pd.DataFrame:
@@ -142,10 +152,7 @@ def _cell(
     method: str, measured: Mapping[str, np.ndarray], cells: Mapping[str, Number | None], place: Mapping[str, str]
 ) -> dict[str, Any]:
     values = measured[method]
-    finite = values[np.isfinite(values)]
-    mean = float(finite.mean()) if len(finite) else np.nan
-    sd = float(finite.std(ddof=1)) if len(finite) > 1 else np.nan
-    row = {"n": len(values), "diverged": len(values) - len(finite), "mean": mean, "sd": sd}
+    row: dict[str, Any] = summary(values)
     cell = cells[method]
     if cell is None:
         return row | {"verdict": UNPUBLISHED, "why": ""}
@@ -153,16 +160,33 @@ def _cell(
         "published mean": cell[0],
         "published sd": cell[1],
         "published n": cell[2],
-        "difference": mean - cell[0],
+        "difference": row["mean"] - cell[0],
     }
+    finite = values[np.isfinite(values)]
     row["low"], row["high"] = bootstrap_difference(finite, *cell, *place.values(), method)
     if why := _agrees(row):
-        return row | {"verdict": REPRODUCED, "why": why}
+        return row | {"verdict": FITTED if _is_fitted(method, place) else REPRODUCED, "why": why}
     kept, broken = _orders(method, measured, cells)
     if kept and not broken:
         return row | {"verdict": DIRECTION, "why": f"{_sizes(row)}; {_listed(kept)} as published"}
     order = f"published {_listed(broken)}, measured not" if broken else "no published order to go by"
     return row | {"verdict": NOT, "why": f"{_sizes(row)}; {order}"}
+
+
+def _is_fitted(method: str, place: Mapping[str, str]) -> bool:
+    """Whether a cell was made to agree: ML³'s weights, or a GECCO baseline whose base settings it chose.
+
+    All settings of that paper that aren't as stated were chosen by the baseline's published errors (the modules
+    `calibration` and `quick_rate`): `quick` by the in-sample one, `calibrated` by both.
+    """
+    if place["table"] == "3":
+        return method == "ml3"
+    if place["table"] != "2" or method != "baseline":
+        return False
+    profile = place["profile"]
+    own, stated = (experiment(place["experiment"]).profile(name).search.base for name in (profile, "paper"))
+    chosen_by = place["group"] == "in-sample" or profile.startswith("calibrated")
+    return chosen_by and (own.lr, own.momentum) != (stated.lr, stated.momentum)
 
 
 def _agrees(row: Mapping[str, Any]) -> str:
@@ -190,13 +214,18 @@ def _sizes(row: Mapping[str, Any]) -> str:
 def _orders(
     method: str, measured: Mapping[str, np.ndarray], cells: Mapping[str, Number | None]
 ) -> tuple[list[str], list[str]]:
-    """The published orders of a method ("below baseline") that the measured means keep, and those they break."""
+    """The published orders of a method ("below baseline") that the measured means keep, and those they break.
+
+    A single run has no part in it.
+    """
     mine = cells[method]
     kept: list[str] = []
     broken: list[str] = []
     assert mine is not None
     for other, cell in cells.items():
         if other == method or cell is None or not decided(mine, cell):
+            continue
+        if min(len(measured[method]), len(measured[other])) < 2:
             continue
         below = mine[0] < cell[0]
         ours, theirs = measured[method].mean(), measured[other].mean()
@@ -219,12 +248,12 @@ def _listed(orders: list[str]) -> str:
 
 
 def every_cell(values: pd.DataFrame) -> pd.DataFrame:
-    """All 227 published cells with their verdicts: a row per cell, profile and part of the task that was measured.
+    """All published cells with their verdicts: a row per cell, profile and part of the task that was measured.
 
     Cells are sorted by table, experiment, group and method; within a cell the fairest profile comes first
     (`strength`), and the part of the task that the table is compared with (`paper.COMPARED`) before others.
-    `headline` marks the first row of a cell: the one that is counted. Cells without a complete run have one row,
-    "not run".
+    `headline` marks the first row of a cell: the one that is counted. Cells without a complete run of a profile
+    that counts (`is_counted`) begin with a row "not run".
 
     Args:
         values: as for `beside`.
@@ -235,14 +264,19 @@ def every_cell(values: pd.DataFrame) -> pd.DataFrame:
     names = ["paper", "metric", "unit", "model", *CELL]
     cells = _by_group(published()).rename(columns={name: f"published {name}" for name in ("mean", "sd", "n")})
     cells = cells.sort_values(CELL, key=_first_seen, ignore_index=True)
-    whole = cells.reset_index(names="place").merge(
-        judged.drop(columns=["published mean", "published sd", "published n"]), on=CELL, how="left"
-    )
+    judged = judged.drop(columns=["published mean", "published sd", "published n"])
+    counted = judged["profile"].map(is_counted).astype(bool)
+    places = cells.reset_index(names="place")
+    parts = [
+        places.merge(judged[counted], on=CELL, how="left"),
+        places.merge(judged[~counted], on=CELL),
+    ]
+    whole = pd.concat([part for part in parts if len(part)], ignore_index=True)
     whole = whole.assign(verdict=whole["verdict"].fillna(NOT_RUN), why=whole["why"].fillna(""))
     whole[["profile", "split"]] = whole[["profile", "split"]].fillna("").astype(str)
     whole["beside"] = [row.split != COMPARED[row.table][0] for row in whole.itertuples()]
     rank = {profile: number for number, profile in enumerate(sorted(set(whole["profile"]) - {""}, key=strength))}
-    whole["rank"] = whole["profile"].map(rank | {"": 0})
+    whole["rank"] = whole["profile"].map(rank | {"": -1})
     whole = whole.sort_values(["place", "rank", "beside"], ignore_index=True)
     whole["headline"] = ~whole.duplicated("place")
     whole[["n", "diverged"]] = whole[["n", "diverged"]].fillna(0).astype(int)

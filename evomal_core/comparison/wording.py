@@ -11,6 +11,7 @@ from evomal_core.comparison.statistics import LEVEL, smallest_p
 from evomal_core.comparison.verdicts import (
     AGREEMENT,
     DIRECTION,
+    FITTED,
     NOT,
     NOT_RUN,
     ONE_RUN,
@@ -90,6 +91,7 @@ def protocol(profile: str) -> str:
 
 _VERDICTS = {
     REPRODUCED: "**Reproduced**",
+    FITTED: "**As published by construction**, which confirms nothing",
     DIRECTION: "**Direction reproduced**, not the size",
     NOT: "**Not reproduced**",
     TOO_FEW: "**Not reproduced for want of seeds**, the interval being too wide to tell",

@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from evomal_core.comparison.verdicts import DIRECTION, NOT, NOT_RUN, REPRODUCED, VERDICTS
+from evomal_core.comparison.verdicts import DIRECTION, FITTED, NOT, NOT_RUN, REPRODUCED, VERDICTS
 from evomal_core.paper import LABELS, TABLES
 from evomal_core.plots import STYLES, headline, log_scale, new_figure, styled
 from evomal_core.search import METHODS
 
-COLOURS = {REPRODUCED: "#009E73", DIRECTION: "#56B4E9", NOT: "#E69F00", NOT_RUN: "#E8E8E8"}
-LETTERS = {REPRODUCED: "R", DIRECTION: "D", NOT: "N", NOT_RUN: ""}
+COLOURS = {REPRODUCED: "#009E73", FITTED: "#CC79A7", DIRECTION: "#56B4E9", NOT: "#E69F00", NOT_RUN: "#E8E8E8"}
+LETTERS = {REPRODUCED: "R", FITTED: "C", DIRECTION: "D", NOT: "N", NOT_RUN: ""}
 """What is read where colours are not."""
 
 
