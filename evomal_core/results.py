@@ -29,7 +29,7 @@ class Results:
         histories: one row a generation: best and mean fitness and the filters' counts.
         tests: errors of meta-testing: group ("in-sample", "out-of-sample"), task, step, split, error.
         fronts: the best losses by complexity.
-        losses: the best loss of each (experiment, method, seed).
+        losses: the best loss of each (experiment, method, seed); an experiment's runs are all of one profile.
     """
 
     runs: pd.DataFrame
@@ -40,7 +40,7 @@ class Results:
 
     def final(self) -> pd.DataFrame:
         """Errors after the last step, averaged over a run's tasks: one row per run, group and split."""
-        last = self.tests[self.tests["step"] == self.tests.groupby("experiment")["step"].transform("max")]
+        last = self.tests[self.tests["step"] == self.tests.groupby(KEYS, observed=True)["step"].transform("max")]
         keys = [*KEYS, "group", "split"]
         return last.groupby(keys, observed=True, sort=False)["error"].mean().reset_index()
 
@@ -83,7 +83,7 @@ def load_or_run(
 
     Args:
         experiments: one or more names of EXPERIMENTS.
-        profile: "smoke", "quick" or "paper".
+        profile: one of PROFILES that the experiments have, or a variant of it such as `quick@base.lr=0.003`.
         methods: some of METHODS; all if None.
         seeds: a number of seeds (from 0), a list of seeds, or None for as many as the profile has.
         device: "cpu" or "cuda".
@@ -127,11 +127,16 @@ def check_seeds(seeds: Any) -> list[int]:
 
 
 def load(runs: Sequence[Run]) -> Results:
-    """The tables of complete runs.
+    """The tables of complete runs; a diverged training's error is inf.
 
     Raises:
-        ValueError: a run is not complete.
+        ValueError: a run is not complete, or the runs of an experiment are of several profiles.
     """
+    profiles: dict[str, str] = {}
+    for run in runs:
+        if profiles.setdefault(run.experiment, run.profile) != run.profile:
+            both = f"{profiles[run.experiment]!r} and {run.profile!r}"
+            raise ValueError(f"runs of {run.experiment} are of the profiles {both}; load one profile at a time")
     records: list[dict[str, Any]] = []
     tables: dict[str, list[pd.DataFrame]] = {"history": [], "test": [], "front": []}
     losses: dict[tuple[str, str, int], Loss] = {}
@@ -168,6 +173,9 @@ def _read(path: Path, columns: set[str]) -> pd.DataFrame:
         raise ValueError(f"{path} is damaged ({error}); delete it, and the run is computed again") from None
     if absent := sorted(columns - set(table.columns)):
         raise ValueError(f"{path} has no column {absent[0]!r}; delete it, and the run is computed again")
+    if "error" in table:
+        # A diverged training may have been written as NaN; it is never to be averaged away.
+        table["error"] = table["error"].fillna(np.inf)
     return table
 
 

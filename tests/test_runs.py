@@ -393,10 +393,36 @@ def test_a_diverged_run_is_counted_and_never_averaged_away():
 
 def test_experiments_with_different_numbers_of_steps_keep_their_own_last_step():
     a, b = results_of({("evomal", 0): 1.0}).tests, results_of({("evomal", 0): 2.0}).tests
-    b = b.assign(experiment="diabetes", step=b["step"] * 10)
+    b = b.assign(step=b["step"] * 10)
+    both = [a, b.assign(experiment="diabetes"), b.assign(profile="paper")]
     empty = pd.DataFrame()
-    final = Results(empty, empty, pd.concat([a, b]), empty, {}).final()
-    assert final.set_index("experiment")["error"].to_dict() == {"sine": 1.0, "diabetes": 2.0}
+    final = Results(empty, empty, pd.concat(both), empty, {}).final()
+    found = final.set_index(["experiment", "profile"])["error"].to_dict()
+    (profile,) = a["profile"].unique()
+    assert found == {("sine", profile): 1.0, ("diabetes", profile): 2.0, ("sine", "paper"): 2.0}
+
+
+def test_runs_of_one_experiment_under_two_profiles_are_refused(tmp_path):
+    runs = [Run("sine", profile, "baseline", 0, tmp_path) for profile in ("smoke", "smoke@points=1")]
+    compute(*runs)
+    with pytest.raises(
+        ValueError, match="runs of sine are of the profiles 'smoke' and 'smoke@points=1'; load one"
+    ):
+        load(runs)
+    assert [len(load([run]).final()) > 0 for run in runs] == [True, True]
+
+
+def test_an_error_written_as_nan_is_a_diverged_one_and_is_not_averaged_away(tmp_path):
+    run = Run("sine", "smoke", "baseline", 0, tmp_path)
+    compute(run)
+    path = run.folder / "test.csv"
+    table = pd.read_csv(path)
+    last = (table["step"] == table["step"].max()) & (table["group"] == "in-sample")
+    table.loc[last & (table["task"] == 0), "error"] = math.nan
+    table.to_csv(path, index=False)
+    final = load([run]).final().set_index(["group", "split"])["error"]
+    assert np.isinf(final["in-sample"]).all()
+    assert np.isfinite(final["out-of-sample"]).all()
 
 
 def test_workers_end_when_their_parent_is_killed(tmp_path):

@@ -124,7 +124,7 @@ def best_losses(results_dir: Path | str, profile: str) -> tuple[pd.DataFrame, di
 def _held_out(results: Results) -> pd.DataFrame:
     final = results.final().query("group == 'in-sample' and split == 'test'")
     keys = ["experiment", "method", "seed"]
-    errors = final[[*keys, "error"]].fillna({"error": np.inf})
+    errors = final[[*keys, "error"]]
     baseline = errors[errors["method"] == "baseline"].drop(columns="method")
     both = errors.merge(baseline, on=["experiment", "seed"], how="left", suffixes=("", " of the baseline"))
     relative = np.where(np.isposinf(both["error"]), np.inf, both["error"] / both["error of the baseline"])

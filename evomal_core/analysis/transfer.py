@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
@@ -133,7 +134,7 @@ def load_or_transfer(
             with one_thread():  # as the target's own runs are computed
                 return pd.DataFrame(meta_test(loss, target.problem(sizes, seed), sizes, seed, device))
 
-        table = piece.load_or_compute(compute, device)
+        table = piece.load_or_compute(compute, device).fillna({"error": np.inf})  # never to be averaged away
         last = table[table["step"] == table["step"].max()]
         errors = last.groupby(["group", "split"], sort=False)["error"].mean().reset_index()
         tables.append(errors.assign(profile=profile, method=method, seed=seed))
