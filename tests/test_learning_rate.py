@@ -69,6 +69,17 @@ def test_what_remains_of_the_gain_when_rates_are_tuned(final):
     assert lr.remaining_gain(worse, stated=0.1)["share"].isna().all()
 
 
+def test_only_seeds_with_both_methods_at_every_rate_are_compared(final):
+    absent = (final["method"] == "evomal") & (final["seed"] == 2) & (final["rate"] == 1.0)
+    gains = lr.remaining_gain(final[~absent], stated=0.1)
+    assert set(gains["n"]) == {2}
+    assert set(gains.query("comparison == 'stated'")["diverged"]) == {0}
+    pd.testing.assert_frame_equal(gains, lr.remaining_gain(final[final["seed"] < 2], stated=0.1))
+    assert "n = 2 seeds" in lr.in_words(final[~absent], gains, "sine", "quick")
+    with pytest.raises(ValueError, match="no seed has all methods at every rate"):
+        lr.remaining_gain(final[(final["method"] == "evomal") == (final["seed"] == 0)], stated=0.1)
+
+
 def test_words_say_rates_divergence_and_the_share(final):
     text = lr.in_words(final, lr.remaining_gain(final, stated=0.1), "sine", "quick")
     assert "Profile `quick`, n = 3 seeds, 3 rates from 0.1 to 10" in text

@@ -84,6 +84,14 @@ def grid(
     return pd.concat(tables, ignore_index=True)
 
 
+def common_seeds(final: pd.DataFrame) -> pd.DataFrame:
+    """Without the seeds that lack a method or rate which others have: what was not run is no divergence."""
+    cells = final.astype({"method": str}).drop_duplicates(["method", "rate", "seed"])
+    seeds = cells.groupby("seed").size()
+    whole = len(cells[["method", "rate"]].drop_duplicates())
+    return final[final["seed"].isin(seeds.index[seeds == whole])]
+
+
 def tuning_split(final: pd.DataFrame) -> str:
     """What a rate is chosen by: the validation part, or the training part of tasks without one; no test data."""
     return "validation" if (final["split"] == "validation").any() else "train"
@@ -107,7 +115,7 @@ def tuned(final: pd.DataFrame) -> pd.DataFrame:
 
 
 def remaining_gain(final: pd.DataFrame, stated: float) -> pd.DataFrame:
-    """EvoMAL's error minus the baseline's, paired by seed, for each of COMPARISONS, group and split.
+    """EvoMAL's error minus the baseline's, paired by `common_seeds`, for each of COMPARISONS, group and split.
 
     Args:
         final: the table of `grid`.
@@ -117,7 +125,13 @@ def remaining_gain(final: pd.DataFrame, stated: float) -> pd.DataFrame:
         group, split, comparison, baseline and evomal (means over seeds), those of `paired_interval` (negative
         differences: EvoMAL is better), and share: the difference as a share of that at the stated rate, where the
         latter's interval lies below 0.
+
+    Raises:
+        ValueError: no seed has both methods at every rate.
     """
+    final = common_seeds(final)
+    if final.empty:
+        raise ValueError("no seed has all methods at every rate; run the same seeds for each")
     errors = final.astype({"method": str}).set_index(["method", "seed", "group", "split", "rate"])["error"]
     chosen = tuned(final).set_index(["method", "seed"])["rate"]
     rows = []
@@ -151,7 +165,8 @@ def _rates(comparison: str, stated: float, ours: float, theirs: float) -> tuple[
 
 def in_words(final: pd.DataFrame, gains: pd.DataFrame, name: str, profile: str) -> str:
     """What is left of Figure 8's claims, as Markdown computed from the tables of `grid` and `remaining_gain`."""
-    n, stated = int(final["seed"].nunique()), stated_rate(name, profile)
+    final, stated = common_seeds(final), stated_rate(name, profile)
+    n = int(final["seed"].nunique())
     by = SPLITS[tuning_split(final)]
     lines = [
         f"**{name}.** Profile `{profile}`, n = {count_seeds(n)}, {final['rate'].nunique()} rates from "

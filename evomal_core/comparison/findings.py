@@ -16,10 +16,17 @@ from evomal_core.paper import COMPARED, LABELS, count_seeds, published
 
 @dataclass(frozen=True)
 class Finding:
-    """The verdict on a claim under one profile, and the numbers that it rests on, with n."""
+    """The verdict on a claim under one profile, and the numbers that it rests on, with n.
+
+    Attributes:
+        verdict: by the claim's rule, for what was run.
+        text: the numbers.
+        covered: the experiments of which all was run that the rule asks for.
+    """
 
     verdict: str
     text: str = ""
+    covered: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,7 @@ class Claim:
         text: the claim, quoted briefly.
         rule: when it is reproduced, when in direction only.
         judge: gives the finding from the evidence of one profile and paper.
+        experiments: what the claim is about; it can be reproduced only if all of them were run, with all rivals.
     """
 
     name: str
@@ -41,6 +49,18 @@ class Claim:
     text: str
     rule: str
     judge: Callable[[Evidence], Finding]
+    experiments: tuple[str, ...]
+
+    def found(self, evidence: Evidence) -> Finding:
+        """The finding of `judge`, with how much of the claim it covers; incomplete, it is a direction at most."""
+        finding = self.judge(evidence)
+        if finding.verdict == NOT_RUN:
+            return finding
+        covered = finding.covered & set(self.experiments)
+        whole = len(covered) == len(self.experiments)
+        verdict = DIRECTION if finding.verdict == REPRODUCED and not whole else finding.verdict
+        said = f"Complete on {len(covered)} of the {len(self.experiments)} experiments that the claim is about."
+        return Finding(verdict, f"{finding.text} {said}", covered)
 
 
 ABSENT = Finding(NOT_RUN)
@@ -48,7 +68,7 @@ ABSENT = Finding(NOT_RUN)
 BEATS = (
     "reproduced: EvoMAL's mean error is lower in every comparison that was run, and significantly (paired "
     "Wilcoxon signed-rank test, Holm-corrected for all comparisons of the claim, 5 %); direction: lower in every "
-    "comparison."
+    "comparison. Reproduced only if each experiment was run, with each rival."
 )
 
 
@@ -62,13 +82,12 @@ def pairs(values: pd.DataFrame, table: str, rivals: Sequence[str], leave_out: Se
         leave_out: experiments that the claim itself excepts.
 
     Returns:
-        One row per experiment, group and rival: n, wins, difference, effect and p (`verdicts.paired`), the means
-        "ours" and "theirs" (inf with a diverged run), and the published cells' "expected" difference.
+        One row per published experiment, group and rival: n, wins, difference, effect and p (`verdicts.paired`),
+        and the means "ours" and "theirs" (inf with a diverged run).
     """
     split = COMPARED[table][0]
-    errors = values[
-        (values["table"] == table) & (values["split"] == split) & ~values["experiment"].isin(leave_out)
-    ]
+    names = set(published(table)["experiment"]) - set(leave_out)
+    errors = values[(values["table"] == table) & (values["split"] == split) & values["experiment"].isin(names)]
     rows = []
     for (experiment, group), part in errors.groupby(["experiment", "group"], sort=False):
         wide = part.pivot(index="seed", columns="method", values="value")
@@ -82,24 +101,33 @@ def pairs(values: pd.DataFrame, table: str, rivals: Sequence[str], leave_out: Se
     return pd.DataFrame(rows)
 
 
-def beats(found: pd.DataFrame) -> Finding:
+def beats(found: pd.DataFrame, rivals: Sequence[str]) -> Finding:
     """The finding on "EvoMAL is better than its rivals", see BEATS.
 
     Args:
         found: the table of `pairs`, with one row per comparison.
+        rivals: those that the claim names.
     """
     if found.empty:
         return ABSENT
     lower = found["ours"] < found["theirs"]
     corrected = holm(found["p"].to_numpy())
     significant = lower & (corrected < LEVEL)
-    verdict = NOT if not lower.all() else REPRODUCED if significant.all() else DIRECTION
+    verdict = decide(bool(significant.all()), bool(lower.all()), found["n"])
     names = ", ".join(LABELS[name] for name in dict.fromkeys(found["rival"]))
     lines = [f"EvoMAL's mean is below the other's in {lower.sum()} of {len(found)} comparisons with {names}"]
     lines.append(f"significantly in {significant.sum()}{_least(found)}")
     if not lower.all():
         lines.append("not below " + listed(found[~lower]))
-    return Finding(verdict, f"{'; '.join(lines)} ({spread(found)}).")
+    return Finding(verdict, f"{'; '.join(lines)} ({n_text(found['n'])}).", _compared_whole(found, rivals))
+
+
+def _compared_whole(found: pd.DataFrame, rivals: Sequence[str]) -> frozenset[str]:
+    """The experiments that were compared with all rivals in all groups."""
+    wanted = pd.concat([published(table) for table in found["table"].unique()])
+    wanted = wanted[wanted["method"].isin(rivals)].groupby("experiment").size()
+    done = found.groupby("experiment").size()
+    return frozenset(name for name, count in done.items() if count == wanted[name])
 
 
 def _least(found: pd.DataFrame) -> str:
@@ -122,15 +150,6 @@ def place_name(experiment: str, group: str, table: str = "2") -> str:
     return f"{experiment} {group}" if table == "2" else experiment
 
 
-def spread(found: pd.DataFrame) -> str:
-    """`1 of 4 experiments of Table 2 run; n = 5 seeds`: what a finding rests on."""
-    parts = []
-    for table, part in found.groupby("table", sort=False):
-        known = published(str(table))["experiment"].nunique()
-        parts.append(f"{part['experiment'].nunique()} of the {known} experiments of Table {table}")
-    return f"{' and '.join(parts)}; {n_text(found['n'])}"
-
-
 def n_text(counts: Iterable[int]) -> str:
     """`n = 5 seeds`, or `n = 3 to 5 seeds`."""
     numbers = sorted(set(map(int, counts)))
@@ -139,8 +158,10 @@ def n_text(counts: Iterable[int]) -> str:
     )
 
 
-def decide(reproduced: bool, direction: bool) -> str:
-    """The verdict of a claim with a rule of its own."""
+def decide(reproduced: bool, direction: bool, counts: Iterable[int]) -> str:
+    """The verdict by two tests, unless somewhere a single seed stands behind them: it decides nothing."""
+    if min(counts) < 2:
+        return NOT
     return REPRODUCED if reproduced else DIRECTION if direction else NOT
 
 
