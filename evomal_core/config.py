@@ -76,6 +76,7 @@ class SearchConfig(Config):
     population: Positive = 25
     generations: Positive = 50
     tournament: Positive = 4
+    """How many candidates are drawn, with replacement, for each selection; the one of lowest fitness wins."""
     parsimony: Annotated[Real, Field(ge=1, le=2)] = 1.0
     """How many of two tournament winners are kept by size (DEAP's `parsimony_size`); 1 switches it off."""
     crossover_rate: Rate = 0.70
@@ -84,11 +85,13 @@ class SearchConfig(Config):
     initial_heights: tuple[Count, Count] = (2, 4)
     height_limit: Annotated[int, Field(ge=1, le=15, strict=True)] = 10
     softplus: Flag = False
+    """Whether a loss's value goes through softplus, which makes it positive."""
 
     # Local search by unrolled differentiation (Algorithm 1)
     meta_steps: Count = 250
     meta_optimizer: Literal["sgd", "adam"] = "adam"
     meta_lr: PositiveFloat = 1e-3
+    """The learning rate η of the loss's weights phi."""
     unroll_steps: Positive = 1
     task_loss_on: Literal["same", "other", "validation"] = "validation"
     """The batch of the task loss: the unrolled step's own, another training batch, or a validation batch."""
@@ -99,12 +102,14 @@ class SearchConfig(Config):
     fitness_steps: Positive = 500
     fitness_on: Literal["train", "validation"] = "validation"
     initialisation: Literal["default", "glorot"] = "default"
+    """The base network's initial weights: as its constructor makes them, or Glorot-uniform with zero biases."""
 
     # Filters (TPAMI section III-E)
     symbolic_archive: Flag = True
     rejection_steps: Count = 1000
     """Adam steps of the rejection protocol on the predictions; 0 switches the filter off."""
     rejection_lr: PositiveFloat = 1e-3
+    """Adam's learning rate in the rejection protocol."""
     rejection_samples: Positive = 100
     gradient_equivalence: Flag = True
     # Two more that the paper lacks
@@ -113,8 +118,9 @@ class SearchConfig(Config):
     skip_irrelevant: Flag = False
     """Whether losses whose weights provably can't matter are not tuned; results stay the same."""
 
-    # Random restarts of other methods
+    # TaylorGLO
     taylor_sigma: PositiveFloat = 1.2
+    """Initial standard deviation of CMA-ES over TaylorGLO's 8 parameters."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

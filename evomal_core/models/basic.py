@@ -13,7 +13,9 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def mlp(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
-    """A multi-layer perceptron with ReLU activations; rows of any shape are flattened.
+    """A multi-layer perceptron with ReLU activations, (rows, …) → (rows, outputs).
+
+    Rows are flattened to `inputs` numbers; the last layer is linear.
 
     GECCO's Sine uses `mlp(1, [40, 40], 1)`; TPAMI's tabular tasks `mlp(d, [1000, 1000], 1)`
     (Baydin et al. 2018).
@@ -26,7 +28,10 @@ def mlp(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
 
 
 def logistic(inputs: int, outputs: int) -> nn.Sequential:
-    """Multinomial logistic regression, one linear layer (McCullagh & Nelder 1989); 7,850 weights on MNIST."""
+    """Multinomial logistic regression, one linear layer of logits, (rows, …) → (rows, outputs).
+
+    7,850 weights on MNIST (McCullagh & Nelder 1989).
+    """
     return mlp(inputs, [], outputs)
 
 

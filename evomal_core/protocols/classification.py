@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import torch
 
 from evomal_core.augmentation import Augmentation
 from evomal_core.config import SGD, SearchConfig
@@ -46,8 +47,9 @@ VALIDATION = 0.1
 def _problem(dataset: str, network: str, profile: Profile, seed: int) -> Problem:
     task = _sampled(image_task(dataset, validation=VALIDATION), profile)
     if dataset in ("cifar10", "cifar100", "svhn"):
-        darkest = task.train[0].amin(dim=(0, 2, 3))  # a black pixel, of which each channel has some
-        task = replace(task, augment=Augmentation(black=tuple(darkest.tolist())))
+        assert task.x_scale is not None
+        black = task.x_scale(torch.zeros_like(task.x_scale.mean))
+        task = replace(task, augment=Augmentation(black=tuple(black.flatten().tolist())))
     return Problem([task], [], _model(network, task, len(DATASETS[dataset].classes), profile))
 
 
@@ -92,6 +94,7 @@ def _row(dataset: str, network: str, profiles: dict[str, Profile], minutes: dict
         minutes,
         partial(_problem, dataset, network),
         DATASETS[dataset],
+        ("images", "test_images", *(["hidden"] if network == "mlp" else [])),
     )
 
 
