@@ -132,10 +132,10 @@ def test_words_say_what_survives_with_n_and_the_profile():
 
 def test_the_figure_has_a_panel_for_each_split_and_published_cells_beside_the_leaking_one_only():
     theirs = paper.published("III").query("experiment == 'diabetes'")
-    figure = plots_tabular.test_errors(final(BOTH), theirs)
+    figure = plots_tabular.errors_by_split(final(BOTH), theirs)
     left, right = figure.axes
     assert left.get_title("left") == "leaking split: quick@split=leaking"
     assert right.get_title("left") == "disjoint split: quick"
     assert len(left.containers) == 5
     assert not right.containers
-    assert len(plots_tabular.test_errors(final({"quick": DISJOINT}), theirs).axes) == 1
+    assert len(plots_tabular.errors_by_split(final({"quick": DISJOINT}), theirs).axes) == 1

@@ -14,17 +14,17 @@ from evomal_core.analysis.curves import value_and_slope
 from evomal_core.analysis.examples import EXAMPLES
 from evomal_core.analysis.families import FAMILIES, describe
 from evomal_core.comparison.statistics import LEVEL
+from evomal_core.experiment import EXPERIMENTS
 from evomal_core.losses import LearnedLoss, Loss
 from evomal_core.paper import LABELS
 from evomal_core.primitives import EPSILON
+from evomal_core.protocols.gecco import PARTITIONS
 from evomal_core.result import Evaluation
 from evomal_core.results import Results, load
 from evomal_core.runs import complete_runs
 from evomal_core.search import METHODS
 from evomal_core.seeds import numpy_rng
 
-CLASSES = {"cifar10": 5, "digits5": 5, "surname": 9}
-"""Classes of a task of GECCO's multiclass experiments; those of TPAMI have 10, of CIFAR-100 100."""
 SYMBOLIC = ("random", "gp-lfl", "evomal")
 """The methods whose losses are expressions."""
 PERMUTATIONS = 10_000
@@ -46,8 +46,11 @@ Key = tuple[str, str, int]
 
 
 def classes_of(experiment: str) -> int:
-    """The number of classes of an experiment's tasks."""
-    return 100 if experiment.startswith("cifar100") else CLASSES.get(experiment, 10)
+    """The number of classes that each of an experiment's tasks tells apart, 0 for a regression."""
+    if experiment in PARTITIONS:
+        return len(PARTITIONS[experiment][0])
+    dataset = EXPERIMENTS[experiment].dataset
+    return 0 if dataset is None else len(dataset.classes)
 
 
 def table_vi() -> pd.DataFrame:

@@ -21,7 +21,7 @@ from evomal_core.plots import (
 
 
 @styled
-def test_errors(final: pd.DataFrame, published: pd.DataFrame) -> Figure:
+def errors_by_split(final: pd.DataFrame, published: pd.DataFrame) -> Figure:
     """Test error after the last step, a panel per split; the published cells stand beside the leaking one.
 
     Args:

@@ -28,6 +28,8 @@ from evomal_core.tasks import Task, sine_tasks
 PAIRS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))
 FIVES = (tuple(range(5)), tuple(range(5, 10)))
 NINES = (tuple(range(9)), tuple(range(9, 18)))
+PARTITIONS = {"mnist": PAIRS, "cifar10": FIVES, "surname": NINES, "digits": PAIRS, "digits5": FIVES}
+"""The classes of each task, by experiment."""
 
 PROTOCOL = SearchConfig(
     function_set="gecco23",
@@ -65,7 +67,7 @@ def _image_problem(dataset: str, partition: Sequence[Sequence[int]], profile: Pr
 
 
 def _surname_problem(profile: Profile, seed: int) -> Problem:
-    tasks, symbols = surname_tasks(NINES)
+    tasks, symbols = surname_tasks(PARTITIONS["surname"])
     return Problem(*_learned_and_new(tasks, profile), partial(surname_lstm, tasks[0].outputs, symbols))
 
 
@@ -97,6 +99,7 @@ def _sine() -> Experiment:
         },
         {"smoke": 0.1, "quick": 3, "paper": 90},
         _sine_problem,
+        settings=("hidden",),
     )
 
 
@@ -152,7 +155,6 @@ def _classes(
     name: str, title: str, notebook: str, dataset: str, profiles: dict[str, Profile], minutes: tuple[float, ...]
 ) -> Experiment:
     """An experiment of classification tasks; minutes of `smoke`, `quick` and `paper`."""
-    partition = PAIRS if notebook == "03_mnist" else FIVES
     profiles = profiles | calibrated(name, profiles["paper"])
     source = "GECCO'23 section 4.1, Tables 2 and 3, Figures 5 and 6"
     return Experiment(
@@ -163,8 +165,9 @@ def _classes(
         notebook,
         profiles,
         dict(zip(profiles, (*minutes, minutes[-1]), strict=False)),
-        _surname_problem if dataset == "surname" else partial(_image_problem, dataset, partition),
+        _surname_problem if dataset == "surname" else partial(_image_problem, dataset, PARTITIONS[name]),
         DATASETS[dataset],
+        ("learn_on",) if dataset == "surname" else ("learn_on", "images", "test_images"),
     )
 
 
