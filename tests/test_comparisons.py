@@ -61,6 +61,10 @@ def test_sentences_name_label_difference_interval_and_seeds(errors):
     lines = comparisons.sentences(comparisons.against(errors, "error", ["place"]), words)
     assert lines[0].startswith("- **Flatter**: EvoMAL (difference −0.9 [−1.15, −0.652], lower in 3 of 3 seeds)")
     assert lines[1] == "- **Not judged**: ML³ (n = 3, 1 diverged, lower in 2)."
+    assert len(lines) == 2  # one interval needs no correction
+    both = errors.replace({"error": {np.inf: 1.1}})
+    lines = comparisons.sentences(comparisons.against(both, "error", ["place"]), words)
+    assert lines[-1] == "- The 2 intervals are uncorrected for their number."
 
 
 def test_spread_counts_what_diverged_and_averages_the_rest(errors):

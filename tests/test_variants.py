@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evomal_core.comparison.variants import in_words, variants
+from evomal_core.comparison.variants import in_words, one_change, variants
 
 
 def values(**by_profile: list[float]) -> pd.DataFrame:
@@ -35,13 +35,47 @@ def test_a_variant_is_paired_with_the_unvaried_runs_of_its_seeds():
     assert row["difference"] == pytest.approx(np.mean([-2.0, -2.5, 1.0]))
     assert row["published"] == pytest.approx(2.1073)
     assert row["nearer"]
-    assert "smaller at 2 of n = 3 seeds; nearer to the paper." in in_words(table)
+    text = in_words(table)
+    # ranks 2 and 3 against 1: two of eight sign patterns are as extreme to either side
+    assert "smaller at 2 of n = 3 seeds, p = 0.5; nearer to the paper." in text
+    assert text.endswith("The p of these 1 comparisons (Wilcoxon's) are uncorrected.")
 
 
 def test_a_variant_that_diverges_is_not_nearer():
     table = variants(values(paper=[4.0, 5.0], paper_softplus__true=[np.inf, np.inf]))
     assert not table["nearer"].iloc[0]
     assert table["wins"].iloc[0] == 0
+    assert table[["diverged", "diverged unvaried"]].iloc[0].tolist() == [2, 0]
+    assert "diverged: 2, unvaried 0" in in_words(table)
+
+
+@pytest.mark.parametrize(
+    ("profile", "expected"),
+    [
+        ("quick", None),
+        ("quick@split=leaking", None),
+        ("quick@softplus=true", ("quick", "softplus=true")),
+        ("quick@split=leaking,softplus=true", ("quick@split=leaking", "softplus=true")),
+        ("quick@meta_optimizer=adam,softplus=true", None),
+        ("quick@base.lr=0.1", None),
+        ("quick@split=leaking,base.lr=0.1", None),
+        ("quick@base.lr=0.1,meta_optimizer=adam", None),
+    ],
+)
+def test_a_variant_has_one_change_from_a_profile_of_the_same_split(profile, expected):
+    assert one_change(profile) == expected
+
+
+def test_variants_of_one_split_are_not_paired_with_runs_of_another():
+    both = {
+        "quick": [1.0, 1.0],
+        "quick@split=leaking": [5.0, 5.0],
+        "quick@split=leaking,softplus=true": [4.0, 3.0],
+    }
+    parts = [values(paper=errors).assign(profile=profile) for profile, errors in both.items()]
+    (row,) = variants(pd.concat(parts)).to_dict("records")
+    assert (row["profile"], row["change"]) == ("quick@split=leaking", "softplus=true")
+    assert (row["unvaried"], row["varied"], row["wins"]) == (5.0, 3.5, 2)
 
 
 def test_without_variants_the_words_say_how_to_run_one():

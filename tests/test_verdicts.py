@@ -304,7 +304,8 @@ def test_words_tell_too_few_seeds_from_another_number():
 def test_words_say_what_a_profile_is():
     assert wording.protocol("paper") == ""
     assert "differs from `paper` in split=leaking" in wording.protocol("paper@split=leaking")
-    assert "match the baseline's" in wording.protocol("calibrated")
+    assert "chosen by the baseline's published errors" in wording.protocol("calibrated")
+    assert "on CIFAR-10 and Surname chosen by the baseline's published error" in wording.protocol("quick")
 
 
 def test_words_of_one_method_alone_need_no_claims():

@@ -65,6 +65,8 @@ def against(table: pd.DataFrame, value: str, by: Sequence[str], reference: str =
 def sentences(compared: pd.DataFrame, words: dict[str, str]) -> list[str]:
     """A line of Markdown for each verdict with the methods that it is true of: label, difference and interval.
 
+    Where several intervals are judged, a last line says that they are not corrected for their number.
+
     Args:
         compared: rows of `against` for one place.
         words: what each of VERDICTS is called, for example {"lower": "flatter than the baseline"}.
@@ -78,6 +80,9 @@ def sentences(compared: pd.DataFrame, words: dict[str, str]) -> list[str]:
                 + "; ".join(f"{LABELS[row['method']]} ({interval(row)})" for row in rows)
                 + "."
             )
+    judged = int(compared["verdict"].ne("not judged").sum())
+    if judged > 1:
+        lines.append(f"- The {judged} intervals are uncorrected for their number.")
     return lines
 
 

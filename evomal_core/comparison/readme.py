@@ -25,15 +25,15 @@ def results_block(results_dir: Path) -> str:
     """Markdown: the counts of verdicts, and a table of final errors: a row per experiment, group and profile."""
     evidence = gather(results_dir)
     cells, claims = every_cell(evidence.values), judge_claims(evidence)
-    counted = cells[cells["headline"]]
+    counted, judged = cells[cells["headline"]], claims[claims["headline"]]
     errors = cells[
         (cells["verdict"] != NOT_RUN) & cells["method"].isin(METHODS) & ~cells["table"].isin(["3", "IV", "V"])
     ]
     errors = errors[[_is_compared(cell) for cell in errors.to_dict("records")]]
     lines = [
         f"Of {len(counted)} numbers in the papers' tables: {_counts(counted['verdict'])}. "
-        f"Of {int(claims['headline'].sum())} claims in words: "
-        f"{_counts(claims.loc[claims['headline'], 'verdict'])}.",
+        f"Of {len(judged)} claims in words: {_counts(judged['verdict'])}; "
+        f"{int((judged['covered'] == 1).sum())} were run on all the experiments that they are about.",
         "[`notebooks/13_paper_vs_measured.ipynb`](notebooks/13_paper_vs_measured.ipynb) says by which rule, and "
         "shows "
         "all of them.",

@@ -40,7 +40,7 @@ def check_rows(values: Sequence[str]) -> list[str]:
 def table_ii(final: pd.DataFrame) -> pd.DataFrame:
     """Table II: published and measured held-out error of each row, mean ± standard deviation (seeds).
 
-    All thirteen rows are there; the stand-ins that were run stand above.
+    All rows of the table are there, and others that were run.
 
     Args:
         final: `Results.final` of rows under one profile.
@@ -91,7 +91,7 @@ def not_run(rows: Sequence[str], profile: str) -> pd.DataFrame:
 
 
 def words(final: pd.DataFrame, profile: str) -> str:
-    """What agrees with Table II and what does not, as Markdown; stand-ins are compared with their own baseline.
+    """What agrees with Table II and what does not, as Markdown; other rows are compared with their own baseline.
 
     Args:
         final: `Results.final` of rows under one profile.
@@ -101,16 +101,17 @@ def words(final: pd.DataFrame, profile: str) -> str:
     comparison = compare(tests, "II")
     theirs = comparison[comparison["verdict"] != UNPUBLISHED]
     said = in_words(theirs, orderings(tests, "II"), profile) if len(theirs) else ""
-    stand_ins = tests[~tests["experiment"].isin(published("II")["experiment"])]
-    if len(stand_ins):
-        said += _stand_ins(stand_ins, profile)
-    return said + f"\n{len(set(theirs['experiment']))} of the table's 13 rows were run.\n"
+    rows = published("II")["experiment"]
+    others = tests[~tests["experiment"].isin(rows)]
+    if len(others):
+        said += _unpublished(others, profile)
+    return said + f"\n{len(set(theirs['experiment']))} of the table's {rows.nunique()} rows were run.\n"
 
 
-def _stand_ins(tests: pd.DataFrame, profile: str) -> str:
+def _unpublished(tests: pd.DataFrame, profile: str) -> str:
     seeds = sorted(set(tests.groupby(["experiment", "method"], observed=True)["seed"].nunique()))
     lines = [
-        f"\nThe stand-ins on scikit-learn's digits have no published numbers. Profile `{profile}`, "
+        f"\nThe table has no numbers of the following. Profile `{profile}`, "
         f"n = {' to '.join(map(str, dict.fromkeys([seeds[0], seeds[-1]])))}.{protocol(profile)} "
         "Held-out error rates against the baseline's, seed by seed, with the 95 % t interval of the mean "
         "difference:"

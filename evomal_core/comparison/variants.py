@@ -11,21 +11,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from evomal_core.comparison.evidence import varied_rate
 from evomal_core.comparison.verdicts import PAIRED, paired
 from evomal_core.paper import COMPARED, LABELS, published
 
-COLUMNS = [
-    "experiment",
-    "profile",
-    "change",
-    "group",
-    "method",
-    "published",
-    "unvaried",
-    "varied",
-    *PAIRED,
-    "nearer",
-]
+COLUMNS = ["experiment", "profile", "change", "group", "method", "published", "unvaried", "varied", "diverged"]
+COLUMNS += ["diverged unvaried", *PAIRED, "nearer"]
+
+
+def one_change(profile: str) -> tuple[str, str] | None:
+    """The profile without its change, and that change; None if it has none or several.
+
+    The split of the authors' code is no change: `quick@split=leaking,softplus=true` is `quick@split=leaking` with
+    softplus. Nor is a learning rate of a grid one change among others; those are compared by themselves.
+    """
+    base, _, changes = profile.partition("@")
+    kept = [change for change in changes.split(",") if change == "split=leaking"]
+    changed = [change for change in changes.split(",") if change and change != "split=leaking"]
+    if len(changed) != 1 or varied_rate(profile)[1] is not None:
+        return None
+    return "@".join([base, *kept]), changed[0]
 
 
 def variants(values: pd.DataFrame) -> pd.DataFrame:
@@ -35,20 +40,21 @@ def variants(values: pd.DataFrame) -> pd.DataFrame:
         values: `Evidence.values`.
 
     Returns:
-        One row per experiment, change, group and method: the published mean, medians of both (a diverged run ranks
-        last), n, wins (seeds at which the variant's error is smaller), difference of the means, effect and p
-        (Wilcoxon's signed-rank test, uncorrected), and whether the variant's median is nearer to the published
-        mean, |ln(median / published)|.
+        One row per experiment, single change (`one_change`), group and method: the published mean, medians of both
+        (a diverged run ranks last), how many diverged of each, n, wins (seeds at which the variant's error is
+        smaller), difference of the means, effect and p (Wilcoxon's signed-rank test, uncorrected), and whether the
+        variant's median is nearer to the published mean, |ln(median / published)|.
     """
     theirs = published().set_index(["table", "experiment", "group", "method"])["mean"].to_dict()
     rows: list[dict[str, Any]] = []
     kept = values[
         [COMPARED.get(table, ("",))[0] == split != "" for table, split in values[["table", "split"]].to_numpy()]
     ]
-    varied = kept[kept["profile"].str.contains("@") & ~kept["profile"].str.endswith("@split=leaking")]
-    for keys, part in varied.groupby(["table", "experiment", "profile", "group", "split", "method"], sort=False):
+    for keys, part in kept.groupby(["table", "experiment", "profile", "group", "split", "method"], sort=False):
         table, experiment, profile, group, split, method = map(str, keys)
-        base, _, change = profile.partition("@")
+        if (found := one_change(profile)) is None:
+            continue
+        base, change = found
         place = {"table": table, "experiment": experiment, "profile": base, "group": group, "split": split}
         same = kept[
             np.logical_and.reduce([kept[name] == value for name, value in (place | {"method": method}).items()])
@@ -60,9 +66,14 @@ def variants(values: pd.DataFrame) -> pd.DataFrame:
         medians = both["value unvaried"].median(), both["value"].median()
         row = {"experiment": experiment, "profile": base, "change": change, "group": group, "method": method}
         row |= {"published": cell, "unvaried": medians[0], "varied": medians[1]}
+        row |= {"diverged": _diverged(both["value"]), "diverged unvaried": _diverged(both["value unvaried"])}
         row |= paired(both["value"].to_numpy(float), both["value unvaried"].to_numpy(float))
         rows.append(row | {"nearer": _nearer(medians, cell)})
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _diverged(values: pd.Series) -> int:
+    return int((~np.isfinite(values)).sum())
 
 
 def _nearer(medians: tuple[float, float], cell: float) -> bool:
@@ -79,14 +90,18 @@ def in_words(table: pd.DataFrame) -> str:
         return (
             "No variant of a protocol was run; for example `evomal run sine --profile paper@meta_optimizer=adam`."
         )
-    return "\n".join(_line(row) for row in table.to_dict("records"))
+    lines = [_line(row) for row in table.to_dict("records")]
+    return "\n".join([*lines, "", f"The p of these {len(table)} comparisons (Wilcoxon's) are uncorrected."])
 
 
 def _line(row: dict[str, Any]) -> str:
     beside = "" if np.isnan(row["published"]) else f", published mean {row['published']:.3g}"
+    lost = ""
+    if row["diverged"] or row["diverged unvaried"]:
+        lost = f"; diverged: {row['diverged']}, unvaried {row['diverged unvaried']}"
     nearer = "; nearer to the paper" if row["nearer"] else ""
     return (
         f"- {row['experiment']}, {row['group']}, {LABELS[row['method']]}: with `{row['change']}` the median error "
         f"is {row['varied']:.3g} instead of {row['unvaried']:.3g}{beside}; smaller at "
-        f"{row['wins']} of n = {row['n']} seeds{nearer}."
+        f"{row['wins']} of n = {row['n']} seeds, p = {row['p']:.2g}{lost}{nearer}."
     )
