@@ -318,10 +318,9 @@ def in_words(flat: pd.DataFrame, sharp: pd.DataFrame, final: pd.DataFrame, radiu
         if len(finite) > 2 and finite["sharpness"].nunique() > 1 and finite["error"].nunique() > 1:
             correlation = finite["sharpness"].corr(finite["error"], method="spearman")
             lines.append(
-                f"- Rank correlation of sharpness and held-out error over {len(finite)} trained networks: "
-                f"{correlation:+.2f} (flat networks generalise better if it is clearly positive).".replace(
-                    "-0", "−0"
-                )
+                f"- Rank correlation of sharpness and held-out error over {len(finite)} trained networks "
+                f"(left out as diverged: {len(runs) - len(finite)}): {correlation:+.2f} (flat networks generalise "
+                "better if it is clearly positive).".replace("-0", "−0")
             )
     lines.append(
         "\nPublished (Figure 7, without numbers; CIFAR-10): EvoMAL's landscape is flatter than the baseline's on "

@@ -87,13 +87,17 @@ def repetitions_in_words(final: pd.DataFrame) -> str:
     errors = final.astype({"method": str}).pivot_table(
         index=["group", "method", "seed"], columns="split", values="error"
     )
-    errors = errors[np.isfinite(errors).all(axis=1)]
     lines = ["**Names on both sides of the split**", ""]
-    for group, part in errors.groupby("group", sort=False):
+    for group, whole in errors.groupby("group", sort=False):
+        part = whole[np.isfinite(whole).all(axis=1)]
+        diverged = len(whole) - len(part)
+        if part.empty:
+            lines.append(f"- {group}: all {diverged} runs diverged.")
+            continue
         rise = part["unseen"] - part["test"]
         lines.append(
             f"- {group}: the held-out error is {part['test'].mean():.4g}, and {part['unseen'].mean():.4g} without "
             "the test names that training has for the same nationality (means over methods and seeds, "
-            f"n = {len(part)} runs; it rises in {(rise > 0).sum()} of them)."
+            f"n = {len(part)} runs; it rises in {(rise > 0).sum()} of them; left out as diverged: {diverged})."
         )
     return "\n".join(lines)
