@@ -19,7 +19,12 @@ from evomal_core.results import Results
 from evomal_core.runs import Run, complete_runs
 
 TITLE = "EvoMAL: published and measured"
-CLASSES = {verdicts.REPRODUCED: "reproduced", verdicts.DIRECTION: "direction", verdicts.NOT: "not"}
+CLASSES = {
+    verdicts.REPRODUCED: "reproduced",
+    verdicts.FITTED: "construction",
+    verdicts.DIRECTION: "direction",
+    verdicts.NOT: "not",
+}
 OWN = "paper_vs_measured"
 
 

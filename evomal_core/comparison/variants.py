@@ -64,7 +64,13 @@ def variants(values: pd.DataFrame) -> pd.DataFrame:
             continue
         cell = theirs.get((table, experiment, group, method), theirs.get((table, experiment, "", method), np.nan))
         medians = both["value unvaried"].median(), both["value"].median()
-        row = {"experiment": experiment, "profile": base, "change": change, "group": group, "method": method}
+        row: dict[str, Any] = {
+            "experiment": experiment,
+            "profile": base,
+            "change": change,
+            "group": group,
+            "method": method,
+        }
         row |= {"published": cell, "unvaried": medians[0], "varied": medians[1]}
         row |= {"diverged": _diverged(both["value"]), "diverged unvaried": _diverged(both["value unvaried"])}
         row |= paired(both["value"].to_numpy(float), both["value unvaried"].to_numpy(float))
