@@ -6,7 +6,8 @@ import pytest
 
 from evomal_core.experiment import EXPERIMENTS, experiment
 from evomal_core.files import read_json, write_json
-from evomal_core.protocols import calibration, profiles
+from evomal_core.protocols import base_rate, calibration, profiles, quick_rate, tabular
+from evomal_core.protocols.baselines import MEASURED, baseline_errors
 from evomal_core.protocols.calibration import scores
 
 
@@ -58,7 +59,7 @@ def test_only_the_part_that_the_table_is_compared_with_counts():
 def test_what_is_frozen_is_what_the_committed_measurements_say():
     frozen = read_json(profiles.CALIBRATED)
     assert "mnist" in frozen
-    folder = calibration.ROOT / "results" / "calibration"
+    folder = MEASURED
     for name, setting in frozen.items():
         kept = [pd.read_csv(path) for path in sorted((folder / name).glob("*.csv"))]
         grid = len(calibration.LEARNING_RATES) * len(calibration.MOMENTA) * len(calibration.SEEDS)
@@ -75,3 +76,36 @@ def test_an_experiment_without_two_published_cells_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no baseline of 'diabetes'; it has sine, mnist"):
         calibration.calibrate("diabetes", tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_measured_is_a_training_with_the_task_loss():
+    profile = experiment("digits").profile("smoke")
+    known = baseline_errors("digits", profile, 0, "test")
+    every = baseline_errors("digits", profile, 0, "test", new=True)
+    assert sorted(set(every["task"])) == [0, 1, 2, 3, 4]
+    pd.testing.assert_frame_equal(every[every["task"] == 0], known)
+    rows = known.set_index("split")["error"]
+    assert set(rows.index) == {"train", "test"}
+    task = experiment("digits").problem(profile, 0).train[0]
+    wrong = rows["train"] * len(task.train[0])
+    assert wrong == pytest.approx(round(wrong), abs=1e-4)
+
+
+def test_a_quick_rate_is_the_one_nearest_to_the_published_error():
+    errors = {0.001: 0.5, 0.003: 0.08, 0.01: 0.03, 0.03: np.inf}  # published for MNIST: 0.0414
+    found = pd.DataFrame([{"rate": rate, "seed": 0, "error": error} for rate, error in errors.items()])
+    assert quick_rate.nearest("mnist", found) == quick_rate.nearest("digits", found) == 0.01
+    assert quick_rate.nearest("mnist", found.assign(error=0.0)) == 0.001
+
+
+@pytest.mark.parametrize("path", sorted(MEASURED.glob("*-rate-*.csv")), ids=lambda path: path.stem)
+def test_the_frozen_rates_are_what_the_committed_measurements_say(path):
+    found = pd.read_csv(path)
+    kind, _, name = path.stem.partition("-rate-")
+    if kind == "quick":
+        assert set(zip(found["rate"], found["seed"], strict=True)) == {
+            (rate, seed) for rate in quick_rate.RATES for seed in quick_rate.SEEDS
+        }
+        assert quick_rate.nearest(name, found) == experiment(name).profile("quick").search.base.lr
+    else:
+        assert base_rate.nearest(name, found) == tabular.NEAREST_RATES[name]

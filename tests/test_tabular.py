@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -80,25 +81,17 @@ def test_only_california_leaves_the_stated_rate_and_not_in_paper():
     assert changed.to_dict("records") == [{"setting": "search.base.lr", "paper": 0.01, "calibrated": found}]
 
 
-def test_the_nearest_rate_is_the_largest_that_trains_at_every_seed(monkeypatch, capsys):
-    tried = []
-
-    def trains(name, profile, steps):
-        tried.append(profile.search.base.lr)
-        return profile.search.base.lr <= 0.002
-
-    with monkeypatch.context() as patched:
-        patched.setattr(base_rate, "trains", trains)
-        assert base_rate.nearest_rate("boston") == 0.002
-        assert tried == [0.01, 0.005, 0.003, 0.002]
-        patched.setattr(base_rate, "trains", lambda *_: False)
-        with pytest.raises(ValueError, match=r"none of the rates 0\.01, .* trains boston"):
-            base_rate.nearest_rate("boston")
+def test_the_nearest_rate_is_the_largest_that_trains_at_every_seed(capsys):
+    errors = {(0.01, 0): np.inf, (0.003, 0): 0.5, (0.003, 1): 1.5, (0.002, 0): 0.5, (0.002, 1): 0.6}
+    found = pd.DataFrame([{"rate": rate, "seed": seed, "error": e} for (rate, seed), e in errors.items()])
+    assert base_rate.nearest("boston", found) == 0.002
+    with pytest.raises(ValueError, match=r"none of the rates 0\.01, 0\.003 trains boston"):
+        base_rate.nearest("boston", found[found["rate"] > 0.002])
     with pytest.raises(ValueError, match="unknown data set 'bostn'; did you mean 'boston'"):
-        base_rate.nearest_rate("bostn")
-    small = experiment("diabetes").profile("smoke")
-    assert base_rate.trains("diabetes", small, steps=200, seeds=[0])
-    assert not base_rate.trains("diabetes", small.changed("base.lr=1000.0"), steps=20, seeds=[0, 1])
+        base_rate.main(["bostn"])
+    small = experiment("diabetes").profile("smoke").replace(test_steps=200)
+    measured = base_rate.measure("diabetes", small, (1000.0, 0.01, 0.001))
+    assert measured["rate"].tolist() == [1000.0] + [0.01] * 5  # the first failed at its first seed
+    assert base_rate.nearest("diabetes", measured) == 0.01
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2  # the second rate failed at its first seed
-    assert lines[1].startswith("diabetes: rate 1000, seed 0: training error")
+    assert lines[0].startswith("diabetes: rate 1000, seed 0: training error")

@@ -1,7 +1,8 @@
 """The nearest base learning rate that trains: `python -m evomal_core.protocols.base_rate california`.
 
 It trains the baseline of a tabular data set's `paper` profile with the stated rate, then with smaller ones, until
-one trains. Only the task loss is used, and no published number: no learned loss can have been favoured.
+one trains. Only the task loss is used, and no published number: no learned loss can have been favoured. What it
+measured is kept in results/calibration.
 """
 
 from __future__ import annotations
@@ -9,50 +10,60 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from evomal_core.learners import make_learners
-from evomal_core.losses import TaskLoss
+import pandas as pd
+
+from evomal_core.files import write_atomic
+from evomal_core.protocols.baselines import MEASURED, baseline_errors
 from evomal_core.protocols.profiles import Profile
-from evomal_core.protocols.tabular import TABULAR, tabular_problem
+from evomal_core.protocols.tabular import TABULAR
 from evomal_core.search import refuse_unknown
 from evomal_core.threads import one_thread
-from evomal_core.training import train
 
 RATES = (0.01, 0.005, 0.003, 0.002, 0.001, 0.0005, 0.0003, 0.0002, 0.0001)
 """The stated rate, and round ones below it."""
+SEEDS = range(5)
 
 
-def trains(name: str, profile: Profile, steps: int, seeds: Sequence[int] = range(5)) -> bool:
-    """Whether the baseline ends below a constant's error, 1, on the training rows at every seed."""
-    problem = tabular_problem(name, profile, seed=0)
-    base = profile.search.base
-    for seed in seeds:
-        (learner,) = make_learners(problem.train, problem.model, profile.search, seed, "base rate")
-        error = train(TaskLoss("regression"), learner, base, steps, splits=["train"]).final["train"]
-        print(f"{name}: rate {base.lr:g}, seed {seed}: training error {error:.4g}", flush=True)
-        if not error < 1:
-            return False
-    return True
+def measure(name: str, profile: Profile, rates: Sequence[float] = RATES) -> pd.DataFrame:
+    """The baseline's training errors, by rate and seed, up to the first rate that trains: rate, seed, error.
+
+    A rate trains if it ends below a constant's error, 1, at every seed; one that does not is left at once.
+    """
+    rows = []
+    for rate in rates:
+        for seed in SEEDS:
+            errors = baseline_errors(name, profile.changed(f"base.lr={rate}"), seed, "base rate")
+            error = errors.query("split == 'train'")["error"].item()
+            print(f"{name}: rate {rate:g}, seed {seed}: training error {error:.4g}", flush=True)
+            rows.append({"rate": rate, "seed": seed, "error": error})
+            if not error < 1:
+                break
+        else:
+            break
+    return pd.DataFrame(rows)
 
 
-def nearest_rate(name: str, steps: int = 1000) -> float:
-    """The largest of RATES at which the baseline of the `paper` profile trains for so many steps.
+def nearest(name: str, measured: pd.DataFrame) -> float:
+    """The largest rate that trains.
 
     Raises:
-        ValueError: the data set is unknown, or none of the rates trains it.
+        ValueError: none does.
     """
+    worst = measured.groupby("rate")["error"].max()
+    if not (worst < 1).any():
+        raise ValueError(f"none of the rates {', '.join(f'{rate:g}' for rate in worst.index[::-1])} trains {name}")
+    return float(worst[worst < 1].index.max())
+
+
+def main(names: list[str], steps: int = 1000) -> int:
+    """Measure the `paper` profiles of the data sets named, for so many steps, and print their nearest rates."""
     known = {entry.name: entry.profile("paper") for entry in TABULAR}
-    refuse_unknown("data set", name, list(known))
-    for rate in RATES:
-        if trains(name, known[name].changed(f"base.lr={rate}"), steps):
-            return rate
-    raise ValueError(f"none of the rates {', '.join(map(str, RATES))} trains {name}")
-
-
-def main(names: list[str]) -> int:
-    """Print the nearest rate of each data set named."""
-    with one_thread():
-        for name in names:
-            print(f"{name}: {nearest_rate(name):g}")
+    for name in names:
+        refuse_unknown("data set", name, list(known))
+        with one_thread():
+            measured = measure(name, known[name].replace(test_steps=steps))
+        write_atomic(MEASURED / f"base-rate-{name}.csv", measured.to_csv(index=False))
+        print(f"{name}: {nearest(name, measured):g}")
     return 0
 
 

@@ -19,14 +19,11 @@ import pandas as pd
 
 from evomal_core.experiment import experiment
 from evomal_core.files import read_json, write_atomic, write_json
-from evomal_core.learners import make_learners
-from evomal_core.losses import TaskLoss
 from evomal_core.paper import COMPARED, published
+from evomal_core.protocols.baselines import MEASURED, baseline_errors
 from evomal_core.protocols.profiles import CALIBRATED
 from evomal_core.threads import one_thread
-from evomal_core.training import train
 
-ROOT = Path(__file__).resolve().parents[2]
 LEARNING_RATES = (1e-3, 2e-3, 5e-3, 1e-2, 2e-2)
 MOMENTA = (0.0, 0.9)
 SEEDS = range(3)
@@ -48,17 +45,9 @@ def measure(name: str, folder: Path) -> pd.DataFrame:
 
 
 def _baseline(name: str, lr: float, momentum: float, seed: int) -> pd.DataFrame:
-    entry = experiment(name)
-    profile = entry.profile("paper")
-    search = profile.search.replace(base=profile.search.base.replace(lr=lr, momentum=momentum))
-    problem = entry.problem(profile, seed)
-    rows = []
-    learners = make_learners([*problem.train, *problem.test], problem.model, search, seed, "calibration")
-    for number, learner in enumerate(learners):
-        final = train(TaskLoss(learner.task.kind), learner, search.base, profile.test_steps).final
-        place = {"lr": lr, "momentum": momentum, "seed": seed, "task": number}
-        rows += [place | {"split": split, "error": final[split]} for split in learner.task.parts()]
-    return pd.DataFrame(rows)
+    profile = experiment(name).profile("paper").changed(f"base.lr={lr},base.momentum={momentum}")
+    errors = baseline_errors(name, profile, seed, "calibration", new=True)
+    return pd.concat([pd.DataFrame({"lr": lr, "momentum": momentum}, index=errors.index), errors], axis=1)
 
 
 def scores(measured: pd.DataFrame, in_sample: float, out_of_sample: float) -> pd.DataFrame:
@@ -114,7 +103,7 @@ def calibrate(name: str, folder: Path) -> dict[str, float | int]:
 def main(names: list[str]) -> int:
     """Calibrate the experiments named; the measurements go to results/calibration."""
     for name in names:
-        print(name, calibrate(name, ROOT / "results" / "calibration"))
+        print(name, calibrate(name, MEASURED))
     return 0
 
 
