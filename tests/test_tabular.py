@@ -78,7 +78,9 @@ def test_only_california_leaves_the_stated_rate_and_not_in_paper():
     assert rates == {"smoke": 0.01, "quick": found, "paper": 0.01, "calibrated": found}
     assert found in base_rate.RATES
     changed = profile_table("california", "calibrated")
-    assert changed.to_dict("records") == [{"setting": "search.base.lr", "paper": 0.01, "calibrated": found}]
+    assert changed.to_dict("records") == [
+        {"setting": "search.base.lr", "paper": "0.01", "calibrated": f"{found:g}"}
+    ]
 
 
 def test_the_nearest_rate_is_the_largest_that_trains_at_every_seed(capsys):
