@@ -87,11 +87,22 @@ def _command(commands: Any, name: str, function: Any, text: str) -> argparse.Arg
 
 def _shared(command: argparse.ArgumentParser, *names: str) -> None:
     options: dict[str, tuple[str, dict[str, Any]]] = {
-        "profile": ("--profile", {"default": "quick", "help": "smoke, quick (default) or paper"}),
+        "profile": (
+            "--profile",
+            {
+                "default": "quick",
+                "help": "smoke, quick (default), paper or calibrated; with changes, as in quick@base.lr=0.003",
+            },
+        ),
         "device": ("--device", {"default": "cpu", "help": "cpu (default) or cuda"}),
         "results": (
             "--results-dir",
-            {"default": "results", "metavar": "DIR", "help": "folder of all runs (default: results)"},
+            {
+                "default": "results",
+                "metavar": "DIR",
+                "type": _folder,
+                "help": "folder of all runs (default: results)",
+            },
         ),
         "jobs": (
             "--jobs",
@@ -101,6 +112,12 @@ def _shared(command: argparse.ArgumentParser, *names: str) -> None:
     for name in names:
         flag, keywords = options[name]
         command.add_argument(flag, **keywords)
+
+
+def _folder(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("name a folder, for example results")
+    return text
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -114,7 +131,12 @@ def parse_seeds(text: str) -> list[int]:
     seeds: list[int] = []
     for part in text.split(","):
         low, dash, high = part.strip().partition("-")
-        if not low.isdecimal() or (dash and not high.isdecimal()) or (dash and int(high) < int(low)):
+        if (
+            not low.isdecimal()
+            or not part.isascii()
+            or (dash and not high.isdecimal())
+            or (dash and int(high) < int(low))
+        ):
             raise ValueError(f"seeds are written like 0-9 or 0,3,5, got {text!r}")
         if int(high or low) - int(low) >= MOST_SEEDS:
             raise ValueError(f"seeds are at most {MOST_SEEDS} at once, got {text!r}")

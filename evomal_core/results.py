@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from evomal_core.experiment import check_methods, experiment
+from evomal_core.files import digest
 from evomal_core.loss_files import load_loss
 from evomal_core.losses import Loss
 from evomal_core.runs import Run, compute_all
@@ -151,8 +152,12 @@ def load(runs: Sequence[Run]) -> Results:
                 f"{run.folder}/run.json lacks {unknown[0]!r}: another version wrote it; delete the folder"
             )
         records.append(keys | {name: record[name] for name in kept} | _seconds(record))
+        for name, written in record.get("files", {}).items():
+            if digest(run.folder / name) != written:
+                raise _damaged(run.folder / name, "it is not what the run wrote")
         for name, parts in tables.items():
             parts.append(_read(run.folder / f"{name}.csv", _COLUMNS[name]).assign(**keys))
+        _check_steps(run, tables["test"][-1])
         losses[run.experiment, run.method, run.seed] = load_loss(run.folder / "loss.json")
     whole = {name: _ordered(_joined(parts)) for name, parts in tables.items()}
     runs_table = _ordered(pd.DataFrame(records)).astype({"fitness": float})
@@ -170,13 +175,27 @@ def _read(path: Path, columns: set[str]) -> pd.DataFrame:
     try:
         table = pd.read_csv(path)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it, and the run is computed again") from None
+        raise _damaged(path, str(error)) from None
     if absent := sorted(columns - set(table.columns)):
-        raise ValueError(f"{path} has no column {absent[0]!r}; delete it, and the run is computed again")
+        raise _damaged(path, f"it has no column {absent[0]!r}")
     if "error" in table:
+        if not pd.api.types.is_numeric_dtype(table["error"]):
+            raise _damaged(path, "not all errors are numbers")
         # A diverged training may have been written as NaN; it is never to be averaged away.
         table["error"] = table["error"].fillna(np.inf)
     return table
+
+
+def _check_steps(run: Run, test: pd.DataFrame) -> None:
+    """Every task and part of it was measured at every recorded step."""
+    wanted = {*run.sizes.recorded_steps(), run.sizes.test_steps}
+    found = test.groupby(["group", "task", "split"])["step"].agg(set)
+    if found.empty or any(steps != wanted for steps in found):
+        raise _damaged(run.folder / "test.csv", "steps of meta-testing are missing")
+
+
+def _damaged(path: Path, why: str) -> ValueError:
+    return ValueError(f"{path} is damaged: {why}; delete it, and the run is computed again")
 
 
 def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:

@@ -25,7 +25,7 @@ from evomal_core.batched.training import train_all
 from evomal_core.checkpoint import first_difference
 from evomal_core.config import SGD
 from evomal_core.experiment import EXPERIMENTS, PROFILES, Problem, Profile, experiment
-from evomal_core.files import read_json, write_atomic, write_json
+from evomal_core.files import digest, read_json, write_atomic, write_json
 from evomal_core.learners import Learner, make_learners
 from evomal_core.losses import Loss
 from evomal_core.result import SearchResult
@@ -157,7 +157,8 @@ def _compute(run: Run, device: str, progress: bool) -> None:
     write_atomic(run.folder / "front.csv", result.table().to_csv(index=False))
     loss.save(run.folder / "loss.json")
     seconds = result.seconds | {"meta-test": tested - searched, "last session": tested - begin}
-    write_json(run.folder / "run.json", _complete_record(run, result, seconds, device) | _tasks(problem))
+    files = {"files": {name: digest(run.folder / name) for name in FILES}}
+    write_json(run.folder / "run.json", _complete_record(run, result, seconds, device) | _tasks(problem) | files)
     (run.folder / "checkpoint.json").unlink(missing_ok=True)
 
 

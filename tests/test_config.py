@@ -203,6 +203,11 @@ def test_every_experiment_has_every_profile_and_its_minutes():
         assert set(entry.profiles) == set(entry.minutes)
 
 
+def test_a_list_in_a_profiles_name_keeps_its_commas():
+    varied = experiment("sine").profile("quick@hidden=[8,9],initial_heights=[1,3],softplus=true")
+    assert (varied.hidden, varied.search.initial_heights, varied.search.softplus) == ((8, 9), (1, 3), True)
+
+
 def test_a_profile_can_be_varied_by_its_name():
     sine = experiment("sine")
     varied = sine.profile("quick@meta_optimizer=adam,base.lr=0.003,test_steps=7,rejection_steps=0")
@@ -219,6 +224,13 @@ def test_a_profile_can_be_varied_by_its_name():
         ("quick@base.learning_rate=1", "SGD has no field 'learning_rate'"),
         ("quick@base.lr=fast", "SGD.lr = 'fast'"),
         ("quik@base.lr=1", "unknown profile 'quik'; did you mean 'quick'"),
+        ("calibrated", "sine has no profile 'calibrated'; it has smoke, quick, paper"),
+        ("quick@lr=1", "lr is a setting of the base optimiser: write base.lr=1"),
+        ("quick@base.lr=1e-2", "write base.lr=0.01, got 'base.lr=1e-2'"),
+        ("quick@base.lr=0.1,base.lr=0.2", "base.lr is changed twice"),
+        ("quick@seeds=3", "use --seeds"),
+        ("quick@split=leaking", "sine has no setting split; the profile .* would measure nothing new"),
+        ("quick@learn_on=2", "sine has no setting learn_on"),
     ],
 )
 def test_a_wrong_change_of_a_profile_has_its_one_line(name, message):

@@ -9,6 +9,7 @@ import math
 import multiprocessing
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -420,6 +421,8 @@ def test_an_error_written_as_nan_is_a_diverged_one_and_is_not_averaged_away(tmp_
     last = (table["step"] == table["step"].max()) & (table["group"] == "in-sample")
     table.loc[last & (table["task"] == 0), "error"] = math.nan
     table.to_csv(path, index=False)
+    record = read_json(run.folder / "run.json")
+    write_json(run.folder / "run.json", record | {"files": {}})  # as earlier versions wrote it
     final = load([run]).final().set_index(["group", "split"])["error"]
     assert np.isinf(final["in-sample"]).all()
     assert np.isfinite(final["out-of-sample"]).all()
@@ -457,3 +460,24 @@ def _wait_for(condition, seconds: float = 120) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda text: text[: len(text) // 2], "test.csv is damaged: it is not what the run wrote; delete it"),
+        (lambda text: text.replace("in-sample,0", "in-sample,zero"), "test.csv is damaged: it is not what"),
+    ],
+)
+def test_a_table_that_a_run_did_not_write_is_named(whole, tmp_path, spoil, message):
+    shutil.copytree(whole["baseline"].results_dir, tmp_path / "results")
+    run = Run("sine", "smoke", "baseline", 0, tmp_path / "results")
+    path = run.folder / "test.csv"
+    path.write_text(spoil(path.read_text()))
+    with pytest.raises(ValueError, match=message):
+        load([run])
+    record = read_json(run.folder / "run.json")
+    write_json(run.folder / "run.json", {name: value for name, value in record.items() if name != "files"})
+    if "zero" not in path.read_text():  # runs of earlier versions have no digests
+        with pytest.raises(ValueError, match="steps of meta-testing are missing"):
+            load([run])

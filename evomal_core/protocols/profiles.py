@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from evomal_core.config import Config, Count, Positive, SearchConfig
+from evomal_core.config import SGD, Config, Count, Positive, SearchConfig
 from evomal_core.datasets import DataSet
 from evomal_core.files import read_json
 from evomal_core.learners import ModelFactory
@@ -50,17 +51,25 @@ class Profile(Config):
     def changed(self, text: str) -> Profile:
         """The profile with settings changed by a text such as `meta_optimizer=adam,base.lr=0.003`.
 
-        A setting is a field of the profile, of its search, or of the search's `base`.
+        A setting is a field of the profile, of its search, or of the search's `base`; lists are written [40,40].
 
         Raises:
             ValueError: a setting is unknown, its value does not fit, or the text is not of this form.
         """
-        profile = self
-        for part in text.split(","):
+        profile, known = self, set()
+        for part in re.split(r",(?![^\[]*\])", text):  # a list has commas of its own
             name, equals, value = part.partition("=")
+            name = name.removeprefix("search.")
             if not equals or not name or not value:
                 raise ValueError(f"changes of a profile are written name=value,name=value, got {part!r}")
-            profile = profile._with(name.removeprefix("search."), _value(value))
+            if name in known:
+                raise ValueError(f"{name} is changed twice in {text!r}")
+            if name == "seeds":
+                raise ValueError("seeds are no part of a profile's name: use --seeds or the parameter seeds")
+            if (wanted := _text(_value(value))) != value:  # one configuration has one name, and one folder
+                raise ValueError(f"write {name}={wanted}, got {part!r}")
+            known.add(name)
+            profile = profile._with(name, _value(value))
         return profile
 
     def _with(self, name: str, value: Any) -> Profile:
@@ -70,12 +79,17 @@ class Profile(Config):
         if name.startswith("base."):
             base = search.base.replace(**{name.removeprefix("base."): value})
             return self.replace(search=search.replace(base=base))
+        if name in SGD.model_fields:
+            raise ValueError(f"{name} is a setting of the base optimiser: write base.{name}={_text(value)}")
         return self.replace(search=search.replace(**{name: value}))
 
     def recorded_steps(self) -> range:
         """The meta-testing steps at which errors are measured: about `points` of them, from 0."""
         return range(0, self.test_steps + 1, max(1, self.test_steps // self.points))
 
+
+SOME = ("hidden", "split", "learn_on", "images", "test_images")
+"""Settings of profiles that only some experiments have."""
 
 CALIBRATED = Path(__file__).parents[1] / "published" / "calibrated.json"
 """Settings under which the baseline meets its published errors, as the module `calibration` found them."""
@@ -96,6 +110,11 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def _text(value: Any) -> str:
+    """The one way in which a value is written in a profile's name."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 @dataclass(frozen=True)
@@ -125,6 +144,8 @@ class Experiment:
     """Rough minutes of all methods and seeds on two cores; those of tabular `paper` profiles are guesses."""
     problem: Callable[[Profile, int], Problem]
     dataset: DataSet | None = None
+    settings: tuple[str, ...] = ()
+    """Which of SOME the experiment's problem depends on."""
 
     def profile(self, name: str) -> Profile:
         """The profile of a name, with the changes that follow an `@` in it.
@@ -133,8 +154,19 @@ class Experiment:
             ValueError: the experiment has no such profile, or it has no such setting.
         """
         base, at, changes = name.partition("@")
+        if base in PROFILES and base not in self.profiles:
+            raise ValueError(f"{self.name} has no profile {base!r}; it has {', '.join(self.profiles)}")
         refuse_unknown("profile", base, list(self.profiles))
-        return self.profiles[base].changed(changes) if at else self.profiles[base]
+        if not at:
+            return self.profiles[base]
+        changed = self.profiles[base].changed(changes)
+        for setting in SOME:
+            same = getattr(changed, setting) == getattr(self.profiles[base], setting)
+            if not same and setting not in self.settings:
+                raise ValueError(
+                    f"{self.name} has no setting {setting}; the profile {name!r} would measure nothing new"
+                )
+        return changed
 
     def missing(self) -> str | None:
         """Why the experiment can't run here, or None if its data is at hand."""

@@ -73,6 +73,7 @@ def _tabular(name: str, title: str, minutes: dict[str, float]) -> Experiment:
         minutes,
         partial(tabular_problem, name),
         DATASETS[name],
+        ("hidden", "split"),
     )
 
 
