@@ -49,6 +49,11 @@ def test_a_variant_that_diverges_is_not_nearer():
     assert "diverged: 2, unvaried 0" in in_words(table)
 
 
+def test_one_common_seed_or_no_change_at_all_is_no_variant():
+    assert variants(values(paper=[4.0, 5.0], paper_softplus__true=[2.0])).empty
+    assert variants(values(paper=[4.0, 5.0], paper_generations__50=[4.0, 5.0])).empty
+
+
 @pytest.mark.parametrize(
     ("profile", "expected"),
     [
@@ -72,7 +77,10 @@ def test_variants_of_one_split_are_not_paired_with_runs_of_another():
         "quick@split=leaking": [5.0, 5.0],
         "quick@split=leaking,softplus=true": [4.0, 3.0],
     }
-    parts = [values(paper=errors).assign(profile=profile) for profile, errors in both.items()]
+    parts = [
+        values(paper=errors).assign(profile=profile, experiment="diabetes", table="III", split="test")
+        for profile, errors in both.items()
+    ]
     (row,) = variants(pd.concat(parts)).to_dict("records")
     assert (row["profile"], row["change"]) == ("quick@split=leaking", "softplus=true")
     assert (row["unvaried"], row["varied"], row["wins"]) == (5.0, 3.5, 2)

@@ -21,7 +21,8 @@ tr:nth-child(even) { background: #f6f6f6 } th { border-bottom: 1px solid #222 }
 figure { margin: 1rem 0 } img { max-width: 100%; width: auto } figcaption, .small { color: #555; font-size: 14px }
 code { background: #f0f0f0; padding: 0 .2em } summary { cursor: pointer; font-weight: 600 }
 math { font-size: 1.1em } mfrac > * { math-depth: 0; font-size: 1em } nav ul { columns: 3; padding-left: 1.2rem }
-.reproduced { background: #bfe5d6 } .direction { background: #cfe8f7 } .not { background: #f9e3b8 } .construction { background: #eeddea }
+.reproduced { background: #bfe5d6 } .direction { background: #cfe8f7 } .not { background: #f9e3b8 }
+.construction { background: #eeddea }
 """
 
 

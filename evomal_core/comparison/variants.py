@@ -13,6 +13,7 @@ import pandas as pd
 
 from evomal_core.comparison.evidence import varied_rate
 from evomal_core.comparison.verdicts import PAIRED, paired
+from evomal_core.experiment import experiment as experiment_of
 from evomal_core.paper import COMPARED, LABELS, published
 
 COLUMNS = ["experiment", "profile", "change", "group", "method", "published", "unvaried", "varied", "diverged"]
@@ -35,6 +36,8 @@ def one_change(profile: str) -> tuple[str, str] | None:
 
 def variants(values: pd.DataFrame) -> pd.DataFrame:
     """Final errors under varied profiles beside those of the unvaried ones, over the seeds that both have.
+
+    One common seed decides nothing, and is left out; so is a profile that states a setting as it is.
 
     Args:
         values: `Evidence.values`.
@@ -60,7 +63,7 @@ def variants(values: pd.DataFrame) -> pd.DataFrame:
             np.logical_and.reduce([kept[name] == value for name, value in (place | {"method": method}).items()])
         ]
         both = part.merge(same, on="seed", suffixes=("", " unvaried"))
-        if both.empty:
+        if len(both) < 2 or _is_same(experiment, profile, base):
             continue
         cell = theirs.get((table, experiment, group, method), theirs.get((table, experiment, "", method), np.nan))
         medians = both["value unvaried"].median(), both["value"].median()
@@ -76,6 +79,11 @@ def variants(values: pd.DataFrame) -> pd.DataFrame:
         row |= paired(both["value"].to_numpy(float), both["value unvaried"].to_numpy(float))
         rows.append(row | {"nearer": _nearer(medians, cell)})
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _is_same(name: str, *profiles: str) -> bool:
+    first, second = (experiment_of(name).profile(profile) for profile in profiles)
+    return first == second
 
 
 def _diverged(values: pd.Series) -> int:
