@@ -116,6 +116,21 @@ def test_searches_without_the_papers_filters_stay_out_of_figure_5():
     assert len(runtime.filtered(histories(experiment="sine"))) == 4
 
 
+def test_baselines_alone_have_nothing_to_show():
+    runs = RUNS.query("method == 'evomal'").assign(method="baseline")
+    spent = runtime.seconds(runs)
+    level = histories()[["experiment", "profile", "seed", "generation"]].assign(
+        method="baseline", best_fitness=1.0
+    )
+    shares, saved = runtime.frequencies(runtime.filtered(level)), runtime.savings(runs, level)
+    assert shares.empty
+    assert saved.empty
+    for figure in (plots_runtime.seconds_by_phase(spent), plots_runtime.filter_frequencies(shares)):
+        assert "nothing to show" in figure.get_suptitle()
+    ratios = runtime.ratios(spent)
+    assert runtime.in_words("quick", ratios, shares, saved, pd.DataFrame()).startswith("Profile `quick`, n = 0")
+
+
 def test_savings_are_counts_times_the_mean_cost_of_what_is_obviated():
     found = runtime.savings(RUNS.query("seed == 0"), histories(seeds=(0,))).set_index("filter")
     assert found.loc["symbolic archive", "saved"] == pytest.approx(4 * 18 / 16)

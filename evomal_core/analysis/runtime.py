@@ -118,14 +118,15 @@ def ratios(spent: pd.DataFrame) -> pd.DataFrame:
 
 
 def outcomes(histories: pd.DataFrame) -> pd.DataFrame:
-    """EvoMAL's histories with every count of OUTCOMES: those that older runs lack are 0 or follow from others.
+    """EvoMAL's histories with every count of OUTCOMES: those that are lacking are 0 or follow from others.
 
     Adds `population`, and `trained`: without a count of its own, the evaluated, which include candidates that
     diverged during local search.
     """
     table = histories[histories["method"].astype(str) == "evomal"].copy()
-    for name in ("rejected early", "skipped"):
-        table[name] = table[name].fillna(0) if name in table else 0
+    for name in (*OUTCOMES, "evaluated"):
+        if name != "trained":
+            table[name] = table[name].fillna(0) if name in table else 0
     table["trained"] = table["trained"].fillna(table["evaluated"]) if "trained" in table else table["evaluated"]
     parts = ["cached", "rejected early", "rejected", "equivalent", "evaluated"]
     table["population"] = table[parts].sum(axis=1)

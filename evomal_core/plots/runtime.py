@@ -14,20 +14,32 @@ _FILLS = {"local search": ("#D55E00", ""), "filters": ("#999999", "////"), "fitn
 """A colour and a hatch for each phase, told apart in grey too."""
 
 
+def _nothing(first: str, second: str) -> Figure:
+    """A figure that says why it is empty."""
+    figure, grid = new_figure(6.4, 0.7)
+    grid[0, 0].set_axis_off()
+    headline(figure, first, second)
+    return figure
+
+
 @styled
 def seconds_by_phase(spent: pd.DataFrame) -> Figure:
     """Seconds of meta-training, stacked by phase; a panel per experiment, a bar per method.
 
     Args:
-        spent: the table of `runtime.seconds`, of one profile.
+        spent: the table of `runtime.seconds`, of one profile. Baselines, which have no meta-training, are left out.
     """
+    title = f"profile {spent['profile'].iloc[0]}: meta-training by phase"
+    spent = spent[spent["method"].astype(str) != "baseline"]
+    if spent.empty:
+        return _nothing(title, "nothing to show: there are runs of the baseline only, which has no meta-training")
     names = list(dict.fromkeys(spent["experiment"]))
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     figure, grid = new_figure(max(2.6 * columns, 3.4) + 1.6, 2.2 * rows + 0.6, rows, columns)
     for axes, name in zip(grid.flat, names, strict=False):
         part = spent[spent["experiment"] == name]
-        methods = [method for method in present(part) if method != "baseline"]
+        methods = present(part)
         part = part.set_index("method").reindex(methods)
         left = np.zeros(len(methods))
         for phase in PHASES:
@@ -42,7 +54,7 @@ def seconds_by_phase(spent: pd.DataFrame) -> Figure:
         axes.set_xlabel("seconds")
     for axes in list(grid.flat)[len(names) :]:
         axes.set_visible(False)
-    headline(figure, f"profile {spent['profile'].iloc[0]}: meta-training by phase", "bar: mean over runs")
+    headline(figure, title, "bar: mean over runs")
     figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside right upper")
     return figure
 
@@ -54,6 +66,8 @@ def filter_frequencies(shares: pd.DataFrame) -> Figure:
     Args:
         shares: the table of `runtime.frequencies`.
     """
+    if shares.empty:
+        return _nothing("what becomes of EvoMAL's candidates", "nothing to show: there is no run of EvoMAL")
     names = list(dict.fromkeys(shares["experiment"]))
     shown = [outcome for outcome in OUTCOMES if outcome in set(shares["outcome"])]
     size = (1.75 * len(shown) + 0.6, 1.5 * len(names) + 0.8)
