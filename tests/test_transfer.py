@@ -55,6 +55,22 @@ def test_the_target_is_trained_with_the_source_s_loss_and_its_own_baseline(moved
     assert found.to_dict() == pytest.approx(last.to_dict())
 
 
+def test_the_baseline_alone_is_shown_as_such(moved):
+    options = moved[2]
+    chosen, final = transfer.load_or_transfer(
+        Transfer("sine", "diabetes"), "smoke", **options | {"methods": ["baseline"]}
+    )
+    assert chosen.empty
+    assert {"method", "source seed", "source error", "source"} <= set(chosen)
+    assert set(final["method"]) == {"baseline"}
+    compared = transfer.gains(final)
+    assert compared.empty
+    assert transfer.in_words(final, compared).strip() == (
+        "No learned loss was transferred: the baseline stands alone."
+    )
+    assert "EvoMAL has the lowest" in transfer.in_words(moved[0][1], transfer.gains(moved[0][1]))
+
+
 def test_finished_pieces_are_loaded_and_others_refused(moved, monkeypatch):
     (_, final), folder, options = moved
     piece = folder / "transfer" / "sine-to-diabetes" / "smoke" / "evomal" / "seed-1"

@@ -98,7 +98,7 @@ def load_or_transfer(
     Args:
         transfer: source and target.
         profile: of both experiments.
-        methods: of METHODS beside the baseline, which is always there; all if None.
+        methods: of METHODS beside the baseline, which is always there and may be alone; all if None.
         seeds: of the target, and as many of the source; None for as many as each profile has.
         device: "cpu" or "cuda".
         results_dir: the folder of all results.
@@ -118,9 +118,11 @@ def load_or_transfer(
     target_seeds = check_seeds(sizes.seeds if seeds is None else seeds)
     _same_kind(transfer, profile)
     wanted = [name for name in methods or list(METHODS) if name != "baseline"]
-    sources = load_or_run(source.name, profile, methods=wanted, seeds=seeds, **options)  # type: ignore[arg-type]
     own = load_or_run(target.name, profile, methods=["baseline"], seeds=target_seeds, **options)  # type: ignore[arg-type]
-    chosen = best_of_seeds(sources)
+    chosen = pd.DataFrame(columns=["method", "source seed", "source error", "by"])
+    if wanted:
+        sources = load_or_run(source.name, profile, methods=wanted, seeds=seeds, **options)  # type: ignore[arg-type]
+        chosen = best_of_seeds(sources)
     tables = [own.final().drop(columns="experiment")]
     todo = [(row, seed) for row in chosen.to_dict("records") for seed in target_seeds]
     for row, seed in tqdm(todo, unit="training", disable=not progress):
@@ -223,6 +225,11 @@ def in_words(final: pd.DataFrame, compared: pd.DataFrame) -> str:
             f"\n**{source} → {target}, {group}.** Profile `{profile}`, n = {count_seeds(n)} of the target.\n"
         ]
         lines += sentences(part, _WORDS)
+    methods = set(final["method"].astype(str))
+    if methods == {"baseline"}:
+        lines.append("\nNo learned loss was transferred: the baseline stands alone.")
+    if "evomal" not in methods:
+        return "\n".join(lines) + "\n"
     ours, places = _lowest(final[final["split"] == "test"].rename(columns={"error": "mean"}), PLACE)
     theirs, cells = _lowest(published("IV"), ["experiment"])
     lines.append(
