@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -97,8 +98,8 @@ class Task:
             seed: of the shuffle.
 
         Raises:
-            ValueError: x and y have different lengths, NaN or infinite values, a dtype that is not
-                numeric, or fewer than two classes; or x can't be indices.
+            ValueError: x and y have different lengths, rows of unequal lengths, missing or infinite values,
+                dates, a dtype that is not numeric, or fewer than two classes; or x can't be indices.
         """
         check_kind(kind)
         if not isinstance(standardise, bool):
@@ -153,8 +154,14 @@ class Task:
 def _array(values: Any, name: str) -> np.ndarray:
     """As NumPy has it; a tensor may require gradients or lie on a GPU, a table's columns must be of one kind."""
     if isinstance(values, Tensor):
-        return values.detach().cpu().numpy()
-    array = np.asarray(values)
+        # NumPy has no bfloat16
+        return (values.float() if values.dtype == torch.bfloat16 else values).detach().cpu().numpy()
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise ValueError(f"{name} has rows of unequal lengths; pad or cut them to one length") from None
+    if array.dtype.kind in "mM":
+        raise ValueError(f"{name} holds dates or times ({array.dtype}); make numbers or classes of them")
     if name == "x" and array.dtype == object and hasattr(values, "select_dtypes"):
         if columns := list(values.select_dtypes(exclude=["number", "bool"]).columns):
             raise ValueError(
@@ -200,7 +207,13 @@ def _labels(y: np.ndarray, kind: Kind) -> np.ndarray:
     if y.ndim not in (1, 2) or (y.ndim == 2 and kind != "regression" and y.shape[1] != 1):
         wanted = "(rows,) or (rows, outputs)" if kind == "regression" else "(rows,)"
         raise ValueError(f"y of a {kind} task has shape {wanted}, got {y.shape}")
+    if y.dtype == object and (missing := np.count_nonzero(pd.isna(y))):
+        raise ValueError(f"y has {missing} missing value(s); drop those rows")
     if kind == "regression":
+        if y.dtype == bool:
+            raise ValueError(
+                "y of a regression task holds real numbers, got booleans; write y.astype(float), or kind='binary'"
+            )
         if not np.issubdtype(y.dtype, np.number) or np.issubdtype(y.dtype, np.complexfloating):
             raise ValueError(f"y of a regression task holds real numbers, got dtype {y.dtype}")
         return _finite(_single(y.reshape(len(y), -1)))

@@ -121,8 +121,12 @@ def test_parts_of_share_zero_are_left_out():
         (X, list("abcdefghij"), "regression", "real numbers, got dtype <U1"),
         (X, Y * 1j, "regression", "real numbers"),
         (X * 1j, Y, "regression", "real numbers, got complex"),
-        (X, [None, 1.0] * 5, "regression", "dtype object"),
-        (X, [None, "a"] * 5, "binary", "dtype object"),
+        (X, [None, 1.0] * 5, "regression", "y has 5 missing value"),
+        (X, [None, "a"] * 5, "binary", "y has 5 missing value"),
+        (X, pd.Series(["b", None, "a", "a", "b"] * 2), "binary", "y has 2 missing value"),
+        (X, Y > 3, "regression", r"got booleans; write y.astype\(float\)"),
+        (X, pd.date_range("2020-01-01", periods=10), "multiclass", "y holds dates or times"),
+        (X.astype("timedelta64[s]"), Y, "regression", "x holds dates or times"),
         (X, np.array([1, "a"] * 5, dtype=object), "binary", "dtype object"),
         (X.astype(str), Y, "regression", "array of numbers"),
         (np.zeros((0, 2)), Y[:0], "regression", "no rows"),
@@ -136,7 +140,7 @@ def test_parts_of_share_zero_are_left_out():
         (X, Y, "regresion", "unknown kind 'regresion'"),
         (X, Y, ["regression"], "unknown kind"),
         (X[:2], Y[:2], "regression", "too few for split"),
-        ([[1.0], [1.0, 2.0]], [0, 1], "regression", "inhomogeneous"),
+        ([[1.0], [1.0, 2.0]], [0, 1], "regression", "x has rows of unequal lengths; pad or cut them"),
     ],
 )
 def test_arrays_that_cannot_be_learned_from_are_refused_in_one_line(x, y, kind, message):
@@ -226,6 +230,13 @@ def test_the_scales_of_standardisation_are_kept():
     assert all((known == row).all(dim=1).any() for row in new)
     assert em.Task.from_arrays(x, y > 0, "binary").y_scale is None
     assert em.Task.from_arrays(x, y, "regression", standardise=False).x_scale is None
+
+
+def test_bfloat16_which_numpy_lacks_is_taken():
+    x = torch.arange(20.0).reshape(10, 2)
+    task, same = (em.Task.from_arrays(a, a[:, 0], "regression") for a in (x.bfloat16(), x))
+    assert torch.equal(task.train[0], same.train[0])
+    assert task.train[1].dtype == torch.float32
 
 
 def test_tensors_that_require_gradients_are_taken_as_they_are():
