@@ -23,9 +23,14 @@ class Checkpoint:
     Args:
         folder: where the file lies; None keeps no checkpoint.
         fingerprint: what the state is a function of; a state of another fingerprint is refused.
+
+    Raises:
+        ValueError: the folder, or one that it would lie in, is a file.
     """
 
     def __init__(self, folder: Path | str | None, fingerprint: dict[str, Any]) -> None:
+        if folder is not None:
+            _refuse_file(Path(folder))
         self.path = None if folder is None else Path(folder) / "checkpoint.json"
         self.fingerprint = fingerprint
 
@@ -37,7 +42,10 @@ class Checkpoint:
         """
         if self.path is None or not self.path.exists():
             return None
-        record = read_json(self.path)
+        try:
+            record = read_json(self.path)
+        except ValueError as error:
+            raise ValueError(f"{error}; delete it to start the search anew") from None
         if (
             not isinstance(record, dict)
             or (record.get("format"), record.get("version")) != (FORMAT, VERSION)
@@ -69,6 +77,12 @@ class Checkpoint:
                 self.path,
                 {"format": FORMAT, "version": VERSION, "fingerprint": self.fingerprint, "state": state},
             )
+
+
+def _refuse_file(folder: Path) -> None:
+    for place in (folder, *folder.parents):
+        if place.is_file():
+            raise ValueError(f"checkpoint is a folder, but {str(place)!r} is a file; name another folder")
 
 
 def _completed(found: Any) -> Any:

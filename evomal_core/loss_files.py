@@ -102,10 +102,18 @@ def load_loss(path: Path | str) -> Loss:
 
     Raises:
         FileNotFoundError: there is no such file, and no such name.
-        ValueError: it is truncated, from a newer version, or not a usable loss; nothing in it is executed.
+        ValueError: it is a folder or no path, or the file is truncated, from a newer version, or not a usable
+            loss; nothing in it is executed.
     """
-    if not Path(path).exists() and Path(path).suffix != ".json":
-        from evomal_core.zoo import path_of
+    from evomal_core.zoo import names, path_of
 
-        path = path_of(str(path))
+    name = str(path) if isinstance(path, str | Path) else ""
+    if not name or (Path(name).is_dir() and name not in names()):
+        given = f"{name!r}, a folder" if name else f"{path!r:.60}"
+        raise ValueError(
+            f"give the file of a saved loss, such as 'loss.json', or a name of the zoo, such as 'sine/evomal'; "
+            f"got {given}"
+        )
+    if not Path(name).is_file() and Path(name).suffix != ".json":
+        path = path_of(name)
     return loss_from_record(read_json(path), str(path)).requires_grad_(False)

@@ -141,7 +141,7 @@ def learn_loss(
 
     Raises:
         ValueError: an argument is unknown or out of range, the tasks do not fit the model, or the checkpoint
-            belongs to another search.
+            is a file, damaged, or belongs to another search.
         TypeError: `model()` is not an `nn.Module` with trainable weights.
     """
     refuse_unknown("method", method, list(METHODS))

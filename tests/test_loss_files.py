@@ -63,6 +63,22 @@ def test_missing_file_is_named(tmp_path):
         em.load_loss(tmp_path / "absent.json")
 
 
+@pytest.mark.parametrize(
+    ("given", "said"), [("", "got ''"), (".", "got '.', a folder"), (None, "got None"), (3, "got 3")]
+)
+def test_what_is_no_file_is_told_what_to_give(given, said):
+    with pytest.raises(ValueError, match=r"give the file of a saved loss, such as 'loss\.json', .*") as caught:
+        em.load_loss(given)
+    assert str(caught.value).endswith(said)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_folder_of_the_same_name_does_not_hide_a_loss_of_the_zoo(tmp_path, monkeypatch):
+    (tmp_path / "sine" / "evomal").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(em.load_loss("sine/evomal"), em.LearnedLoss)
+
+
 @pytest.mark.parametrize("length", [0, 1, 40, -3])
 def test_truncated_file_is_named_as_truncated(tmp_path, length):
     path = tmp_path / "loss.json"

@@ -357,10 +357,22 @@ def test_a_damaged_checkpoint_is_one_clear_error(damage, tmp_path, monkeypatch):
     path = tmp_path / "checkpoint.json"
     path.write_text(damage(path.read_text()))
     before = path.read_bytes()
-    with pytest.raises(ValueError, match=r"checkpoint\.json (is not|belongs)") as caught:
+    remedy = "delete it to start|move it away to start|choose another folder, or delete"
+    with pytest.raises(ValueError, match=rf"checkpoint\.json (is not|belongs).*({remedy})") as caught:
         learn(seed=2, checkpoint=tmp_path)
     assert len(str(caught.value).splitlines()) == 1
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("inner", ["", "state"])
+def test_a_file_in_place_of_the_checkpoints_folder_is_refused_at_once(inner, tmp_path):
+    file = tmp_path / "a.json"
+    file.write_text("mine")
+    with pytest.raises(
+        ValueError, match=r"checkpoint is a folder, but '.*a\.json' is a file; name another folder"
+    ):
+        learn(checkpoint=file / inner)
+    assert file.read_text() == "mine"
 
 
 class Grumpy:
