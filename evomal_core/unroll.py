@@ -246,6 +246,8 @@ def choose_engine(learners: Sequence[Learner], config: SearchConfig, loss: Loss 
             problem = str(error).splitlines()[0]
             log.warning("engine %s can't take this network (%s)", name, problem)
         else:
+            if problem:
+                log.warning("using engine %s", name)
             return name
     raise ValueError(f"no engine can differentiate this network twice: {problem}")
 

@@ -402,8 +402,12 @@ class WithOnlyReverse(nn.Linear):
 def test_automatic_choice_passes_over_an_engine_that_cannot_take_the_network_and_says_so(caplog):
     config = em.SearchConfig(base=OPTIMISERS["plain"], task_loss_on="same")
     learners = make_learners([regression_task()], lambda: WithOnlyReverse(3, 1), config, 0, "test")
-    assert choose_engine(learners, config) in ("autograd", "higher")
+    chosen = choose_engine(learners, config)
+    assert chosen in ("autograd", "higher")
+    assert caplog.messages[-1] == f"using engine {chosen}"
     (line,) = [message for message in caplog.messages if "engine jvp" in message]
     assert "can't take this network" in line
     assert len(line.splitlines()) == 1
+    caplog.clear()
     assert choose_engine(learners, config.replace(engine="higher")) == "higher"
+    assert not caplog.messages
