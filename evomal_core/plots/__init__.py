@@ -128,27 +128,34 @@ def legend_label(method: str, counts: tuple[int, int], failure: str) -> str:
     return f"{LABELS[method]} (n = {n}{f', {n - finite} {failure}' if finite < n else ''})"
 
 
-def _mean_curve(table: pd.DataFrame, x: str, y: str) -> tuple[pd.DataFrame, tuple[int, int]]:
-    """Mean and standard error over the seeds that end finite; how many seeds there are, and end so.
+def _median_curve(table: pd.DataFrame, x: str, y: str) -> tuple[pd.DataFrame, tuple[int, int]]:
+    """Median and quartiles (low, high) over all seeds; how many seeds there are, and end finite.
 
-    Where one of these is not finite on the way (no usable loss yet), there is no point.
+    What is not finite (diverged, or no usable loss yet) counts as infinite.
     """
     curves = table.groupby(["seed", x], sort=True)[y].mean().unstack(x)
-    kept = curves[np.isfinite(curves.iloc[:, -1])]
-    whole = np.isfinite(kept).all()
-    error = kept.loc[:, whole].std(ddof=1).fillna(0) / np.sqrt(max(len(kept), 1))
-    curve = pd.DataFrame({"mean": kept.loc[:, whole].mean(), "error": error}).reindex(curves.columns)
-    return curve, (len(curves), len(kept))
+    ordered = np.sort(curves.where(np.isfinite(curves), np.inf).to_numpy(float), axis=0)
+    names = {"low": 0.25, "median": 0.5, "high": 0.75}
+    curve = pd.DataFrame({name: _quantile(ordered, share) for name, share in names.items()}, curves.columns)
+    return curve, (len(curves), int(np.isfinite(ordered[:, -1]).sum()))
+
+
+def _quantile(ordered: np.ndarray, share: float) -> np.ndarray:
+    """By linear interpolation between rows; `np.quantile` makes NaN of infinite ones."""
+    place = share * (len(ordered) - 1)
+    below, weight = int(place), place % 1
+    return (1 - weight) * ordered[below] + weight * ordered[below + 1] if weight else ordered[below]
 
 
 def _draw_curve(axes: Axes, method: str, curve: pd.DataFrame, label: str) -> None:
     style = STYLES[method]
-    x, mean, error = curve.index.to_numpy(float), curve["mean"].to_numpy(), curve["error"].to_numpy()
+    x, low, high = (np.asarray(values, float) for values in (curve.index, curve["low"], curve["high"]))
+    median = curve["median"].where(np.isfinite(curve["median"])).to_numpy()
     every = max(1, len(x) // 6)
     start = list(METHODS).index(method) * every // len(METHODS)
     axes.plot(
         x,
-        mean,
+        median,
         color=style.color,
         linestyle=style.linestyle,
         marker=style.marker,
@@ -157,9 +164,27 @@ def _draw_curve(axes: Axes, method: str, curve: pd.DataFrame, label: str) -> Non
         linewidth=1.6,
         label=label,
     )
-    if np.nansum(error) > 0:
-        # A standard error is at most the mean where errors are positive, so the band stays above 0.
-        axes.fill_between(x, mean - error, mean + error, color=style.color, alpha=0.13, linewidth=0)
+    if (np.isfinite(median) & (high > low)).any():
+        beyond = np.minimum(high, 1e30)  # an infinite quartile: the band goes on to the end of the axis
+        axes.fill_between(x, low, beyond, np.isfinite(median), color=style.color, alpha=0.13, linewidth=0)
+
+
+BAND = 3.0
+"""The axis of curves ends within this factor of the medians, wherever the bands go."""
+
+
+def _end_axis(axes: Axes, curves: Sequence[pd.DataFrame]) -> bool:
+    """End the vertical axis by the medians, see BAND; whether a band is cut."""
+    whole = pd.concat(curves)
+    whole = whole[np.isfinite(whole["median"])]
+    positive = whole["median"][whole["median"] > 0]
+    if positive.empty:
+        return False
+    bottom = max(whole["low"].where(whole["low"] > 0).min(), positive.min() / BAND)
+    top = min(whole["high"].max(), positive.max() * BAND)
+    margin = max((top / bottom) ** 0.05, 1.02)
+    axes.set_ylim(bottom / margin, top * margin)
+    return bool((whole["low"] < bottom).any() or (whole["high"] > top).any())
 
 
 def log_scale(axes: Axes, axis: str = "y") -> None:
@@ -176,19 +201,20 @@ def log_scale(axes: Axes, axis: str = "y") -> None:
     scale.set_minor_formatter(NullFormatter() if high / low > 4 else plain)
 
 
-def _curve_key(axes: Axes, failure: str) -> str:
+def _curve_key(axes: Axes, failure: str, cut: bool) -> str:
     failed = any(failure in name for name in axes.get_legend_handles_labels()[1])
-    return "line: mean over n seeds, band: ± 1 standard error" + (
-        f"\n{failure} seeds are left out" if failed else ""
+    return f"line: median over n seeds, band: quartiles{', cut where the axis ends' if cut else ''}" + (
+        f"\n{failure} seeds count as infinite; no point where the median is" if failed else ""
     )
 
 
 @styled
 def learning_curves(tests: pd.DataFrame, group: str, split: str, metric: str = "MSE") -> Figure:
-    """Error against gradient steps of meta-testing, mean over seeds (GECCO Figure 5).
+    """Error against gradient steps of meta-testing, median over seeds and quartiles (GECCO Figure 5).
 
-    A seed's error is the mean over its tasks; the band is one standard error over seeds to each side.
-    Seeds that diverged are counted in the legend and left out of the line.
+    A seed's error is the mean over its tasks. GECCO's figure shows means; here one seed that explodes would be all
+    that a mean shows, and a mean would have to leave out those that diverged. In the median they count as
+    infinite, and the legend says how many. The axis ends by the medians; a band may be cut.
 
     Args:
         tests: `Results.tests` of one experiment.
@@ -206,22 +232,26 @@ def learning_curves(tests: pd.DataFrame, group: str, split: str, metric: str = "
         raise ValueError(f"no rows of group {group!r} and split {split!r}; there are {'; '.join(known)}")
     figure, panels = new_figure(7.2, 3.6)
     axes = panels[0, 0]
+    curves = []
     for method in present(part):
-        curve, counts = _mean_curve(part[part["method"] == method], "step", "error")
+        curve, counts = _median_curve(part[part["method"] == method], "step", "error")
         _draw_curve(axes, method, curve, legend_label(method, counts, "diverged"))
+        curves.append(curve)
+    cut = _end_axis(axes, curves)
     log_scale(axes)
     axes.set(xlabel="base gradient steps", ylabel=f"{SPLITS[split]} error ({metric})")
-    headline(figure, f"{place}: {group} tasks", _curve_key(axes, "diverged"))
+    headline(figure, f"{place}: {group} tasks", _curve_key(axes, "diverged", cut))
     figure.legend(loc="outside right upper")
     return figure
 
 
 @styled
 def meta_training_curves(histories: pd.DataFrame, metric: str = "MSE") -> Figure:
-    """Best fitness so far against generation, mean over seeds (GECCO Figure 6, TPAMI Figure 4).
+    """Best fitness so far against generation, median over seeds and quartiles (GECCO Figure 6, TPAMI Figure 4).
 
-    Methods without generations (baseline, ML³) are level lines. The band is one standard error. Seeds that
-    found no usable loss are counted in the legend as failed; a line begins where all its other seeds have one.
+    Methods without generations (baseline, ML³) are level lines. The papers' figures show means; see
+    `learning_curves` for the median. The fitness of a seed without a usable loss counts as infinite; those that
+    never found one are counted in the legend as failed.
 
     Args:
         histories: `Results.histories` of one experiment.
@@ -233,17 +263,19 @@ def meta_training_curves(histories: pd.DataFrame, metric: str = "MSE") -> Figure
     place = _one_experiment(histories)
     figure, panels = new_figure(7.2, 3.6)
     axes = panels[0, 0]
-    last = histories["generation"].max()
+    last, curves = histories["generation"].max(), []
     for method in present(histories):
         rows = histories[histories["method"] == method]
-        curve, counts = _mean_curve(rows, "generation", "best_fitness")
+        curve, counts = _median_curve(rows, "generation", "best_fitness")
         if len(curve) == 1:
             curve = pd.concat([curve, curve.set_axis([max(last, 1)])])
         _draw_curve(axes, method, curve, legend_label(method, counts, "failed"))
+        curves.append(curve)
+    cut = _end_axis(axes, curves)
     log_scale(axes)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel="generation", ylabel=f"best fitness so far ({metric})")
-    headline(figure, f"{place}: meta-training", _curve_key(axes, "failed"))
+    headline(figure, f"{place}: meta-training", _curve_key(axes, "failed", cut))
     figure.legend(loc="outside right upper")
     return figure
 

@@ -27,12 +27,12 @@ def seconds_by_phase(spent: pd.DataFrame) -> Figure:
     """Seconds of meta-training, stacked by phase; a panel per experiment, a bar per method.
 
     Args:
-        spent: the table of `runtime.seconds`, of one profile. Baselines, which have no meta-training, are left out.
+        spent: the table of `runtime.seconds`, of one profile; baselines, without meta-training, are left out.
     """
     title = f"profile {spent['profile'].iloc[0]}: meta-training by phase"
     spent = spent[spent["method"].astype(str) != "baseline"]
     if spent.empty:
-        return _nothing(title, "nothing to show: there are runs of the baseline only, which has no meta-training")
+        return _nothing(title, "nothing to show: only the baseline was run, which has no meta-training")
     names = list(dict.fromkeys(spent["experiment"]))
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
