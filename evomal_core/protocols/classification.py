@@ -158,7 +158,7 @@ CLASSIFICATION: tuple[Experiment, ...] = (
     _small("digits", "lenet5", (8, 340)),
     _small("mnist", "logistic", (3, 30)),
     _small("mnist", "mlp", (6, 1000)),
-    _small("mnist", "lenet5", (11, 1300)),
+    _small("mnist", "lenet5", (14, 1300)),
     _large("cifar10", "alexnet", (0.5, 30, 140_000)),
     _large("cifar10", "vgg16", (0.5, 75, 400_000)),
     _large("cifar10", "allcnnc", (0.5, 60, 310_000)),
