@@ -211,22 +211,17 @@ def test_show_of_what_a_loss_does_not_have_is_one_line(loss, format_, offender, 
     assert offender in mistake(capsys, "show", "neural.json", "--format", format_)
 
 
-LARGER = """
-import sys
-from evomal_core.experiment import EXPERIMENTS
-smoke = EXPERIMENTS["sine"].profiles["smoke"]
-search = smoke.search.replace(generations=int(sys.argv.pop(1)), fitness_steps=10)
-EXPERIMENTS["sine"].profiles["smoke"] = smoke.replace(search=search)
-from evomal_core.cli import main
-sys.exit(main())
-"""
+def larger(generations: int) -> str:
+    """The name of a smoke profile with as many generations; workers know it too."""
+    return f"smoke@generations={generations},fitness_steps=10"
 
 
-def larger(generations: int, folder: Path, *arguments: str) -> subprocess.Popen:
+def started(generations: int, folder: Path, *arguments: str) -> subprocess.Popen:
     """The command in a process of its own, with a smoke run of as many generations."""
     # Ctrl-C reaches a whole process group, so it has one of its own here.
+    given = ["run", "sine", "--profile", larger(generations), "--results-dir", str(folder), *arguments]
     return subprocess.Popen(
-        [sys.executable, "-c", LARGER, str(generations), *SMOKE, "--results-dir", str(folder), *arguments],
+        [sys.executable, "-m", "evomal_core.cli", *given],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -242,8 +237,8 @@ def wait_for(paths: list[Path], process: subprocess.Popen) -> None:
 
 
 def test_ctrl_c_says_so_exits_with_130_and_leaves_a_run_that_resumes(tmp_path):
-    process = larger(20, tmp_path / "stopped", "--method", "gp-lfl")
-    folder = tmp_path / "stopped" / "sine" / "smoke" / "gp-lfl" / "seed-0"
+    process = started(100, tmp_path / "stopped", "--method", "gp-lfl")
+    folder = tmp_path / "stopped" / "sine" / larger(100) / "gp-lfl" / "seed-0"
     wait_for([folder / "checkpoint.json"], process)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
@@ -252,9 +247,9 @@ def test_ctrl_c_says_so_exits_with_130_and_leaves_a_run_that_resumes(tmp_path):
     assert "Traceback" not in err
     assert read_json(folder / "run.json")["status"] == "running"
     done = len(read_json(folder / "checkpoint.json")["state"]["generations"])
-    assert 1 <= done < 20
-    again = larger(20, tmp_path / "stopped", "--method", "gp-lfl")
-    whole = larger(20, tmp_path / "whole", "--method", "gp-lfl")
+    assert 1 <= done < 100
+    again = started(100, tmp_path / "stopped", "--method", "gp-lfl")
+    whole = started(100, tmp_path / "whole", "--method", "gp-lfl")
     for process in (again, whole):
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
@@ -264,8 +259,10 @@ def test_ctrl_c_says_so_exits_with_130_and_leaves_a_run_that_resumes(tmp_path):
 
 
 def test_ctrl_c_with_several_jobs_ends_the_workers_too(tmp_path):
-    process = larger(100_000, tmp_path, "--method", "gp-lfl,random", "--jobs", "2")
-    runs = [tmp_path / "sine" / "smoke" / method / "seed-0" / "run.json" for method in ("gp-lfl", "random")]
+    process = started(100_000, tmp_path, "--method", "gp-lfl,random", "--jobs", "2")
+    runs = [
+        tmp_path / "sine" / larger(100_000) / method / "seed-0" / "run.json" for method in ("gp-lfl", "random")
+    ]
     wait_for(runs, process)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)

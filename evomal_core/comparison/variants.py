@@ -50,9 +50,8 @@ def variants(values: pd.DataFrame) -> pd.DataFrame:
     """
     theirs = published().set_index(["table", "experiment", "group", "method"])["mean"].to_dict()
     rows: list[dict[str, Any]] = []
-    kept = values[
-        [COMPARED.get(table, ("",))[0] == split != "" for table, split in values[["table", "split"]].to_numpy()]
-    ]
+    compared = [COMPARED.get(row.table, ("",))[0] == row.split != "" for row in values.itertuples()]
+    kept = values.loc[np.array(compared, bool)]
     for keys, part in kept.groupby(["table", "experiment", "profile", "group", "split", "method"], sort=False):
         table, experiment, profile, group, split, method = map(str, keys)
         if (found := one_change(profile)) is None:
