@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -204,6 +203,8 @@ def _single(array: np.ndarray) -> np.ndarray:
 
 
 def _labels(y: np.ndarray, kind: Kind) -> np.ndarray:
+    import pandas as pd
+
     if y.ndim not in (1, 2) or (y.ndim == 2 and kind != "regression" and y.shape[1] != 1):
         wanted = "(rows,) or (rows, outputs)" if kind == "regression" else "(rows,)"
         raise ValueError(f"y of a {kind} task has shape {wanted}, got {y.shape}")
