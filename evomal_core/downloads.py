@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-import torch
+from torch.library import Library
 from tqdm.auto import tqdm
 
 TIMEOUT = 30.0
@@ -143,13 +143,13 @@ def import_torchvision() -> ModuleType:
         if "torchvision::nms" not in str(error):
             raise
         for operator in ("nms", "qnms"):
-            _TORCHVISION.append(torch.library.Library("torchvision", "FRAGMENT"))
+            _TORCHVISION.append(Library("torchvision", "FRAGMENT"))
             _TORCHVISION[-1].define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         import torchvision.datasets
     return torchvision
 
 
-_TORCHVISION: list[torch.library.Library] = []  # a declaration ends with its library object
+_TORCHVISION: list[Library] = []  # a declaration ends with its library object
 
 
 def torchvision_files(name: str) -> Sequence[Remote]:

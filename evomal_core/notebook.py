@@ -209,7 +209,7 @@ class Output:
 
     def figure(self, figure: Any, name: str) -> Any:
         """Write a figure as PNG and PDF, and give it back to be shown."""
-        from evomal_core.plots import save
+        from evomal_core.plots.style import save
 
         save(figure, self.folder / "figures" / name)
         return figure

@@ -103,9 +103,9 @@ def test_one_exploding_seed_stretches_no_axis(tests):
 @pytest.mark.parametrize("n", [1, 2, 5, 8])
 def test_quantiles_are_numpys_where_all_is_finite_and_never_nan(n, share):
     ordered = np.sort(np.random.default_rng(n).normal(size=(n, 4)), axis=0)
-    assert plots._quantile(ordered, share) == pytest.approx(np.quantile(ordered, share, axis=0))
+    assert plots.curves._quantile(ordered, share) == pytest.approx(np.quantile(ordered, share, axis=0))
     ordered[n // 2 :] = np.inf
-    assert not np.isnan(plots._quantile(ordered, share)).any()
+    assert not np.isnan(plots.curves._quantile(ordered, share)).any()
 
 
 def test_one_seed_has_no_band(tests):

@@ -16,7 +16,7 @@ import torch
 
 from evomal_core.analysis.curves import value_and_slope
 from evomal_core.losses import LearnedLoss, Loss, TaskLoss
-from evomal_core.plots import Picture, arsinh_scale, headline, loss_line, new_figure, styled
+from evomal_core.plots.style import Picture, arsinh_scale, headline, loss_line, new_figure, styled
 
 MOST_SLIDERS = 200
 """The weights of a loss with more than this are left as they are."""

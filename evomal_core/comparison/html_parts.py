@@ -108,7 +108,7 @@ def _inline(text: str) -> str:
 
 def picture(figure: Figure, title: str) -> str:
     """A figure as an image within the page."""
-    from evomal_core.plots import render
+    from evomal_core.plots.style import render
 
     return embedded(render(figure, "png", dpi=120), title)
 

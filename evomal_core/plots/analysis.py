@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from evomal_core.analysis.landscapes import per_seed
 from evomal_core.experiment import experiment
 from evomal_core.paper import LABELS, SPLITS, count_seeds
-from evomal_core.plots import (
+from evomal_core.plots.style import (
     STYLES,
     draw_points,
     headline,

@@ -14,7 +14,16 @@ from evomal_core.analysis.examples import PlainLoss
 from evomal_core.analysis.learned import SYMBOLIC, Key, classes_of
 from evomal_core.losses import Loss, TaskLoss
 from evomal_core.paper import LABELS, count_seeds
-from evomal_core.plots import STYLES, arsinh_scale, headline, log_scale, loss_line, new_figure, scaled, styled
+from evomal_core.plots.style import (
+    STYLES,
+    arsinh_scale,
+    headline,
+    log_scale,
+    loss_line,
+    new_figure,
+    scaled,
+    styled,
+)
 
 P = np.linspace(0.01, 0.99, 197)
 E = np.linspace(-3, 3, 301)

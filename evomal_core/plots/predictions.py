@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from evomal_core.paper import LABELS
-from evomal_core.plots import headline, new_figure, styled
+from evomal_core.plots.style import headline, new_figure, styled
 from evomal_core.tasks import Task
 
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from evomal_core.analysis.runtime import OUTCOMES, PHASES, count_runs
 from evomal_core.paper import LABELS
-from evomal_core.plots import headline, new_figure, present, styled
+from evomal_core.plots.style import headline, new_figure, present, styled
 
 _FILLS = {"local search": ("#D55E00", ""), "filters": ("#999999", "////"), "fitness": ("#56B4E9", "....")}
 """A colour and a hatch for each phase, told apart in grey too."""

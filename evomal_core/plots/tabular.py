@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from evomal_core.comparison.splits import SPLITS, split_of
 from evomal_core.paper import count_seeds
-from evomal_core.plots import (
+from evomal_core.plots.style import (
     draw_points,
     draw_published,
     headline,

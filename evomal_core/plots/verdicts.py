@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 
 from evomal_core.comparison.verdicts import DIRECTION, FITTED, NOT, NOT_RUN, REPRODUCED, VERDICTS
 from evomal_core.paper import LABELS, TABLES
-from evomal_core.plots import STYLES, headline, log_scale, new_figure, styled
+from evomal_core.plots.style import STYLES, headline, log_scale, new_figure, styled
 from evomal_core.search import METHODS
 
 COLOURS = {REPRODUCED: "#009E73", FITTED: "#CC79A7", DIRECTION: "#56B4E9", NOT: "#E69F00", NOT_RUN: "#E8E8E8"}
