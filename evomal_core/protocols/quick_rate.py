@@ -3,8 +3,7 @@
 The short trainings of `quick` would learn nothing at GECCO's 1e-3. Of RATES, theirs is the one at which the
 baseline comes nearest to its published in-sample error, |ln(measured / published)|, on the training rows of the
 task that is learned on. It trains with the task loss only: no learned loss can have been favoured. A stand-in
-takes the published error of the data set that it stands for. What it measured
-is kept in results/calibration.
+takes the published error of the data set that it stands for. What it measured is kept in results/calibration.
 """
 
 from __future__ import annotations
