@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers import global_generators_untouched, tiny_config
 from torch import nn
 
 import evomal_core as em
@@ -16,7 +17,6 @@ from evomal_core.losses import LearnedLoss
 from evomal_core.seeds import numpy_rng, torch_rng
 from evomal_core.training import fitness, train
 from evomal_core.unroll import local_search
-from tests.helpers import global_generators_untouched, tiny_config
 
 AUGMENT = Augmentation(padding=2, black=(-1.0, -2.0))
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import tiny_config
 from torch import nn
 
 import evomal_core as em
@@ -9,7 +10,6 @@ from evomal_core.losses import TaskLoss
 from evomal_core.models import MODELS, he_, logistic, preresnet, pyramidnet, wide_resnet
 from evomal_core.seeds import isolated_torch, numpy_rng
 from evomal_core.unroll import choose_engine
-from tests.helpers import tiny_config
 
 # Published for ImageNet, by torchvision's documentation of alexnet, vgg16_bn and squeezenet1_0.
 ALEXNET, VGG16_BN, SQUEEZENET = 61_100_840, 138_365_992, 1_248_424
