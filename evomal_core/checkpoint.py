@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from evomal_core.config import SearchConfig
 from evomal_core.expression import Expression
@@ -105,17 +107,18 @@ def fingerprint(
         "initial": [str(expression) for expression in initial],
         "kinds": [e.task.kind for e in learners],
         **({"augment": str(augment)} if (augment := [e.task.augment for e in learners if e.task.augment]) else {}),
-        "tasks": _digest(array for e in learners for part in e.task.parts().values() for array in part),
+        "tasks": digest_of(array for e in learners for part in e.task.parts().values() for array in part),
         "architecture": hashlib.sha256(str([e.network for e in learners]).encode()).hexdigest()[:16],
-        "networks": _digest(array for e in learners for array in e.network.state_dict().values()),
+        "networks": digest_of(array for e in learners for array in e.network.state_dict().values()),
     }
 
 
-def _digest(tensors: Any) -> str:
+def digest_of(tensors: Iterable[Tensor]) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of tensors' types, shapes and values."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).numpy())  # no copy
+        digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().data)  # no copy
     return digest.hexdigest()[:16]
 
 

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 
-def write_atomic(path: Path | str, text: str) -> None:
-    """Write text so that a reader, a crash or a full disk never leaves half a file.
+def write_atomic(path: Path | str, content: str | bytes) -> None:
+    """Write text or bytes so that a reader, a crash or a full disk never leaves half a file.
 
-    The text goes to a temporary file in the same folder, is flushed to disk and renamed.
+    The content goes to a temporary file in the same folder, is flushed to disk and renamed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         Path(partial).chmod(0o644)

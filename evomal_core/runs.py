@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import platform
@@ -11,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -22,7 +23,7 @@ import torch
 from tqdm.auto import tqdm
 
 from evomal_core.batched.training import train_all
-from evomal_core.checkpoint import first_difference
+from evomal_core.checkpoint import digest_of, first_difference
 from evomal_core.config import SGD
 from evomal_core.experiment import EXPERIMENTS, PROFILES, Problem, Profile, experiment
 from evomal_core.files import digest, read_json, write_atomic, write_json
@@ -31,8 +32,11 @@ from evomal_core.losses import Loss
 from evomal_core.result import SearchResult
 from evomal_core.search import METHODS, check_device, learn_loss, refuse_unknown
 from evomal_core.seeds import check_seed
+from evomal_core.snapshot import Snapshot
 from evomal_core.threads import one_thread
 from evomal_core.training import Training, train
+
+log = logging.getLogger("evomal")
 
 FILES = ("history.csv", "test.csv", "front.csv", "loss.json")
 """A complete run's files beside `run.json`; one that lacks any is computed again."""
@@ -150,7 +154,7 @@ def _compute(run: Run, device: str, progress: bool) -> None:
     searched = time.perf_counter()
     # Where no candidate trains, the least bad one is tested all the same: its errors are the run's result.
     loss = result.best_evaluation.loss
-    rows = meta_test(loss, problem, run.sizes, run.seed, device)
+    rows = meta_test(loss, problem, run.sizes, run.seed, device, run.folder, progress)
     tested = time.perf_counter()
     _write_csv(run.folder / "history.csv", result.generations)
     _write_csv(run.folder / "test.csv", rows)
@@ -160,6 +164,8 @@ def _compute(run: Run, device: str, progress: bool) -> None:
     files = {"files": {name: digest(run.folder / name) for name in FILES}}
     write_json(run.folder / "run.json", _complete_record(run, result, seconds, device) | _tasks(problem) | files)
     (run.folder / "checkpoint.json").unlink(missing_ok=True)
+    for snapshot in run.folder.glob("meta-test-*.pt"):
+        snapshot.unlink()
 
 
 def _complete_record(run: Run, result: SearchResult, seconds: dict[str, float], device: str) -> dict[str, Any]:
@@ -169,7 +175,7 @@ def _complete_record(run: Run, result: SearchResult, seconds: dict[str, float], 
         "configuration": run.configuration(),
         "fitness": result.fitness,
         "outcome": result.best_evaluation.status,
-        "loss": str(getattr(loss, "expression", type(loss).__name__)),
+        "loss": _formula(loss),
         "parameters": loss.size,
         "evaluations": len(result.evaluations),
         "engine": result.engine,
@@ -181,6 +187,10 @@ def _complete_record(run: Run, result: SearchResult, seconds: dict[str, float], 
     }
 
 
+def _formula(loss: Loss) -> str:
+    return str(getattr(loss, "expression", type(loss).__name__))
+
+
 def _tasks(problem: Problem) -> dict[str, Any]:
     """Which tasks they were: the papers do not say, for example, which classes form which task."""
     return {
@@ -190,20 +200,37 @@ def _tasks(problem: Problem) -> dict[str, Any]:
     }
 
 
-def meta_test(loss: Loss, problem: Problem, sizes: Profile, seed: int, device: str) -> list[dict[str, Any]]:
+def meta_test(
+    loss: Loss,
+    problem: Problem,
+    sizes: Profile,
+    seed: int,
+    device: str,
+    folder: Path | None = None,
+    progress: bool = False,
+) -> list[dict[str, Any]]:
     """Train new base networks with a loss; one row per group, task, step and split with its error.
 
-    The initial weights differ from those of the search and are the same for every method at a seed.
+    The initial weights differ from those of the search and are the same for every method at a seed. Long trainings
+    keep snapshots `meta-test-*.pt` in `folder`, from which a killed one goes on.
     """
     rows = []
-    for group in GROUPS:
-        learners = _base_learners(problem, sizes, seed, group, device)
-        curves = train_all(loss, learners, *_test_length(sizes))
-        for number, (learner, curve) in enumerate(zip(learners, curves, strict=True)):
-            for point in curve:
-                place_in = {"group": group, "task": number, "step": int(point["step"])}
-                rows += [{**place_in, "split": split, "error": point[split]} for split in learner.task.parts()]
+    subject = f"{_formula(loss)} {digest_of(loss.state_dict().values())}"
+    total = sizes.test_steps * len([*problem.train, *problem.test])
+    with tqdm(total=total, desc="meta-testing", unit="step", leave=False, disable=not progress) as bar:
+        for group in GROUPS:
+            learners = _base_learners(problem, sizes, seed, group, device)
+            snapshots = [] if folder is None else _snapshots(folder, group, len(learners), subject)
+            curves = train_all(loss, learners, *_test_length(sizes), snapshots, bar.update)
+            for number, (learner, curve) in enumerate(zip(learners, curves, strict=True)):
+                for point in curve:
+                    place_in = {"group": group, "task": number, "step": int(point["step"])}
+                    rows += [{**place_in, "split": name, "error": point[name]} for name in learner.task.parts()]
     return rows
+
+
+def _snapshots(folder: Path, group: str, learners: int, subject: str) -> list[Snapshot]:
+    return [Snapshot(folder / f"meta-test-{group}-{number}.pt", subject) for number in range(learners)]
 
 
 def base_trainings(
@@ -340,12 +367,32 @@ def _place(run: Run) -> tuple[int, int, str, int, int]:
 
 
 def complete_runs(results_dir: Path | str = "results") -> list[Run]:
-    """The complete runs of a results folder, in the order of experiments, profiles, methods and seeds."""
+    """The complete runs of a results folder, in the order of experiments, profiles, methods and seeds.
+
+    What is no run of this version, or is damaged, is left out, and a warning names it and the remedy.
+    """
     runs = []
-    for path in Path(results_dir).glob("*/*/*/seed-*/run.json"):
+    for path in sorted(Path(results_dir).glob("*/*/*/seed-*/run.json")):
         name, profile, method, seed = path.parent.relative_to(results_dir).parts
-        if seed.removeprefix("seed-").isdecimal():
-            with suppress(ValueError):  # another program's, or another version's
-                runs.append(Run(name, profile, method, int(seed.removeprefix("seed-")), Path(results_dir)))
-    runs.sort(key=_place)
-    return [run for run in runs if run.is_complete]
+        try:
+            run = Run(name, profile, method, _seed(path.parent, seed), Path(results_dir))
+            if run.is_complete:
+                runs.append(run)
+            elif (run.record() or {}).get("status") == "complete":
+                raise ValueError(f"{run.folder} lacks a file; the command that made it computes it again")
+        except (OSError, ValueError) as error:
+            leave_out(path.parent, error)
+    return sorted(runs, key=_place)
+
+
+def _seed(folder: Path, name: str) -> int:
+    number = name.removeprefix("seed-")
+    if not number.isdecimal() or str(int(number)) != number:
+        raise ValueError(f"{folder} is not named seed-<k>; move it away")
+    return int(number)
+
+
+def leave_out(folder: Path, error: Exception) -> None:
+    """Warn that a folder is not used, and why."""
+    place = "" if str(folder) in str(error) else f"{folder}: "
+    log.warning("left out: %s%s", place, " ".join(str(error).split()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from evomal_core.config import SGD, SearchConfig
 from evomal_core.learners import Learner, sgd
 from evomal_core.losses import Loss
+from evomal_core.snapshot import Snapshot
 from evomal_core.tasks import Task, metric
 
 log = logging.getLogger("evomal")
@@ -48,6 +49,8 @@ def train(
     record: Collection[int] = (),
     splits: Sequence[str] | None = None,
     milestones: Collection[int] = (),
+    snapshot: Snapshot | None = None,
+    tick: Callable[[int], None] = lambda steps: None,
 ) -> Training:
     """Train a copy of the learner's network with the loss by SGD.
 
@@ -61,15 +64,17 @@ def train(
         record: steps (from 0, before training) after which errors are measured, beside the last.
         splits: the parts of the task to measure; all by default.
         milestones: steps after which the learning rate is multiplied by 0.1.
+        snapshot: where the state is saved and taken up again.
+        tick: called with the number of steps done since its last call.
     """
     network = copy.deepcopy(learner.network)
     optimiser = sgd(network, base)
     wanted = sorted({step for step in record if 0 <= step <= steps} | {steps})
     parts = {name: learner.task.parts()[name] for name in (splits or learner.task.parts())}
-    curve: list[dict[str, float]] = []
-    done = 0
+    done, curve = _take_up(snapshot, network, optimiser)
+    tick(done)
     with _frozen(loss):
-        for step in wanted:
+        for step in wanted[len(curve) :]:
             for number in range(done, step):
                 if number in milestones:
                     optimiser.param_groups[0]["lr"] *= 0.1
@@ -81,12 +86,39 @@ def train(
                 if value.requires_grad:
                     value.backward()
                     optimiser.step()
+                tick(1)
+                _put_down(snapshot, network, optimiser, number + 1, curve)
             done = step
             errors = {name: error(network, learner.task, part) for name, part in parts.items()}
             curve.append({"step": step, **errors})
+            _put_down(snapshot, network, optimiser, done, curve)
     diverged = not all(torch.isfinite(weights).all() for weights in network.parameters())
     diverged = diverged or any(value == float("inf") for value in curve[-1].values())
     return Training(network, curve, diverged)
+
+
+def _take_up(
+    snapshot: Snapshot | None, network: nn.Module, optimiser: torch.optim.SGD
+) -> tuple[int, list[dict[str, float]]]:
+    """Steps done and errors so far, from a snapshot if there is one, which also sets network and optimiser."""
+    state = None if snapshot is None else snapshot.load()
+    if state is None:
+        return 0, []
+    network.load_state_dict(state["network"])
+    optimiser.load_state_dict(state["optimiser"])
+    return state["done"], state["curve"]
+
+
+def _put_down(
+    snapshot: Snapshot | None,
+    network: nn.Module,
+    optimiser: torch.optim.SGD,
+    done: int,
+    curve: list[dict[str, float]],
+) -> None:
+    if snapshot is not None and snapshot.is_due:
+        state = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
+        snapshot.save({**state, "done": done, "curve": curve})
 
 
 class _frozen:  # noqa: N801 - used as a function

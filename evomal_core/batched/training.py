@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from evomal_core.batched.stacks import MLPStack, NotBatchable, Stack, Stacked, m
 from evomal_core.config import SGD, SearchConfig
 from evomal_core.learners import Learner
 from evomal_core.losses import LearnedLoss, Loss
+from evomal_core.snapshot import Snapshot
 from evomal_core.training import rows_at_once, train
 
 
@@ -75,8 +77,12 @@ def train_all(
     steps: int,
     record: Collection[int] = (),
     milestones: Collection[int] = (),
+    snapshots: Sequence[Snapshot] = (),
+    tick: Callable[[int], None] = lambda steps: None,
 ) -> list[list[dict[str, float]]]:
     """The curve of `training.train` for each learner: perceptrons at once where the loss allows it.
+
+    Networks that are trained one after the other keep a snapshot each, where `snapshots` are given.
 
     The choice depends on the loss and the networks alone. By the kernels a network's errors are the same, bit
     by bit, whatever it is trained with; by PyTorch the last digits may depend on the learners given.
@@ -87,8 +93,12 @@ def train_all(
     ):
         with suppress(NotBatchable):
             (row,) = train_stack([loss], learners, base, steps, record, milestones=milestones)
+            tick(steps * len(learners))
             return [trained.curve for trained in row]
-    return [train(loss, learner, base, steps, record, milestones=milestones).curve for learner in learners]
+    return [
+        train(loss, learner, base, steps, record, milestones=milestones, snapshot=snapshot, tick=tick).curve
+        for learner, snapshot in zip(learners, snapshots or repeat(None), strict=False)
+    ]
 
 
 def _train(
