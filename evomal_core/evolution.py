@@ -10,10 +10,13 @@ import random
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 
+from evomal_core.batched.compiled import must_compile
+from evomal_core.batched.stacks import NotBatchable, make_stacks
 from evomal_core.config import SearchConfig
 from evomal_core.expression import Expression, crossover, mutate, random_expression, repair
 from evomal_core.filters import gradient_signature, is_irrelevant, is_rejected, promises, sample_predictions
@@ -42,6 +45,7 @@ def random_search(search: Search) -> SearchResult:
 
 def _evolve(search: Search, *, tuned: bool, bred: bool) -> SearchResult:
     config = search.config
+    _announce_compiling(search)
     search.engine = choose_engine(search.learners, config)
     evaluator = Evaluator(search, tuned)
     rows: list[dict[str, Any]] = []
@@ -67,6 +71,12 @@ def _evolve(search: Search, *, tuned: bool, bred: bool) -> SearchResult:
     return SearchResult(
         search.method, list(evaluator.archive.values()), rows, population, search.seconds, search.engine
     )
+
+
+def _announce_compiling(search: Search) -> None:
+    with suppress(NotBatchable):
+        if search.config.engine in ("auto", "batched") and must_compile(make_stacks(search.learners)):
+            search.progress.say("compiling the kernels, once on this machine")
 
 
 def _random_population(search: Search, generation: int) -> list[Expression]:

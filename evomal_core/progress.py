@@ -31,8 +31,14 @@ class Progress:
         self.bar.total = float(generations)
         self.bar.refresh()
 
+    def say(self, text: str) -> None:
+        """Show what is being done until the first work is counted."""
+        self.bar.set_description(f"{self.label} {text}")
+
     def tick(self, share: float) -> None:
         """Add a share of one generation's work."""
+        if self.bar.n == 0:
+            self.bar.set_description(self.label, refresh=False)
         self.bar.update(share)
 
     def generation(self, row: dict[str, Any], total: int) -> None:

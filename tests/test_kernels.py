@@ -217,3 +217,27 @@ print(fitness(losses, learners, config, "batched"))
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_first_search_on_a_machine_is_announced(tmp_path: Path) -> None:
+    """By a process whose kernels were never compiled; not by the next one, nor where they are switched off."""
+    code = (
+        "from evomal_core.batched.compiled import must_compile\n"
+        "from evomal_core.batched.stacks import make_stacks\n"
+        "from test_kernels import FULL, learners_for\n"
+        "print(must_compile(make_stacks(learners_for('regression', FULL))))"
+    )
+
+    def announced(**environment: str) -> str:
+        paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": paths} | environment
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    assert announced() == "True"
+    assert announced(EVOMAL_KERNELS="0") == "False"
+    folder = next(tmp_path.iterdir())
+    (folder / f"kernels.train-1.py{sys.version_info[0]}{sys.version_info[1]}.nbi").touch()
+    assert announced() == "False"

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,15 @@ def fits(stack: Stack, losses: Sequence[Loss] | None = None, config: SearchConfi
         and (losses is None or all(isinstance(loss, LearnedLoss) for loss in losses))
         and _libraries() is not None
     )
+
+
+def must_compile(stacks: Sequence[Stack]) -> bool:
+    """Whether the kernels are going to be used and were never compiled on this machine, which takes a minute."""
+    if not all(fits(stack) for stack in stacks):
+        return False
+    kernel = _libraries()[0].train
+    folder = kernel.stats.cache_path
+    return not kernel.signatures and (folder is None or not any(Path(folder).glob("kernels.train-*.nbi")))
 
 
 class _Population:
