@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel, ValidationError
 
 from evomal_core.experiment import check_methods, experiment
 from evomal_core.files import digest
 from evomal_core.loss_files import load_loss
 from evomal_core.losses import Loss
-from evomal_core.runs import Run, compute_all
+from evomal_core.runs import Run, compute_all, leave_out
 from evomal_core.search import METHODS
 from evomal_core.seeds import check_seed
 
@@ -138,49 +139,98 @@ def load(runs: Sequence[Run]) -> Results:
         if profiles.setdefault(run.experiment, run.profile) != run.profile:
             both = f"{profiles[run.experiment]!r} and {run.profile!r}"
             raise ValueError(f"runs of {run.experiment} are of the profiles {both}; load one profile at a time")
-    records: list[dict[str, Any]] = []
-    tables: dict[str, list[pd.DataFrame]] = {"history": [], "test": [], "front": []}
-    losses: dict[tuple[str, str, int], Loss] = {}
+    return _joined([_read(run) for run in runs])
+
+
+def load_readable(runs: Sequence[Run]) -> Results | None:
+    """As `load`, without runs whose files are damaged, which a warning names; None if none is left."""
+    parts = []
     for run in runs:
-        if not run.is_complete:
-            raise ValueError(f"{run.folder} is not complete; compute it with `evomal run {run.experiment}`")
-        record = run.record() or {}
-        keys = {key: getattr(run, key) for key in KEYS}
-        kept = ("fitness", "outcome", "loss", "parameters", "evaluations", "engine", "device")
-        if unknown := [name for name in (*kept, "seconds") if name not in record]:
-            raise ValueError(
-                f"{run.folder}/run.json lacks {unknown[0]!r}: another version wrote it; delete the folder"
-            )
-        records.append(keys | {name: record[name] for name in kept} | _seconds(record))
-        for name, written in record.get("files", {}).items():
-            if digest(run.folder / name) != written:
-                raise _damaged(run.folder / name, "it is not what the run wrote")
-        for name, parts in tables.items():
-            parts.append(_read(run.folder / f"{name}.csv", _COLUMNS[name]).assign(**keys))
-        _check_steps(run, tables["test"][-1])
-        losses[run.experiment, run.method, run.seed] = load_loss(run.folder / "loss.json")
-    whole = {name: _ordered(_joined(parts)) for name, parts in tables.items()}
-    runs_table = _ordered(pd.DataFrame(records)).astype({"fitness": float})
-    return Results(runs_table, whole["history"], whole["test"], whole["front"], losses)
+        try:
+            parts.append(_read(run))
+        except (OSError, ValueError) as error:
+            leave_out(run.folder, error)
+    return _joined(parts) if parts else None
 
 
+class _Hardware(BaseModel):
+    processor: str
+    cores: int | None
+
+
+class _Record(BaseModel):
+    """What `run.json` holds of a complete run, beside its configuration."""
+
+    fitness: float
+    outcome: str
+    loss: str
+    parameters: int
+    evaluations: int
+    engine: str
+    device: str
+    seconds: dict[str, float]
+    finished: str
+    hardware: _Hardware
+    versions: dict[str, str]
+    files: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class _Read:
+    """One run: its row of `Results.runs`, its tables and its loss."""
+
+    row: dict[str, Any]
+    tables: dict[str, pd.DataFrame]
+    loss: Loss
+
+
+def _read(run: Run) -> _Read:
+    if not run.is_complete:
+        raise ValueError(f"{run.folder} is not complete; compute it with `evomal run {run.experiment}`")
+    try:
+        record = _Record.model_validate(run.record())
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        reason = f"lacks a usable {where!r}: it is damaged, or another version's"
+        raise ValueError(f"{run.folder}/run.json {reason}; delete the folder") from None
+    keys = {key: getattr(run, key) for key in KEYS}
+    for name, written in record.files.items():
+        if digest(run.folder / name) != written:
+            raise _damaged(run.folder / name, "it is not what the run wrote")
+    tables = {name: read_table(run.folder / f"{name}.csv", _COLUMNS[name]).assign(**keys) for name in _COLUMNS}
+    _check_steps(run, tables["test"])
+    seconds = {f"seconds {phase}": value for phase, value in record.seconds.items()}
+    row = keys | record.model_dump(include=_KEPT) | seconds
+    return _Read(row, tables, load_loss(run.folder / "loss.json"))
+
+
+_KEPT = {"fitness", "outcome", "loss", "parameters", "evaluations", "engine", "device"}
 _COLUMNS = {
     "history": {"generation", "best_fitness"},
     "test": {"group", "task", "step", "split", "error"},
     "front": {"complexity", "fitness", "loss"},
 }
+_NUMBERS = {"generation", "best_fitness", "task", "step", "error", "complexity", "fitness", "x", "height"}
 
 
-def _read(path: Path, columns: set[str]) -> pd.DataFrame:
+def read_table(path: Path, columns: set[str]) -> pd.DataFrame:
+    """A table that a run or an analysis wrote; an error of NaN is inf.
+
+    Raises:
+        ValueError: the file is no table, lacks a column, ends within a row, or has words among its numbers.
+    """
     try:
         table = pd.read_csv(path)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise _damaged(path, str(error)) from None
     if absent := sorted(columns - set(table.columns)):
         raise _damaged(path, f"it has no column {absent[0]!r}")
+    if table[sorted(columns - {"error"})].isna().any(axis=None):
+        raise _damaged(path, "a row is not whole")
+    for name in sorted(columns & _NUMBERS) if len(table) else ():
+        if not pd.api.types.is_numeric_dtype(table[name]):
+            raise _damaged(path, f"not every {name} is a number")
     if "error" in table:
-        if not pd.api.types.is_numeric_dtype(table["error"]):
-            raise _damaged(path, "not all errors are numbers")
         # A diverged training may have been written as NaN; it is never to be averaged away.
         table["error"] = table["error"].fillna(np.inf)
     return table
@@ -198,13 +248,16 @@ def _damaged(path: Path, why: str) -> ValueError:
     return ValueError(f"{path} is damaged: {why}; delete it, and the run is computed again")
 
 
-def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
-    """One table; a front without rows (no usable loss) has no say in the columns' types."""
-    return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
-
-
-def _seconds(record: dict[str, Any]) -> dict[str, float]:
-    return {f"seconds {phase}": value for phase, value in record["seconds"].items()}
+def _joined(parts: Sequence[_Read]) -> Results:
+    tables = {}
+    for name in _COLUMNS:
+        single = [part.tables[name] for part in parts]
+        # A front without rows (no usable loss) has no say in the columns' types.
+        filled = [table for table in single if len(table)] or single[:1]
+        tables[name] = _ordered(pd.concat(filled, ignore_index=True))
+    runs = _ordered(pd.DataFrame([part.row for part in parts])).astype({"fitness": float})
+    losses = {(part.row["experiment"], part.row["method"], part.row["seed"]): part.loss for part in parts}
+    return Results(runs, tables["history"], tables["test"], tables["front"], losses)
 
 
 def _ordered(table: pd.DataFrame) -> pd.DataFrame:

@@ -379,7 +379,8 @@ def complete_runs(results_dir: Path | str = "results") -> list[Run]:
             if run.is_complete:
                 runs.append(run)
             elif (run.record() or {}).get("status") == "complete":
-                raise ValueError(f"{run.folder} lacks a file; the command that made it computes it again")
+                command = f"evomal run {name} --profile {profile} --method {method} --seeds {run.seed}"
+                raise ValueError(f"{run.folder} lacks a file; delete it, or compute it again with `{command}`")
         except (OSError, ValueError) as error:
             leave_out(path.parent, error)
     return sorted(runs, key=_place)
@@ -392,7 +393,9 @@ def _seed(folder: Path, name: str) -> int:
     return int(number)
 
 
-def leave_out(folder: Path, error: Exception) -> None:
-    """Warn that a folder is not used, and why."""
-    place = "" if str(folder) in str(error) else f"{folder}: "
-    log.warning("left out: %s%s", place, " ".join(str(error).split()))
+def leave_out(place: Path, error: Exception) -> None:
+    """Warn that a folder or file is not used: which, why, and what to do."""
+    text = " ".join(str(error).split())
+    where = "" if str(place) in text else f"{place}: "
+    remedy = "" if "delete" in text or "move" in text else "; delete it, or move it away"
+    log.warning("left out: %s%s%s", where, text, remedy)

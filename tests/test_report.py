@@ -13,6 +13,7 @@ import evomal_core as em
 from evomal_core import paper
 from evomal_core.cli import main
 from evomal_core.comparison import html_parts
+from evomal_core.comparison.evidence import gather
 from evomal_core.comparison.report import write_report
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -142,3 +143,53 @@ def test_a_formula_is_mathml_and_a_network_is_named():
     assert "<msup>" in power
     assert "<mn>10</mn><mrow><mo>−</mo><mn>9</mn></mrow></msup>" in power.replace("\n", "")
     assert html_parts.formula(em.NeuralLoss()) == "a network of 2650 weights"
+
+
+def _rewrite(path, change):
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+
+BAD = {
+    "a record cut short": lambda run: (run / "run.json").write_text((run / "run.json").read_text()[:400]),
+    "a record without versions": lambda run: _rewrite(
+        run / "run.json", lambda record: {key: record[key] for key in record if key != "versions"}
+    ),
+    "seconds that are none": lambda run: _rewrite(run / "run.json", lambda record: record | {"seconds": None}),
+    "a folder in a file's place": lambda run: ((run / "run.json").unlink(), (run / "run.json").mkdir()),
+    "a table of nothing": lambda run: (run / "test.csv").write_text(""),
+    "a table cut within a row": lambda run: (run / "history.csv").write_text(
+        "generation,best_fitness,mean_fitness\n0,3.5,4.5\n1"
+    ),
+    "a lost table": lambda run: (run / "front.csv").unlink(),
+    "another program's loss": lambda run: (run / "loss.json").write_text("{}"),
+    "the run of another seed": lambda run: run.rename(run.with_name("seed-7")),
+    "a copy": lambda run: run.rename(run.with_name("seed-01")),
+}
+
+
+@pytest.mark.parametrize("damage", BAD.values(), ids=BAD)
+def test_a_run_that_cannot_be_read_is_left_out_with_one_line(damage, folder, tmp_path, caplog):
+    place = tmp_path / "results"
+    shutil.copytree(folder, place)
+    bad = place / "sine/quick/evomal/seed-1"
+    shutil.copytree(RESULTS / "sine/quick/evomal/seed-1", bad)
+    whole = gather(place).values
+    damage(bad)
+    found = gather(place).values
+    assert found.to_dict("records") == whole[whole["seed"] == 0].to_dict("records")
+    [line] = caplog.messages
+    assert line.startswith("left out: ")
+    assert f"{place}/sine/quick/evomal/seed-" in line
+    assert re.search("delete|move it away", line)
+
+
+def test_the_report_is_written_beside_a_bad_run_and_analysis(tmp_path, capsys):
+    run = "diabetes/quick/evomal/seed-0"
+    for target in (run, "diabetes/quick/evomal/seed-1"):
+        shutil.copytree(RESULTS / run, tmp_path / target)
+    transfer = tmp_path / "transfer/sine-to-sine/quick/evomal/seed-0"
+    transfer.mkdir(parents=True)
+    for name in ("test.csv", "test.json"):
+        (transfer / name).write_text("")
+    assert main(["report", "--results-dir", str(tmp_path), "--output", str(tmp_path / "r.html")]) == 0
+    assert "r.html: 1 runs" in capsys.readouterr().out

@@ -20,7 +20,7 @@ from evomal_core.paper import LABELS
 from evomal_core.primitives import EPSILON
 from evomal_core.protocols.gecco import PARTITIONS
 from evomal_core.result import Evaluation
-from evomal_core.results import Results, load
+from evomal_core.results import Results, load_readable
 from evomal_core.runs import complete_runs
 from evomal_core.search import METHODS
 from evomal_core.seeds import numpy_rng
@@ -107,10 +107,9 @@ def best_losses(results_dir: Path | str, profile: str) -> tuple[pd.DataFrame, di
     held-out error of meta-testing on the tasks that were learned from, inf where a training diverged;
     `relative error` that over the baseline's at the same seed, NaN where that has not been run.
     """
-    runs = [run for run in complete_runs(results_dir) if run.profile == profile]
-    if not runs:
+    results = load_readable([run for run in complete_runs(results_dir) if run.profile == profile])
+    if results is None:
         return pd.DataFrame(columns=BEST), {}
-    results = load(runs)
     table = results.runs[["experiment", "method", "seed", "fitness"]].merge(_held_out(results), how="left")
     rows = []
     for row in table.to_dict("records"):

@@ -11,10 +11,11 @@ import pandas as pd
 
 from evomal_core.analysis.runtime import PHASES
 from evomal_core.comparison.verdicts import strength
-from evomal_core.experiment import EXPERIMENTS, experiment
+from evomal_core.experiment import EXPERIMENTS, PROFILES, experiment
 from evomal_core.paper import published
-from evomal_core.results import KEYS, Results, load
-from evomal_core.runs import Run, complete_runs
+from evomal_core.results import KEYS, Results, load_readable, read_table
+from evomal_core.runs import Run, complete_runs, leave_out
+from evomal_core.search import refuse_unknown
 
 ERRORS = [*KEYS, "group", "split", "error"]
 COLUMNS = {
@@ -83,20 +84,26 @@ class Evidence:
 
 def gather(results_dir: Path | str) -> Evidence:
     """The evidence of a results folder; a folder without runs, or none at all, gives empty tables."""
-    runs = [run for run in complete_runs(results_dir) if not run.profile.startswith("smoke")]
-    found = collect(loaded for _, loaded in by_profile(runs))
-    transfers = _table("transfers", [*_transfers(Path(results_dir, "transfer"), found.values)])
-    landscapes = _table(
-        "landscapes", _one_grid([t for _, t in _pieces(Path(results_dir, "landscapes"), "line-*")])
-    )
+    return with_analyses(collect(by_profile(results_dir).values()), Path(results_dir))
+
+
+def by_profile(results_dir: Path | str) -> dict[tuple[str, str], Results]:
+    """The tables of each experiment and profile but `smoke`, without the runs that can't be read."""
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in complete_runs(results_dir):
+        if not run.profile.startswith("smoke"):
+            groups.setdefault((run.experiment, run.profile), []).append(run)
+    loaded = {key: load_readable(runs) for key, runs in groups.items()}
+    return {key: results for key, results in loaded.items() if results is not None}
+
+
+def with_analyses(found: Evidence, results_dir: Path) -> Evidence:
+    """Evidence of runs with the transfers and landscapes that were measured beside them."""
+    transfers = _table("transfers", [*_transfers(results_dir / "transfer", found.values)])
+    lines = _pieces(results_dir / "landscapes", "line-[0-9]*", {"x", "measure", "height", "task", "diverged"})
+    landscapes = _table("landscapes", _one_grid([table for _, table in lines]))
     values = _table("values", [found.values, _table_iv(transfers)])
     return replace(found, values=values, transfers=transfers, landscapes=landscapes)
-
-
-def by_profile(runs: list[Run]) -> Iterator[tuple[tuple[str, str], Results]]:
-    """The tables of each experiment and profile, in the order of the runs."""
-    for key in dict.fromkeys((run.experiment, run.profile) for run in runs):
-        yield key, load([run for run in runs if (run.experiment, run.profile) == key])
 
 
 def collect(results: Iterable[Results]) -> Evidence:
@@ -145,13 +152,19 @@ def _values(results: Results, table: str) -> Iterator[pd.DataFrame]:
         yield whole.assign(table="V", value=hours)
 
 
-def _pieces(folder: Path, name: str) -> Iterator[tuple[str, pd.DataFrame]]:
+def _pieces(folder: Path, name: str, columns: set[str]) -> Iterator[tuple[str, pd.DataFrame]]:
     """Finished tables `<first>/<profile>/<method>/seed-<k>/<name>.csv` of a folder, each with its first part."""
     for path in sorted(folder.glob(f"*/*/*/seed-*/{name}.csv")):
         first, profile, method, seed = path.parent.relative_to(folder).parts
         if path.with_suffix(".json").exists() and not profile.startswith("smoke"):
             keys = {"experiment": first, "profile": profile, "method": method}
-            yield first, pd.read_csv(path).assign(**keys, seed=int(seed.removeprefix("seed-")), piece=path.stem)
+            try:
+                refuse_unknown("profile", profile.partition("@")[0], list(PROFILES))
+                table = read_table(path, columns).assign(**keys, seed=int(seed.removeprefix("seed-")))
+            except (OSError, ValueError) as error:
+                leave_out(path, error)
+            else:
+                yield first, table.assign(piece=path.stem)
 
 
 def _one_grid(lines: list[pd.DataFrame]) -> list[pd.DataFrame]:
@@ -169,7 +182,7 @@ def _one_grid(lines: list[pd.DataFrame]) -> list[pd.DataFrame]:
 def _transfers(folder: Path, values: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """Final errors of transfers, with those of the target's own baseline at the same profile."""
     baselines: set[tuple[str, str]] = set()
-    for name, piece in _pieces(folder, "test"):
+    for name, piece in _pieces(folder, "test", {"group", "task", "step", "split", "error"}):
         source, _, target = name.partition("-to-")
         last = piece[piece["step"] == piece["step"].max()].assign(experiment=target, source=source)
         keys = [column for column in COLUMNS["transfers"] if column != "error"]

@@ -11,12 +11,12 @@ from evomal_core import paper, plots
 from evomal_core.comparison import html_parts as html
 from evomal_core.comparison import verdicts, wording
 from evomal_core.comparison.claims import judge_claims
-from evomal_core.comparison.evidence import Evidence, by_profile, gather, varied_rate
+from evomal_core.comparison.evidence import Evidence, by_profile, collect, varied_rate, with_analyses
 from evomal_core.experiment import EXPERIMENTS
 from evomal_core.files import write_atomic
 from evomal_core.plots import verdicts as plots_verdicts
 from evomal_core.results import Results
-from evomal_core.runs import Run, complete_runs
+from evomal_core.runs import Run
 
 TITLE = "EvoMAL: published and measured"
 CLASSES = {
@@ -32,26 +32,34 @@ def write_report(results_dir: Path | str, output: Path | str) -> int:
     """Write the report of a results folder; returns how many runs it shows.
 
     The page holds its figures and formulas and needs no other file and no network. Runs of the profile `smoke` are
-    left out, and those that only vary the base learning rate are judged but not shown one by one.
+    left out, and those that can't be read, each with a warning. Those that only vary the base learning rate are
+    judged but not shown one by one.
 
     Raises:
         ValueError: the folder holds no complete run.
     """
-    runs = [run for run in complete_runs(results_dir) if not run.profile.startswith("smoke")]
-    if not runs:
+    loaded = by_profile(results_dir)
+    if not loaded:
         raise ValueError(
             f"{results_dir} holds no complete run, or only of the profile smoke; make some with `make reproduce`"
         )
-    shown = [run for run in runs if varied_rate(run.profile)[1] is None]
-    sections = {_title(*key): list(_section(results)) for key, results in by_profile(shown)}
+    sections = {
+        _title(*key): list(_section(results)) for key, results in loaded.items() if varied_rate(key[1])[1] is None
+    }
     others = list(_other_figures(Path(results_dir)))
     titles = ["Verdicts", "Claims in words", "Every published cell", *sections]
     titles += (["Further analyses"] if others else []) + ["Provenance"]
-    parts = [f"<h1>{TITLE}</h1>", *_comparison(gather(results_dir), titles)]
+    evidence = with_analyses(collect(loaded.values()), Path(results_dir))
+    parts = [f"<h1>{TITLE}</h1>", *_comparison(evidence, titles)]
     for title, section in sections.items():
         parts += [html.heading(title), *section]
     if others:
         parts += [html.heading("Further analyses"), *others]
+    runs = [
+        Run(*key, method, seed, Path(results_dir))
+        for key, results in loaded.items()
+        for _, method, seed in results.losses
+    ]
     parts += [html.heading("Provenance"), *_provenance(runs)]
     write_atomic(output, html.page(TITLE, parts))
     return len(runs)
