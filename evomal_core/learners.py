@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,8 @@ from evomal_core.config import SGD, SearchConfig
 from evomal_core.models import glorot_
 from evomal_core.seeds import derive, isolated_torch, torch_rng
 from evomal_core.tasks import Task
+
+log = logging.getLogger("evomal")
 
 Weights = dict[str, Tensor]
 ModelFactory = Callable[[], nn.Module]
@@ -84,7 +88,31 @@ class Learner:
     def forward(self, theta: Weights, x: Tensor, draw: int = 0) -> Tensor:
         """The network's output f_theta(x) in training mode, a pure function of theta, x and `draw`."""
         with self.dropout(draw):
-            return functional_call(self.stateless, theta, (x,))
+            return self.call(theta, x)
+
+    def call(self, theta: Weights, x: Tensor) -> Tensor:
+        """As `forward`, within `dropout`.
+
+        Buffers that the network moves (a running mean of its own, spectral norm's vectors) start each time
+        from their initial values, so that no candidate sees what another one left in them (the engine `higher`
+        moves them from step to step, as its library does).
+        """
+        buffers = {name: buffer.clone() for name, buffer in self.stateless.named_buffers()}
+        return functional_call(self.stateless, buffers | theta, (x,))
+
+    def small(self, rows: int = 4) -> Learner:
+        """The learner on a few rows, on the CPU in float64, where a disagreement is none of rounding."""
+
+        def few(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            index = torch.arange(min(rows, len(x)), device=x.device)
+            if self.task.kind == "multiclass":
+                index[-1] = y.argmax()  # the last class tells the number of outputs
+            return x[index], y[index]
+
+        parts: dict[str, Any] = {name: few(*part) for name, part in self.task.parts().items()}
+        task = replace(self.task, **parts)
+        network = copy.deepcopy(self.network).to("cpu", torch.float64)
+        return Learner(task.to("cpu", torch.float64), network, min(self.batch_size, rows), self.seed)
 
     @contextmanager
     def dropout(self, draw: int) -> Iterator[None]:
@@ -102,10 +130,10 @@ class Learner:
     @cached_property
     def draws(self) -> bool:
         """Whether the network draws random numbers in training mode: found out by watching the generator."""
-        x = self.task.train[0][:2]
+        x = self.task.train[0][:2].clone()
         with isolated_torch(self.seed, "dropout"), torch.no_grad():
             before = _generator_state(x.device)
-            functional_call(self.stateless, self.theta, (x,))
+            self.call(self.theta, x)
             return not torch.equal(before, _generator_state(x.device))
 
 
@@ -128,31 +156,48 @@ class PureBatchNorm(nn.Module):
     """Batch norm in training mode, without running statistics, from elementary operations.
 
     PyTorch's own has a forward-mode derivative that is itself differentiated wrongly (by 1e-3 in the
-    meta-gradient of several unrolled steps, PyTorch 2.13); this one is exact to any order.
+    meta-gradient of several unrolled steps, PyTorch 2.13); this one is exact to any order. A layer that the
+    network keeps in evaluation mode, as for a pretrained part, uses its running statistics.
     """
 
     def __init__(self, norm: nn.modules.batchnorm._BatchNorm) -> None:
         super().__init__()
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        fixed = not norm.training and norm.running_mean is not None
+        self.running_mean: Tensor | None
+        self.running_var: Tensor | None
+        self.register_buffer("running_mean", norm.running_mean if fixed else None)
+        self.register_buffer("running_var", norm.running_var if fixed else None)
 
     def forward(self, x: Tensor) -> Tensor:
         """(x − mean) / √(variance + eps) · weight + bias, over all axes but the second."""
         axes = [axis for axis in range(x.ndim) if axis != 1]
-        variance, mean = torch.var_mean(x, dim=axes, correction=0, keepdim=True)
+        shape = [-1 if axis == 1 else 1 for axis in range(x.ndim)]
+        if self.running_mean is None or self.running_var is None:
+            variance, mean = torch.var_mean(x, dim=axes, correction=0, keepdim=True)
+        else:
+            variance, mean = self.running_var.view(shape), self.running_mean.view(shape)
         scaled = (x - mean) * torch.rsqrt(variance + self.eps)
         if self.weight is None:
             return scaled
-        shape = [-1 if axis == 1 else 1 for axis in range(x.ndim)]
         return scaled * self.weight.view(shape) + self.bias.view(shape)
 
 
 def _with_pure_batch_norm(network: nn.Module) -> nn.Module:
-    for name, child in network.named_children():
-        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+    for name, child in network._modules.items():  # named_children() leaves out a module's second name
+        if child is None:
+            continue
+        norm = nn.modules.batchnorm._BatchNorm
+        if isinstance(child, norm) and type(child).forward is norm.forward and not hooks(child):
             setattr(network, name, PureBatchNorm(child))
         else:
             _with_pure_batch_norm(child)
     return network
+
+
+def hooks(module: nn.Module) -> bool:
+    """Whether calling a module does more than its `forward`."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def make_learners(
@@ -173,13 +218,16 @@ def make_learners(
 
 def _make_learner(task: Task, model: ModelFactory, base: SGD, initialisation: str, seed: int) -> Learner:
     x, _ = task.train
+    dtype = next((part.dtype for part in task.train if part.is_floating_point()), None)
     with isolated_torch(seed, "initial weights"):
-        network = model()
+        network = copy.deepcopy(model())  # a factory may return one network again and again
+        if isinstance(network, nn.Module) and any(map(nn.parameter.is_lazy, network.parameters())):
+            with torch.no_grad():
+                network.to(dtype=dtype).eval()(x[:2].cpu())  # tells its layers their sizes
     if not isinstance(network, nn.Module) or not any(p.requires_grad for p in network.parameters()):
         raise TypeError(f"model() must return an nn.Module with trainable weights, got {type(network).__name__}")
     if initialisation == "glorot":
         glorot_(network, torch_rng(seed, "initial weights"))
-    dtype = x.dtype if x.is_floating_point() else None
     network.to(device=x.device, dtype=dtype).train()
     learner = Learner(task, network, base.batch_size, seed)
     _check_output(learner)
@@ -189,9 +237,10 @@ def _make_learner(task: Task, model: ModelFactory, base: SGD, initialisation: st
 def _check_output(learner: Learner) -> None:
     task = learner.task
     x, y = (part[:2] for part in task.train)
+    given = x.clone()
     try:
         with torch.no_grad():
-            output = learner.forward(learner.theta, x)
+            output = learner.forward(learner.theta, given)
     except (RuntimeError, IndexError, ValueError, TypeError) as error:
         raise ValueError(
             f"the model fails on rows of shape {task.features} from {task.name!r}: {str(error).splitlines()[0]}"
@@ -201,4 +250,16 @@ def _check_output(learner: Learner) -> None:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(
             f"the model's output for {len(x)} rows of {task.name!r} has shape {got}, but its labels need {wanted}"
+        )
+    if not torch.equal(given, x):
+        raise ValueError(
+            "the model changes its input in place, which would change the data; let its forward start with "
+            "x = x.clone(), or use operations that are not in place"
+        )
+    with torch.no_grad():
+        again = learner.forward(learner.theta, x)
+    if not torch.equal(output.nan_to_num(), again.nan_to_num()):
+        log.warning(
+            "the model gives different outputs for the same weights and rows: it draws from a generator of its "
+            "own (or of NumPy), so results can't be repeated; draw by torch's functions without a generator"
         )

@@ -19,10 +19,12 @@ import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad, jvp
+from torch.nn.utils import parameters_to_vector
 
 from evomal_core.config import SGD, SearchConfig
 from evomal_core.learners import Learner, Weights, sgd
@@ -240,16 +242,49 @@ def choose_engine(learners: Sequence[Learner], config: SearchConfig, loss: Loss 
                 check_batchable(learners, config)
             else:
                 meta_gradient(probe, learners[0], 0, config, name)
+            if name in ("batched", "jvp"):
+                _check_forward_mode(name, probe, learners[0], config)
         except torch.OutOfMemoryError:
             raise
         except (NotBatchable, NotImplementedError, RuntimeError) as error:
-            problem = str(error).splitlines()[0]
+            problem = shorten(str(error).splitlines()[0], 200)
             log.warning("engine %s can't take this network (%s)", name, problem)
         else:
             if problem:
                 log.warning("using engine %s", name)
             return name
     raise ValueError(f"no engine can differentiate this network twice: {problem}")
+
+
+def _check_forward_mode(engine: str, probe: Loss, learner: Learner, config: SearchConfig) -> None:
+    """Compare an engine's meta-gradient with double backward, on a few rows in float64.
+
+    PyTorch differentiates some forward-mode derivatives wrongly (those of layer and instance norm, by a
+    hundredth for several unrolled steps, PyTorch 2.13), and dropout within attention draws anew in forward mode.
+
+    Raises:
+        RuntimeError: they disagree. Where double backward fails or overflows, nothing is compared.
+    """
+    from evomal_core.batched.engine import batched_meta_gradients
+    from evomal_core.batched.stacks import mlp_layers
+
+    if engine == "batched" and mlp_layers(learner.network) is not None:
+        return  # its derivatives are written by hand
+    small, loss = learner.small(), copy.deepcopy(probe).to("cpu", torch.float64)
+    try:
+        wanted = parameters_to_vector(meta_gradient(loss, small, 0, config, "autograd")[1])
+    except (RuntimeError, TypeError, ValueError):
+        return
+    if engine == "batched":
+        assert isinstance(loss, LearnedLoss)
+        found = batched_meta_gradients([loss, loss], [small], config, 0)[1][0]
+    else:
+        found = parameters_to_vector(meta_gradient(loss, small, 0, config, engine)[1])
+    error = float(torch.linalg.vector_norm(found - wanted) / torch.linalg.vector_norm(wanted))
+    if error > 1e-6:
+        raise RuntimeError(
+            f"its meta-gradient would be off by {error:.0e}: forward mode is wrong or draws anew in a layer"
+        )
 
 
 @dataclass(frozen=True)

@@ -217,6 +217,25 @@ def check_batchable(learners: Sequence[Learner], config: SearchConfig) -> None:
         _search(probes, learners[:1], config.replace(meta_steps=1), lambda: None)
 
 
+def batched_meta_gradients(
+    losses: Sequence[LearnedLoss], learners: Sequence[Learner], config: SearchConfig, meta_step: int
+) -> tuple[Tensor, Tensor]:
+    """As `unroll.meta_gradient` for P losses at once: task losses (P,) and gradients (P, E), summed over learners.
+
+    A loss with fewer weights than E has zeros after its own.
+
+    Raises:
+        NotBatchable: the network can't be stacked.
+    """
+    stacks = make_stacks(learners)
+    program = Program([loss.expression for loss in losses], losses[0].softplus, stacks[0].theta0[0].device)
+    phi = program.pad([loss.phi for loss in losses]).to(stacks[0].theta0[0].dtype)
+    with torch.no_grad(), stackable():
+        parts = [MetaStep(stack, program, config)(phi, meta_step) for stack in stacks]
+    values, gradients = zip(*parts, strict=True)
+    return torch.stack(values).sum(dim=0), torch.stack(gradients).sum(dim=0)
+
+
 def batched_local_search(
     losses: Sequence[Loss],
     learners: Sequence[Learner],

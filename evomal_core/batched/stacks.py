@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
 from evomal_core.batched.factors import Factors, product, times, times_transposed
-from evomal_core.learners import Learner
+from evomal_core.learners import Learner, hooks
 from evomal_core.losses import Kind
 
 Stacked = list[Tensor]
@@ -102,6 +102,8 @@ def mlp_layers(network: nn.Module) -> list[Layer] | None:
     if type(network) is not nn.Sequential:
         return None
     modules = list(network)
+    if len(dict(network.named_parameters())) < len(list(network.named_parameters(remove_duplicate=False))):
+        return None  # tied weights
     if modules and type(modules[0]) is nn.Flatten and (modules[0].start_dim, modules[0].end_dim) == (1, -1):
         modules = modules[1:]
     layers: list[Layer] = []
@@ -112,7 +114,7 @@ def mlp_layers(network: nn.Module) -> list[Layer] | None:
             layers[-1] = (*layers[-1][:3], "relu" if type(module) is nn.ReLU else "tanh")
         else:
             return None
-    if any(module._forward_hooks or module._forward_pre_hooks for module in network.modules()):
+    if any(hooks(module) for module in network.modules()):
         return None
     return layers or None
 
@@ -228,7 +230,6 @@ class NetworkStack(Stack):
         super().__init__(learners)
         (self.learner,) = learners
         self.names = tuple(self.learner.theta)
-        self.pure = self.learner.stateless
         self.vectorised = self.theta0[0].is_cuda
         self.trained = copy.deepcopy(self.learner.network)
         self.buffer_names = tuple(name for name, _ in self.trained.named_buffers())
@@ -238,9 +239,12 @@ class NetworkStack(Stack):
         self.buffers = [b.expand(candidates, *b.shape).clone() for b in self.trained.buffers()]
         return super().start(candidates)
 
-    def _call(self, network: nn.Module, weights: Stacked, buffers: Sequence[Tensor], x: Tensor) -> Tensor:
-        state = dict(zip(self.names, weights, strict=True)) | dict(zip(self.buffer_names, buffers, strict=False))
-        return functional_call(network, state, (x,)).reshape(len(x), -1)
+    def _pure(self, weights: Stacked, x: Tensor) -> Tensor:
+        return self.learner.call(dict(zip(self.names, weights, strict=True)), x).reshape(len(x), -1)
+
+    def _call(self, weights: Stacked, buffers: Stacked, x: Tensor) -> Tensor:
+        state = dict(zip(self.names, weights, strict=True)) | dict(zip(self.buffer_names, buffers, strict=True))
+        return functional_call(self.trained, state, (x,)).reshape(len(x), -1)
 
     def _map(self, function: Callable[..., Tensor], draw: int | None, *stacks: Stacked) -> Tensor:
         """`function` of each candidate's tensors, stacked along P; all see the same draw of dropout."""
@@ -259,8 +263,7 @@ class NetworkStack(Stack):
 
     def apply(self, theta: Stacked, x: Tensor, draw: int) -> Tensor:
         """Predictions or logits (1, P, B, C) in training mode."""
-        one = partial(self._call, self.pure, buffers=(), x=x[0])
-        return self._map(one, draw, [w[0] for w in theta]).unsqueeze(0)
+        return self._map(partial(self._pure, x=x[0]), draw, [w[0] for w in theta]).unsqueeze(0)
 
     def linearise(
         self, theta: Sequence[Any], x: Tensor, draw: int, factored: bool = False
@@ -292,8 +295,7 @@ class NetworkStack(Stack):
                 return jvp(lambda weights: self.apply(weights, x, draw), (theta,), (direction,))[1]
 
             def along(tangents: Stacked) -> Tensor:
-                network = partial(self._call, self.pure, buffers=(), x=x[0])
-                return jvp(network, ([w[0, 0] for w in theta],), (tangents,))[1]
+                return jvp(partial(self._pure, x=x[0]), ([w[0, 0] for w in theta],), (tangents,))[1]
 
             return self._map(along, draw, [d[0] for d in direction]).unsqueeze(0)
 
@@ -303,7 +305,7 @@ class NetworkStack(Stack):
         """Predictions of one step of training, and their derivative transposed; moves running statistics."""
         leaves = [w.detach().requires_grad_() for w in theta]
         self.trained.train()
-        one = partial(self._call, self.trained, x=x[0])
+        one = partial(self._call, x=x[0])
         with torch.enable_grad():
             predictions = self._map(one, draw, [w[0] for w in leaves], self.buffers).unsqueeze(0)
         return predictions.detach(), lambda cotangents: _gradients(predictions, leaves, cotangents, retain=False)
@@ -312,7 +314,7 @@ class NetworkStack(Stack):
         """Predictions (1, P, B, C) in evaluation mode."""
         self.trained.eval()
         with torch.no_grad():
-            one = partial(self._call, self.trained, x=x[0])
+            one = partial(self._call, x=x[0])
             return self._map(one, None, [w[0] for w in theta], self.buffers).unsqueeze(0)
 
 

@@ -1,0 +1,215 @@
+"""Networks that users bring: tied weights, frozen statistics, buffers of their own, lazy and in-place layers."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from helpers import regression_task, tiny_config
+from torch import nn
+from torch.nn.utils import parameters_to_vector
+
+import evomal_core as em
+from evomal_core.batched.engine import batched_meta_gradients
+from evomal_core.learners import Learner, make_learners
+from evomal_core.training import train
+from evomal_core.unroll import ENGINES, choose_engine, local_search, meta_gradient
+
+BASE = em.SGD(lr=0.1, momentum=0.7, nesterov=True, weight_decay=0.02, batch_size=6)
+
+
+class Frozen(nn.Module):
+    """A batch norm that stays in evaluation mode, as in a pretrained part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense, self.norm, self.out = nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)
+        self.norm.running_mean.fill_(0.3)
+        self.norm.running_var.fill_(2.0)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.norm.eval()
+        return self
+
+    def forward(self, x):
+        return self.out(torch.tanh(self.norm(self.dense(x))))
+
+
+class Shared(nn.Module):
+    """One batch norm under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense, self.norm, self.out = nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 1)
+        self.again = self.norm
+
+    def forward(self, x):
+        return self.out(self.again(torch.tanh(self.dense(self.norm(x)))))
+
+
+class Centred(nn.Module):
+    """Subtracts a running mean that it keeps itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense, self.out = nn.Linear(3, 4), nn.Linear(4, 1)
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x):
+        h = self.dense(x)
+        if self.training:
+            self.mean.mul_(0.9).add_(0.1 * h.detach().mean(0))
+        return self.out(torch.tanh(h - self.mean))
+
+
+class Shifted(nn.Module):
+    """Changes its input in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(3, 1)
+
+    def forward(self, x):
+        x -= 0.1
+        return self.out(x)
+
+
+class Noisy(nn.Module):
+    """Draws from a generator of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out, self.generator = nn.Linear(3, 1), torch.Generator().manual_seed(0)
+
+    def forward(self, x):
+        return self.out(x + torch.randn(x.shape, generator=self.generator, dtype=x.dtype))
+
+
+def layer_norm() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.ELU(), nn.Linear(8, 1))
+
+
+def tied() -> nn.Module:
+    layer = nn.Linear(3, 3)
+    return nn.Sequential(layer, nn.Tanh(), layer, nn.Tanh(), nn.Linear(3, 1))
+
+
+def lazy() -> nn.Module:
+    return nn.Sequential(nn.LazyLinear(4), nn.Tanh(), nn.LazyLinear(1))
+
+
+def learner(model, config: em.SearchConfig, dtype=torch.float64) -> Learner:
+    (made,) = make_learners([regression_task().to(dtype=dtype)], model, config, 0, "test")
+    return made
+
+
+def losses() -> list[em.LearnedLoss]:
+    return [em.LearnedLoss(text).double() for text in ("tanh(sub(f, mul(y, f)))", "square(sub(f, y))")]
+
+
+def gradient(loss: em.Loss, made: Learner, config: em.SearchConfig, engine: str) -> torch.Tensor:
+    return parameters_to_vector(meta_gradient(loss, made, 2, config, engine)[1])
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("model", [Frozen, Shared, tied, lazy])
+def test_engines_agree(model, steps):
+    config = em.SearchConfig(base=BASE, unroll_steps=steps)
+    made = learner(model, config)
+    for row, loss in zip(batched_meta_gradients(losses(), [made], config, 2)[1], losses(), strict=True):
+        wanted = gradient(loss, made, config, "higher")
+        for found in (row[: loss.size], *(gradient(loss, made, config, engine) for engine in ENGINES)):
+            assert (found - wanted).norm() <= 1e-10 * wanted.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_layers_that_forward_mode_differentiates_wrongly_fall_to_double_backward(dtype, caplog):
+    """PyTorch's layer norm is right for one unrolled step, and wrong by a hundredth for two."""
+    caplog.set_level(logging.WARNING, "evomal")
+    one = em.SearchConfig(base=BASE)
+    assert choose_engine([learner(layer_norm, one, dtype)], one) == "batched"
+    assert not caplog.records
+    two = one.replace(unroll_steps=2)
+    engine = choose_engine([learner(layer_norm, two, dtype)], two)
+    made = learner(layer_norm, two)
+    wanted = gradient(losses()[0], made, two, "higher")
+    assert (gradient(losses()[0], made, two, engine) - wanted).norm() <= 1e-10 * wanted.norm()
+    assert "would be off by" in caplog.text
+
+
+def test_dropout_within_attention_is_the_same_in_every_pass():
+    def model():
+        layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.3, batch_first=True)
+        return nn.Sequential(nn.Linear(3, 8), nn.Unflatten(1, (2, 4)), layer, nn.Flatten(), nn.Linear(8, 1))
+
+    config = em.SearchConfig(base=BASE)
+    made = learner(model, config)
+    engine = choose_engine([made], config)
+    loss = losses()[0]
+    found = (
+        batched_meta_gradients([loss], [made], config, 2)[1][0]
+        if engine == "batched"
+        else gradient(loss, made, config, engine)
+    )
+    wanted = gradient(loss, made, config, "higher")
+    assert (found - wanted).norm() <= 1e-10 * wanted.norm()
+
+
+def spectral() -> nn.Module:
+    return nn.utils.parametrizations.spectral_norm(nn.Linear(3, 1))
+
+
+@pytest.mark.parametrize(
+    ("model", "engine"), [(Centred, "batched"), (Centred, "autograd"), (spectral, "autograd")]
+)
+def test_buffers_that_a_network_moves_carry_nothing_from_one_candidate_to_the_next(model, engine):
+    config = em.SearchConfig(base=BASE, meta_steps=3)
+    first, second = losses()
+    made = learner(model, config)
+    _, after = local_search([first, second], [made], config, engine)
+    (alone,) = local_search([second], [learner(model, config)], config, engine)
+    assert torch.equal(after.loss.phi, alone.loss.phi)
+
+
+@pytest.mark.parametrize("model", [Shifted, lambda: nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 1))])
+def test_a_network_that_writes_on_its_input_is_refused_and_the_data_are_kept(model):
+    task = regression_task()
+    before = task.train[0].clone()
+    with pytest.raises(ValueError, match=r"changes its input in place.*x = x\.clone\(\)"):
+        em.learn_loss([task], model, config=tiny_config(), progress=False)
+    assert torch.equal(task.train[0], before)
+
+
+def test_a_factory_that_returns_one_network_again_and_again_keeps_it():
+    network = em.models.mlp(3, [4], 1).eval()
+    before = parameters_to_vector(network.parameters()).clone()
+    config = tiny_config(initialisation="glorot")
+    em.learn_loss([regression_task()], lambda: network, "baseline", config=config, progress=False)
+    assert torch.equal(parameters_to_vector(network.parameters()), before)
+    assert not network.training
+
+
+def test_lazy_layers_get_their_sizes_and_train():
+    config = tiny_config()
+    made = learner(lazy, config, torch.float32)
+    assert train(em.TaskLoss(), made, config.base, 3).final["train"] < 10
+
+
+def test_a_network_that_draws_by_itself_is_named(caplog):
+    caplog.set_level(logging.WARNING, "evomal")
+    learner(Noisy, em.SearchConfig(base=BASE))
+    assert "generator of its own" in caplog.text
+
+
+def test_embeddings_are_in_the_precision_of_the_labels():
+    rng = np.random.default_rng(0)
+    task = em.Task.from_arrays(rng.integers(0, 5, (20, 2)), rng.normal(size=20), "regression", indices=True)
+
+    def model():
+        return nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(6, 1))
+
+    (made,) = make_learners([task.to(dtype=torch.float64)], model, tiny_config(), 0, "test")
+    assert {weights.dtype for weights in made.theta.values()} == {torch.float64}
