@@ -46,7 +46,7 @@ def random_search(search: Search) -> SearchResult:
 def _evolve(search: Search, *, tuned: bool, bred: bool) -> SearchResult:
     config = search.config
     _announce_compiling(search)
-    search.engine = choose_engine(search.learners, config)
+    search.engine = choose_engine(search.learners, config, unrolled=tuned and config.meta_steps > 0)
     evaluator = Evaluator(search, tuned)
     rows: list[dict[str, Any]] = []
     population: list[Evaluation] = []

@@ -73,7 +73,7 @@ def taylorglo(search: Search) -> SearchResult:
         population_size=max(config.population, 2),
         seed=derive(search.seed, "cma-es") % 2**32,
     )
-    search.engine = choose_engine(search.learners, config)
+    search.engine = choose_engine(search.learners, config, unrolled=False)
     evaluations: list[Evaluation] = []
     rows: list[dict[str, Any]] = []
     state = search.checkpoint.load() or {"fitness": [], "seconds": {}}

@@ -218,11 +218,14 @@ def meta_gradient(
     return ENGINES[engine](loss, learner, episode(learner, meta_step, config), config.base)
 
 
-def choose_engine(learners: Sequence[Learner], config: SearchConfig, loss: Loss | None = None) -> str:
+def choose_engine(
+    learners: Sequence[Learner], config: SearchConfig, loss: Loss | None = None, *, unrolled: bool = True
+) -> str:
     """The first engine that takes this network, from the one asked for on; a line says what was passed over.
 
     The order is `batched` (which takes symbolic losses only), `jvp`, `autograd`, `higher`. A network falls past
-    `jvp`, for example, if one of its operations has no forward-mode derivative.
+    `jvp`, for example, if one of its operations has no forward-mode derivative. A method that unrolls nothing,
+    and so needs no second derivatives, trains by `batched` unless another engine is asked for.
 
     Raises:
         ValueError: no engine takes the network.
@@ -230,6 +233,8 @@ def choose_engine(learners: Sequence[Learner], config: SearchConfig, loss: Loss 
     from evomal_core.batched.engine import check_batchable
     from evomal_core.batched.stacks import NotBatchable
 
+    if not unrolled:
+        return "batched" if config.engine == "auto" else config.engine
     probe = loss or LearnedLoss("square(sub(f, y))", learners[0].task.kind)
     order = ["batched", *ENGINES]
     if not isinstance(probe, LearnedLoss):
@@ -253,7 +258,9 @@ def choose_engine(learners: Sequence[Learner], config: SearchConfig, loss: Loss 
             if problem:
                 log.warning("using engine %s", name)
             return name
-    raise ValueError(f"no engine can differentiate this network twice: {problem}")
+    raise ValueError(
+        f"no engine can differentiate this network twice: {problem}; gp-lfl, random and taylorglo need not do so"
+    )
 
 
 def _check_forward_mode(engine: str, probe: Loss, learner: Learner, config: SearchConfig) -> None:

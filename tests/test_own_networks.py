@@ -198,6 +198,25 @@ def test_lazy_layers_get_their_sizes_and_train():
     assert train(em.TaskLoss(), made, config.base, 3).final["train"] < 10
 
 
+@pytest.mark.parametrize("method", ["random", "gp-lfl", "taylorglo", "baseline"])
+def test_methods_that_unroll_nothing_need_no_second_derivatives(method, caplog):
+    caplog.set_level(logging.WARNING, "evomal")
+    rng = np.random.default_rng(0)
+    task = em.Task.from_arrays(rng.integers(0, 5, (40, 2)), rng.normal(size=40), "regression", indices=True)
+
+    def model():  # which PyTorch differentiates only once
+        return nn.Sequential(nn.EmbeddingBag(5, 3), nn.Linear(3, 1))
+
+    config = tiny_config(rejection_steps=0)
+    result = em.learn_loss([task], model, method, config=config, progress=False)
+    assert np.isfinite(result.fitness)
+    assert not caplog.records
+    with pytest.raises(ValueError, match="no engine can differentiate this network twice"):
+        em.learn_loss([task], model, "evomal", config=config, progress=False)
+    untuned = em.learn_loss([task], model, "evomal", config=config.replace(meta_steps=0), progress=False)
+    assert np.isfinite(untuned.fitness)
+
+
 def test_a_network_that_draws_by_itself_is_named(caplog):
     caplog.set_level(logging.WARNING, "evomal")
     learner(Noisy, em.SearchConfig(base=BASE))
