@@ -198,17 +198,16 @@ def names_archive(path: Path) -> Arrays:
 
 
 def idx_folder(path: Path) -> Arrays:
-    """MNIST and its kin, from a folder with `raw/…-ubyte` files, plain or gzipped (LeCun et al. 1998)."""
+    """MNIST and its kin, from a folder of `…-ubyte` files or its `raw`, plain or gzipped (LeCun et al. 1998)."""
+    folder = path / "raw" if (path / "raw").is_dir() else path
     kinds = ("images-idx3", "labels-idx1")
-    return tuple(_idx(path / "raw" / f"{split}-{kind}-ubyte") for split in ("train", "t10k") for kind in kinds)
+    return tuple(_idx(folder, f"{split}-{kind}-ubyte") for split in ("train", "t10k") for kind in kinds)
 
 
-def _idx(path: Path) -> np.ndarray:
-    if path.exists():
-        content = path.read_bytes()
-    else:
-        with gzip.open(path.with_name(f"{path.name}.gz")) as file:
-            content = file.read()
+def _idx(folder: Path, name: str) -> np.ndarray:
+    names = (name, f"{name}.gz", name.replace("-idx", ".idx"))  # the last as they come out of some archives
+    path = next((folder / each for each in names if (folder / each).exists()), folder / name)
+    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     zero, kind, dimensions = struct.unpack_from(">HBB", content)
     if zero != 0 or kind != 8:
         raise ValueError(f"{path.name} is no idx file of bytes")

@@ -289,6 +289,14 @@ def test_folder_of_idx_files_is_read_and_cached(folder, suffix):
         dataset.load()
 
 
+@pytest.mark.parametrize("place", ["MNIST", "MNIST/raw"])
+def test_idx_files_straight_in_the_folder_or_with_a_dot_in_their_names_are_read(folder, place):
+    arrays = small_images()
+    for name, content in idx_files(arrays).items():
+        put(folder / place, name.replace("-idx", ".idx"), content)
+    assert_same(small("mnist", arrays).load(), arrays)
+
+
 def test_cifar_is_read_from_its_folder_and_its_archive(folder, cifar):
     dataset, arrays, files, archive = cifar
     put(folder, "cifar-10-python.tar.gz", archive)
