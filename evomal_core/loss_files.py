@@ -17,7 +17,12 @@ LARGEST = torch.finfo(torch.float32).max
 
 
 def loss_record(loss: Loss) -> dict[str, Any]:
-    """The loss as JSON-ready data: its family, structure and weights (exact decimal floats)."""
+    """The loss as JSON-ready data: its family, structure and weights (exact decimal floats).
+
+    Raises:
+        TypeError: it is no loss of evomal_core.
+        ValueError: its weights are not finite float32 numbers.
+    """
     record: dict[str, Any] = {"format": FORMAT, "version": VERSION, "kind": loss.kind}
     match loss:
         case LearnedLoss():
@@ -31,6 +36,10 @@ def loss_record(loss: Loss) -> dict[str, Any]:
         case _:
             raise TypeError(f"a {type(loss).__name__} can't be saved; known are the losses of evomal_core")
     weights = [value for weight in loss.parameters() for value in weight.detach().flatten().tolist()]
+    if not all(abs(weight) <= LARGEST for weight in weights):
+        raise ValueError(
+            "a loss with NaN, infinite or larger than float32 weights can't be saved; it has diverged"
+        )
     return record | structure | {"weights": weights}
 
 

@@ -35,18 +35,20 @@ def arguments(y_pred: Tensor, y_true: Tensor, kind: Kind) -> tuple[Tensor, Tenso
     """The arguments f and y of a symbolic loss, both of shape (batch, outputs).
 
     Regression passes both through; binary applies a sigmoid to one logit; multiclass applies a softmax
-    over the last axis and writes class indices as one-hot rows.
+    over the last axis and writes class indices as one-hot rows. Half precision, as from autocast, becomes
+    float32, as in PyTorch's own losses: a square overflows float16 beyond 255.
 
     Raises:
         ValueError: the shapes do not fit each other or the kind.
     """
+    y_pred = y_pred.to(torch.promote_types(y_pred.dtype, torch.float32))
     if kind == "multiclass":
         if y_pred.ndim != 2 or y_true.ndim != 1 or y_true.is_floating_point():
             raise ValueError(
                 "a multiclass loss takes logits (batch, classes) and integer class indices (batch,), "
                 f"got {tuple(y_pred.shape)} and {tuple(y_true.shape)} of {y_true.dtype}"
             )
-        one_hot = functional.one_hot(y_true, y_pred.shape[1]).to(y_pred.dtype)
+        one_hot = functional.one_hot(y_true.long(), y_pred.shape[1]).to(y_pred.dtype)
         return torch.softmax(y_pred, dim=1), one_hot
     if y_pred.shape != y_true.shape:
         raise ValueError(
@@ -230,9 +232,9 @@ class NeuralLoss(Loss):
 
     def elementwise(self, f: Tensor, y: Tensor) -> Tensor:
         """Values of the loss for each pair of prediction `f` and label `y`, in their common shape."""
-        hidden = torch.relu(torch.stack((f, y), dim=-1) @ self.w1.T)
-        hidden = torch.relu(hidden @ self.w2.T)
-        return functional.softplus(hidden @ self.w3.T).squeeze(-1)
+        hidden = torch.relu(torch.stack((f, y), dim=-1) @ self.w1.T.to(f.dtype))
+        hidden = torch.relu(hidden @ self.w2.T.to(f.dtype))
+        return functional.softplus(hidden @ self.w3.T.to(f.dtype)).squeeze(-1)
 
     def latex(self) -> str:
         """The network in LaTeX; its weights are not written out."""

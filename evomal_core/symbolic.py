@@ -105,6 +105,7 @@ def loss_source(
     return wrap_source((f"value = {value}",), kind, name, f"Learned loss: {expression}.")
 
 
+_FLOAT = "y_pred = y_pred.to(torch.promote_types(y_pred.dtype, torch.float32))"
 _PRELUDE = {
     "regression": (
         "f = y_pred.reshape(len(y_pred), -1)",
@@ -116,7 +117,7 @@ _PRELUDE = {
     ),
     "multiclass": (
         "f = torch.softmax(y_pred, dim=1)",
-        "y = functional.one_hot(y_true, y_pred.shape[1]).to(f.dtype)",
+        "y = functional.one_hot(y_true.long(), y_pred.shape[1]).to(f.dtype)",
     ),
 }
 _TAKES = {
@@ -134,7 +135,7 @@ def wrap_source(lines: Sequence[str], kind: str, name: str, summary: str) -> str
     """
     if not name.isidentifier() or iskeyword(name):
         raise ValueError(f"a function name is a Python identifier and no keyword, got {name!r}")
-    body = "\n    ".join((*_PRELUDE[kind], *lines, "return value.sum(dim=1).mean()"))
+    body = "\n    ".join((_FLOAT, *_PRELUDE[kind], *lines, "return value.sum(dim=1).mean()"))
     return (
         "import torch\nfrom torch.nn import functional\n\n\n"
         f'def {name}(y_pred, y_true):\n    """{summary}\n\n    Takes {_TAKES[kind]}.\n    """\n    {body}\n'

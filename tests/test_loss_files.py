@@ -53,6 +53,16 @@ def test_losses_can_be_copied_and_pickled(loss):
     assert same(loss, pickle.loads(pickle.dumps(loss)))
 
 
+def test_a_loss_that_has_diverged_is_not_saved_over_a_good_one(tmp_path):
+    loss = em.LearnedLoss("square(sub(y, f))")
+    loss.save(tmp_path / "loss.json")
+    for bad in (float("nan"), float("inf")):
+        loss.phi.data[1] = bad
+        with pytest.raises(ValueError, match="it has diverged"):
+            loss.save(tmp_path / "loss.json")
+    assert em.load_loss(tmp_path / "loss.json").phi.tolist() == [1, 1, 1]
+
+
 def test_a_loss_of_another_class_is_not_saved():
     with pytest.raises(TypeError, match="can't be saved"):
         loss_record(em.Loss())

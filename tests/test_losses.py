@@ -154,6 +154,27 @@ def test_arguments_are_probabilities_and_one_hot_rows():
     assert y is y_true or torch.equal(y, y_true)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "loss", [em.LearnedLoss("square(sub(f, y))"), em.NeuralLoss(), em.TaylorLoss(theta=[0.1] * 8)]
+)
+def test_predictions_in_half_precision_have_the_loss_of_the_same_numbers_in_float32(loss, dtype):
+    y_pred = torch.tensor([[300.0], [-0.25]], dtype=dtype, requires_grad=True)
+    y_true = torch.tensor([[0.0], [1.0]], dtype=dtype)
+    value = loss(y_pred, y_true)
+    assert value.dtype == torch.float32
+    assert value.item() == loss(y_pred.float(), y_true.float()).item()
+    value.backward()
+    assert y_pred.grad.dtype == dtype
+
+
+def test_class_indices_may_be_of_any_integer_type():
+    loss = em.LearnedLoss("mul(y, sub(-1, log(f)))", "multiclass")
+    logits, classes = torch.randn(6, 3), torch.tensor([0, 1, 2, 2, 1, 0])
+    for dtype in (torch.int32, torch.uint8):
+        assert loss(logits, classes.to(dtype)) == loss(logits, classes)
+
+
 def test_softplus_makes_a_learned_loss_non_negative():
     y_pred, y_true = batch("regression", rows=50)
     plain, positive = (em.LearnedLoss("sub(f, y)", softplus=flag).elementwise(y_pred, y_true) for flag in (0, 1))
