@@ -92,7 +92,7 @@ def ratios(cells: pd.DataFrame) -> Figure:
     """Measured over published mean of every cell that was run, with the interval of the difference as a share.
 
     The marker is filled where the verdict is "reproduced". An interval that reaches 0 or below ends at the edge of
-    the figure; cells of which every run diverged have no point, and say so at the right.
+    the figure; diverged runs are counted at the right; cells of which every run diverged have no point.
 
     Args:
         cells: the table of `verdicts.every_cell`.
@@ -140,6 +140,7 @@ def _draw_ratios(axes: Axes, cells: pd.DataFrame) -> None:
     points[["low", "high"]] += 1
     finite = points.to_numpy()[np.isfinite(points.to_numpy()) & (points.to_numpy() > 0)]
     edge = min(finite.min(initial=1.0), 1.0) / 2
+    diverged: dict[int, list[str]] = {}
     for cell, point, name in zip(cells.itertuples(), points.itertuples(), names, strict=True):
         style = STYLES[str(cell.method)]
         y = rows[name] + (list(METHODS).index(str(cell.method)) - 2.5) * 0.13
@@ -149,10 +150,10 @@ def _draw_ratios(axes: Axes, cells: pd.DataFrame) -> None:
             face = style.color if cell.verdict == REPRODUCED else "white"
             axes.plot(point.mean, y, style.marker, color=style.color, markerfacecolor=face, markersize=5.5)
         if cell.diverged:
-            text = f"{LABELS[str(cell.method)]}: {cell.diverged} of {cell.n} diverged"
-            axes.annotate(
-                text, (1.0, y), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=6.5
-            )
+            diverged.setdefault(rows[name], []).append(f"{LABELS[str(cell.method)]} {cell.diverged} of {cell.n}")
+    for row, counts in diverged.items():
+        text = "\n".join(["diverged:", *counts])
+        axes.annotate(text, (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=6.5)
     axes.axvline(1, color="0.4", linewidth=0.9, zorder=0)
     axes.set_xlim(edge, max(finite.max(initial=1.0), 1.0) * 2)
     log_scale(axes, "x")
