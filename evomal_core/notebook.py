@@ -73,7 +73,17 @@ def _checked(name: str, value: Any, annotation: Any) -> Any:
 
 
 def _profile(value: str) -> str:
-    refuse_unknown("profile", value.partition("@")[0], list(PROFILES))
+    base, changed, _ = value.partition("@")
+    refuse_unknown("profile", base, list(PROFILES))
+    first: ValueError | None = None
+    for entry in EXPERIMENTS.values() if changed else ():
+        try:
+            entry.profile(value)
+            return value  # whether the notebook's own experiment has these settings, it says itself
+        except ValueError as error:
+            first = first or error
+    if first:
+        raise first
     return value
 
 

@@ -246,6 +246,8 @@ def test_defaults_become_arguments_of_load_or_run():
         ("flavour = 1", "unknown parameter 'flavour'; known are profile, seeds, methods"),
         ("profile = 'quik'", "parameter profile = 'quik': unknown profile 'quik'; did you mean 'quick'"),
         ("profile = 3", "parameter profile = 3 is not of the declared type str"),
+        ("profile = 'quick@lr=1'", "lr is a setting of the base optimiser: write base.lr=1"),
+        ("profile = 'quick@generation=3'", "no field 'generation'; did you mean 'generations'"),
         ("seeds = [0, 0]", r"parameter seeds = \[0, 0\]: seeds overlap: 0 named more than once"),
         ("seeds = [-1]", r"parameter seeds = \[-1\]: a seed is a whole number of at least 0, got -1"),
         ("seeds = 3", r"not of the declared type list\[int\]; with papermill write -y 'seeds: \[\.\.\.\]'"),
