@@ -16,6 +16,7 @@ from evomal_core.losses import Kind, check_kind
 from evomal_core.seeds import check_seed, numpy_rng
 
 SPLITS = ("train", "validation", "test", "unseen")
+ARRAYS = "use Task.from_arrays, which takes arrays of any kind"
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +68,26 @@ class Task:
     """What is done to the images of each training batch; validation and test rows stay as they are."""
     classes: tuple[str, ...] = ()
     """What the labels 0, 1, … of a classification stand for, where that is known."""
+
+    def __post_init__(self) -> None:
+        check_kind(self.kind)
+        for split, part in self.parts().items():
+            if not all(isinstance(array, Tensor) for array in part):
+                found = " and ".join(type(array).__name__ for array in part)
+                raise ValueError(f"the {split} part of {self.name!r} holds tensors (x, y), got {found}; {ARRAYS}")
+            x, y = part
+            if len(x) != len(y):
+                raise ValueError(f"the {split} part of {self.name!r} has {len(x)} rows of x but {len(y)} of y")
+            if self.kind == "multiclass" and (y.ndim != 1 or y.dtype != torch.int64):
+                raise ValueError(
+                    f"a multiclass task's labels are class indices (rows,) of torch.int64, got {tuple(y.shape)} "
+                    f"of {y.dtype}; {ARRAYS}"
+                )
+            if self.kind != "multiclass" and y.ndim < 2:
+                raise ValueError(
+                    f"a {self.kind} task's labels are (rows, outputs), got {tuple(y.shape)}; write "
+                    f"y.unsqueeze(1), or {ARRAYS}"
+                )
 
     @classmethod
     def from_arrays(
@@ -207,7 +228,8 @@ def _labels(y: np.ndarray, kind: Kind) -> np.ndarray:
 
     if y.ndim not in (1, 2) or (y.ndim == 2 and kind != "regression" and y.shape[1] != 1):
         wanted = "(rows,) or (rows, outputs)" if kind == "regression" else "(rows,)"
-        raise ValueError(f"y of a {kind} task has shape {wanted}, got {y.shape}")
+        one_hot = "; of one-hot rows, give y.argmax(axis=1)" if y.ndim == 2 else ""
+        raise ValueError(f"y of a {kind} task has shape {wanted}, got {y.shape}{one_hot}")
     if y.dtype == object and (missing := np.count_nonzero(pd.isna(y))):
         raise ValueError(f"y has {missing} missing value(s); drop those rows")
     if kind == "regression":

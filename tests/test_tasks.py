@@ -149,6 +149,33 @@ def test_arrays_that_cannot_be_learned_from_are_refused_in_one_line(x, y, kind, 
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_one_hot_rows_are_refused_with_what_makes_labels_of_them():
+    for kind in ("multiclass", "binary"):
+        with pytest.raises(ValueError, match=r"of one-hot rows, give y\.argmax\(axis=1\)"):
+            em.Task.from_arrays(X, np.eye(2)[Y.astype(int) % 2], kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "part", "message"),
+    [
+        ("regression", (X, Y[:, None]), "train part of 'mine' holds tensors .*, got ndarray and ndarray"),
+        ("regression", (torch.zeros(4, 2), torch.zeros(3, 1)), "has 4 rows of x but 3 of y"),
+        ("regression", (torch.zeros(4, 2), torch.zeros(4)), r"got \(4,\); write y.unsqueeze\(1\)"),
+        ("binary", (torch.zeros(4, 2), torch.zeros(4)), r"got \(4,\); write y.unsqueeze\(1\)"),
+        (
+            "multiclass",
+            (torch.zeros(4, 2), torch.zeros(4).int()),
+            r"got \(4,\) of torch.int32; use Task.from_arrays",
+        ),
+        ("multiclass", (torch.zeros(4, 2), torch.eye(4).long()), r"got \(4, 4\) of torch.int64"),
+        ("classes", (torch.zeros(4, 2), torch.zeros(4).long()), "unknown kind 'classes'"),
+    ],
+)
+def test_a_task_of_tensors_that_do_not_fit_is_refused(kind, part, message):
+    with pytest.raises(ValueError, match=message):
+        em.Task("mine", kind, part)
+
+
 @pytest.mark.parametrize(
     "split", [(0.5, 0.5), (0.5, 0.6, -0.1), (0, 0.5, 0.5), (0.6, 0.2, 0.1), (math.nan, 0.5, 0.5), "abc"]
 )
