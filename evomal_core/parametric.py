@@ -67,12 +67,13 @@ def taylorglo(search: Search) -> SearchResult:
     tells the recorded generations again, which gives the same state bit by bit.
     """
     config = search.config
-    optimiser = CMA(
-        mean=np.zeros(8),
-        sigma=config.taylor_sigma,
-        population_size=max(config.population, 2),
-        seed=derive(search.seed, "cma-es") % 2**32,
-    )
+    with np.errstate(divide="ignore"):  # fewer than four points have no weight for CMA-ES's rank-μ update
+        optimiser = CMA(
+            mean=np.zeros(8),
+            sigma=config.taylor_sigma,
+            population_size=max(config.population, 2),
+            seed=derive(search.seed, "cma-es") % 2**32,
+        )
     search.engine = choose_engine(search.learners, config, unrolled=False)
     evaluations: list[Evaluation] = []
     rows: list[dict[str, Any]] = []

@@ -48,6 +48,11 @@ def outcome(result: em.SearchResult):
     return weights, names, ranks, population, list(result.generations)
 
 
+@ON_ALL_METHODS
+def test_a_population_of_two_is_searched_without_a_warning(method):
+    assert learn(method, config=tiny_config(population=2)).best is not None
+
+
 def entry(text: str, fitness: float) -> em.Evaluation:
     return em.Evaluation(em.LearnedLoss(text), fitness)
 

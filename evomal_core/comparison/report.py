@@ -140,7 +140,7 @@ def _other_figures(results_dir: Path) -> Iterator[str]:
     """What the notebooks on several experiments have drawn: transfer, landscapes, learning rates and others."""
     for path in sorted(results_dir.glob("*/**/figures/*.png")):
         first = path.relative_to(results_dir).parts[0]
-        if first not in (*EXPERIMENTS, OWN, "quickstart") and "smoke" not in path.parts:
+        if first not in (*EXPERIMENTS, OWN, "quickstart") and "smoke" not in path.parts and path.is_file():
             yield html.embedded(path.read_bytes(), path.stem, str(path.relative_to(results_dir)))
 
 
