@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ from evomal_core.learners import Learner
 
 FORMAT = "evomal-checkpoint"
 VERSION = 1
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+"""What differs from process to process in the text of a network that holds a function."""
 
 
 class Checkpoint:
@@ -99,6 +102,8 @@ def fingerprint(
     method: str, learners: Sequence[Learner], config: SearchConfig, seed: int, initial: Sequence[Expression]
 ) -> dict[str, Any]:
     """What a search is a function of: method, seed, configuration, first losses, data and initial networks."""
+    architecture = ADDRESS.sub("", str([e.network for e in learners]))
+    state = [array for e in learners for array in e.network.state_dict().values()]
     return {
         "method": method,
         "seed": seed,
@@ -108,8 +113,8 @@ def fingerprint(
         "kinds": [e.task.kind for e in learners],
         **({"augment": str(augment)} if (augment := [e.task.augment for e in learners if e.task.augment]) else {}),
         "tasks": digest_of(array for e in learners for part in e.task.parts().values() for array in part),
-        "architecture": hashlib.sha256(str([e.network for e in learners]).encode()).hexdigest()[:16],
-        "networks": digest_of(array for e in learners for array in e.network.state_dict().values()),
+        "architecture": hashlib.sha256(architecture.encode()).hexdigest()[:16],
+        "networks": digest_of(array for array in state if isinstance(array, Tensor)),
     }
 
 

@@ -23,6 +23,11 @@ from evomal_core.tasks import Task
 
 log = logging.getLogger("evomal")
 
+CHECKPOINTING = (
+    "activation checkpointing would be computed again with other weights than those that are trained; switch "
+    "torch.utils.checkpoint off in the model, at least for the search"
+)
+
 Weights = dict[str, Tensor]
 ModelFactory = Callable[[], nn.Module]
 
@@ -136,6 +141,16 @@ class Learner:
             self.call(self.theta, x)
             return not torch.equal(before, _generator_state(x.device))
 
+    @cached_property
+    def replaces_buffers(self) -> bool:
+        """Whether training steps put new tensors in place of buffers, where in-place changes would be seen."""
+        network = copy.deepcopy(self.network)
+        before = dict(network.named_buffers())
+        if before:
+            with isolated_torch(self.seed, "dropout"), torch.no_grad():
+                network(self.task.train[0][: self.batch_size].clone())
+        return any(buffer is not before.get(name) for name, buffer in network.named_buffers())
+
 
 def sgd(network: nn.Module, base: SGD) -> torch.optim.SGD:
     """PyTorch's optimiser of a network's weights, with a configuration's hyper-parameters."""
@@ -220,7 +235,7 @@ def _make_learner(task: Task, model: ModelFactory, base: SGD, initialisation: st
     x, _ = task.train
     dtype = next((part.dtype for part in task.train if part.is_floating_point()), None)
     with isolated_torch(seed, "initial weights"):
-        network = copy.deepcopy(model())  # a factory may return one network again and again
+        network = _copied(model())
         if isinstance(network, nn.Module) and any(map(nn.parameter.is_lazy, network.parameters())):
             with torch.no_grad():
                 network.to(dtype=dtype).eval()(x[:2].cpu())  # tells its layers their sizes
@@ -234,12 +249,20 @@ def _make_learner(task: Task, model: ModelFactory, base: SGD, initialisation: st
     return learner
 
 
+def _copied(network: nn.Module) -> nn.Module:
+    """A copy, since a factory may return one network again and again."""
+    try:
+        return copy.deepcopy(network)
+    except RuntimeError as error:
+        raise ValueError(f"the model can't be copied: {str(error).splitlines()[0]}") from error
+
+
 def _check_output(learner: Learner) -> None:
     task = learner.task
     x, y = (part[:2] for part in task.train)
     given = x.clone()
     try:
-        with torch.no_grad():
+        with torch.autograd.graph.disable_saved_tensors_hooks(CHECKPOINTING):
             output = learner.forward(learner.theta, given)
     except (RuntimeError, IndexError, ValueError, TypeError) as error:
         raise ValueError(

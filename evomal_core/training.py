@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from evomal_core.config import SGD, SearchConfig
 from evomal_core.learners import Learner, sgd
 from evomal_core.losses import Loss
+from evomal_core.seeds import isolated_torch
 from evomal_core.snapshot import Snapshot
 from evomal_core.tasks import Task, metric
 
@@ -144,11 +145,18 @@ def rows_at_once(task: Task) -> int:
 
 @torch.no_grad()
 def error(network: nn.Module, task: Task, part: tuple[Tensor, Tensor]) -> float:
-    """The performance metric of a network in evaluation mode: MSE or error rate, inf if not finite."""
+    """The performance metric of a network in evaluation mode: MSE or error rate, inf if not finite.
+
+    A network that draws random numbers in evaluation mode too draws the same each time.
+    """
     x, y = part
     was_training = network.training
     network.eval()
-    y_pred = torch.cat([network(rows) for rows in x.split(rows_at_once(task))])
+    pieces = []
+    for number, rows in enumerate(x.split(rows_at_once(task))):
+        with isolated_torch(0, "evaluation", number):
+            pieces.append(network(rows))
+    y_pred = torch.cat(pieces)
     network.train(was_training)
     return float(metric(task.kind)(y_pred, y))
 

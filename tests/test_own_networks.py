@@ -7,14 +7,15 @@ import logging
 import numpy as np
 import pytest
 import torch
-from helpers import regression_task, tiny_config
+from helpers import global_generators_untouched, regression_task, tiny_config
 from torch import nn
 from torch.nn.utils import parameters_to_vector
+from torch.utils.checkpoint import checkpoint
 
 import evomal_core as em
 from evomal_core.batched.engine import batched_meta_gradients
 from evomal_core.learners import Learner, make_learners
-from evomal_core.training import train
+from evomal_core.training import fitness, train
 from evomal_core.unroll import ENGINES, choose_engine, local_search, meta_gradient
 
 BASE = em.SGD(lr=0.1, momentum=0.7, nesterov=True, weight_decay=0.02, batch_size=6)
@@ -86,6 +87,69 @@ class Noisy(nn.Module):
 
     def forward(self, x):
         return self.out(x + torch.randn(x.shape, generator=self.generator, dtype=x.dtype))
+
+
+class Scaled(nn.Module):
+    """Has a weight without axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out, self.scale = nn.Linear(3, 1), nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x):
+        return self.scale * self.out(x)
+
+
+class AlwaysNoisy(nn.Module):
+    """Draws in evaluation mode too, as Monte Carlo dropout does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(3, 1)
+
+    def forward(self, x):
+        return self.out(nn.functional.dropout(x, 0.5))
+
+
+class Replacing(Centred):
+    """As `Centred`, by a new tensor for each mean."""
+
+    def forward(self, x):
+        h = self.dense(x)
+        if self.training:
+            self.mean = 0.5 * self.mean + 0.5 * h.detach().mean(0)
+        return self.out(torch.tanh(h - self.mean))
+
+
+class Checkpointed(nn.Module):
+    """Computes its hidden layer again in the backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense, self.out = nn.Linear(3, 4), nn.Linear(4, 1)
+
+    def forward(self, x):
+        return self.out(checkpoint(lambda h: torch.tanh(self.dense(h)), x, use_reentrant=False))
+
+
+class Stateful(nn.Module):
+    """Has a state that is no tensor, and a text that differs from process to process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out, self.function = nn.Linear(3, 1), lambda x: x
+
+    def forward(self, x):
+        return self.function(self.out(x))
+
+    def extra_repr(self):
+        return str(self.function)
+
+    def get_extra_state(self):
+        return {"version": 1}
+
+    def set_extra_state(self, state):
+        assert state == {"version": 1}
 
 
 def layer_norm() -> nn.Module:
@@ -196,6 +260,30 @@ def test_lazy_layers_get_their_sizes_and_train():
     config = tiny_config()
     made = learner(lazy, config, torch.float32)
     assert train(em.TaskLoss(), made, config.base, 3).final["train"] < 10
+
+
+@pytest.mark.parametrize("model", [Centred, Replacing, Scaled, AlwaysNoisy])
+def test_networks_train_all_at_once_as_one_by_one(model):
+    config = tiny_config(base=BASE, fitness_steps=8)
+    with global_generators_untouched():
+        made = learner(model, config)
+        at_once = fitness(losses()[1:] * 2, [made], config, "batched")
+        one_by_one = fitness(losses()[1:], [made], config)
+    assert at_once == pytest.approx(one_by_one * 2, rel=1e-10)
+
+
+def test_activation_checkpointing_is_refused():
+    """Its second forward pass would take the module's own weights, not those that are trained."""
+    with pytest.raises(ValueError, match=r"switch torch\.utils\.checkpoint off"):
+        learner(Checkpointed, em.SearchConfig(base=BASE))
+
+
+def test_a_search_goes_on_with_a_network_of_another_text_and_a_state_of_its_own(tmp_path):
+    searches = [
+        em.learn_loss([regression_task()], Stateful, config=tiny_config(), checkpoint=tmp_path, progress=False)
+        for _ in range(2)
+    ]
+    assert searches[0].fitness == searches[1].fitness
 
 
 @pytest.mark.parametrize("method", ["random", "gp-lfl", "taylorglo", "baseline"])

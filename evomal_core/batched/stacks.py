@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.func import functional_call, jvp
 from evomal_core.batched.factors import Factors, product, times, times_transposed
 from evomal_core.learners import Learner, hooks
 from evomal_core.losses import Kind
+from evomal_core.seeds import isolated_torch
 
 Stacked = list[Tensor]
 """Weights, or their gradients, in the order of the network's parameters; each (T, P, …)."""
@@ -74,8 +75,8 @@ class Stack:
         predictions, pullback, _ = self.linearise(theta, x, draw)
         return predictions, pullback
 
-    def evaluate(self, theta: Stacked, x: Tensor) -> Tensor:
-        """Predictions (T, P, B, C) in evaluation mode."""
+    def evaluate(self, theta: Stacked, x: Tensor, draw: int) -> Tensor:
+        """Predictions (T, P, B, C) in evaluation mode; a network that draws even there does so by `draw`."""
         return self.apply(theta, x, 0)
 
 
@@ -235,7 +236,13 @@ class NetworkStack(Stack):
         self.buffer_names = tuple(name for name, _ in self.trained.named_buffers())
 
     def start(self, candidates: int) -> Stacked:
-        """Initial weights and running statistics for training P candidates apart."""
+        """Initial weights and running statistics for training P candidates apart.
+
+        Raises:
+            NotBatchable: the network puts new tensors in place of its buffers.
+        """
+        if self.learner.replaces_buffers:
+            raise NotBatchable("the network puts new tensors in place of its buffers")
         self.buffers = [b.expand(candidates, *b.shape).clone() for b in self.trained.buffers()]
         return super().start(candidates)
 
@@ -246,12 +253,10 @@ class NetworkStack(Stack):
         state = dict(zip(self.names, weights, strict=True)) | dict(zip(self.buffer_names, buffers, strict=True))
         return functional_call(self.trained, state, (x,)).reshape(len(x), -1)
 
-    def _map(self, function: Callable[..., Tensor], draw: int | None, *stacks: Stacked) -> Tensor:
-        """`function` of each candidate's tensors, stacked along P; all see the same draw of dropout."""
-
-        def scope() -> AbstractContextManager[None]:
-            return nullcontext() if draw is None else self.learner.dropout(draw)
-
+    def _map(
+        self, function: Callable[..., Tensor], scope: Callable[[], AbstractContextManager[None]], *stacks: Stacked
+    ) -> Tensor:
+        """`function` of each candidate's tensors, stacked along P; within `scope` all draw the same."""
         if self.vectorised:
             with scope():
                 return torch.vmap(function, randomness="same")(*stacks)
@@ -263,7 +268,9 @@ class NetworkStack(Stack):
 
     def apply(self, theta: Stacked, x: Tensor, draw: int) -> Tensor:
         """Predictions or logits (1, P, B, C) in training mode."""
-        return self._map(partial(self._pure, x=x[0]), draw, [w[0] for w in theta]).unsqueeze(0)
+        return self._map(
+            partial(self._pure, x=x[0]), partial(self.learner.dropout, draw), [w[0] for w in theta]
+        ).unsqueeze(0)
 
     def linearise(
         self, theta: Sequence[Any], x: Tensor, draw: int, factored: bool = False
@@ -297,7 +304,7 @@ class NetworkStack(Stack):
             def along(tangents: Stacked) -> Tensor:
                 return jvp(partial(self._pure, x=x[0]), ([w[0, 0] for w in theta],), (tangents,))[1]
 
-            return self._map(along, draw, [d[0] for d in direction]).unsqueeze(0)
+            return self._map(along, partial(self.learner.dropout, draw), [d[0] for d in direction]).unsqueeze(0)
 
         return predictions.detach(), pullback, pushforward
 
@@ -307,15 +314,18 @@ class NetworkStack(Stack):
         self.trained.train()
         one = partial(self._call, x=x[0])
         with torch.enable_grad():
-            predictions = self._map(one, draw, [w[0] for w in leaves], self.buffers).unsqueeze(0)
+            predictions = self._map(
+                one, partial(self.learner.dropout, draw), [w[0] for w in leaves], self.buffers
+            ).unsqueeze(0)
         return predictions.detach(), lambda cotangents: _gradients(predictions, leaves, cotangents, retain=False)
 
-    def evaluate(self, theta: Stacked, x: Tensor) -> Tensor:
+    def evaluate(self, theta: Stacked, x: Tensor, draw: int) -> Tensor:
         """Predictions (1, P, B, C) in evaluation mode."""
         self.trained.eval()
         with torch.no_grad():
             one = partial(self._call, x=x[0])
-            return self._map(one, None, [w[0] for w in theta], self.buffers).unsqueeze(0)
+            scope = partial(isolated_torch, 0, "evaluation", draw)
+            return self._map(one, scope, [w[0] for w in theta], self.buffers).unsqueeze(0)
 
 
 def _gradients(predictions: Tensor, leaves: Stacked, cotangents: Tensor, retain: bool = True) -> Stacked:

@@ -180,7 +180,7 @@ class StackTraining:
 
     def finite(self) -> Tensor:
         """Whether all weights of each network are finite, (T, P)."""
-        return torch.stack([torch.isfinite(w).flatten(2).all(dim=2) for w in self.theta]).all(dim=0)
+        return torch.stack([torch.isfinite(w).unsqueeze(2).flatten(2).all(dim=2) for w in self.theta]).all(dim=0)
 
 
 def _trained(errors: list[dict[str, Tensor]], task: int, candidate: int, finite: bool) -> Trained:
@@ -229,7 +229,8 @@ def _errors(stack: Stack, theta: Stacked, splits: Sequence[str]) -> dict[str, Te
         parts = [learner.task.parts()[name] for learner in stack.learners]
         rows = stack_rows(stack, parts)
         with stackable():
-            pieces = [stack.evaluate(theta, x) for x in rows.features.split(size, dim=stack.row_axis)]
+            chunks = rows.features.split(size, dim=stack.row_axis)
+            pieces = [stack.evaluate(theta, x, number) for number, x in enumerate(chunks)]
         y_pred = torch.cat(pieces, dim=2)
         if stack.kind == "regression":
             change = y_pred - rows.y
