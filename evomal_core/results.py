@@ -18,6 +18,7 @@ from evomal_core.losses import Loss
 from evomal_core.runs import Run, compute_all, leave_out
 from evomal_core.search import METHODS
 from evomal_core.seeds import check_seed
+from evomal_core.statistics import summary
 
 KEYS = ["experiment", "profile", "method", "seed"]
 
@@ -58,16 +59,7 @@ class Results:
 
 
 def _statistics(errors: pd.Series) -> pd.Series:
-    finite = errors[np.isfinite(errors)]
-    return pd.Series(
-        {
-            "mean": finite.mean(),
-            "sd": finite.std(ddof=1),
-            "median": errors.median(),
-            "n": len(errors),
-            "diverged": len(errors) - len(finite),
-        }
-    )
+    return pd.Series({**summary(errors), "median": errors.median()})[["mean", "sd", "median", "n", "diverged"]]
 
 
 def load_or_run(

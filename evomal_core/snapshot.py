@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 import time
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ class Snapshot:
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
             return state["state"] if state["subject"] == self.subject else None
-        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
+        except Exception as error:  # whatever a damaged file makes PyTorch raise
             problem = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(f"{self.path} is damaged ({problem:.80}); delete it to train anew") from None
 

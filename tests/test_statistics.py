@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evomal_core.comparison import statistics
+from evomal_core import statistics
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 8, 10])

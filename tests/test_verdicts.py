@@ -8,8 +8,9 @@ from evomal_core import paper
 from evomal_core.comparison import verdicts, wording
 from evomal_core.comparison.claims import judge_claims
 from evomal_core.comparison.evidence import collect
-from evomal_core.comparison.statistics import bootstrap_difference
 from evomal_core.plots import verdicts as plots_verdicts
+from evomal_core.protocols.profiles import protocol
+from evomal_core.statistics import bootstrap_difference
 
 
 def final(errors, method="baseline", experiment="sine", group="in-sample", split="train", profile="paper"):
@@ -301,10 +302,10 @@ def test_words_tell_too_few_seeds_from_another_number():
 
 
 def test_words_say_what_a_profile_is():
-    assert wording.protocol("paper") == ""
-    assert "differs from `paper` in split=leaking" in wording.protocol("paper@split=leaking")
-    assert "chosen by the baseline's published errors" in wording.protocol("calibrated")
-    assert "on CIFAR-10 and Surname chosen by the baseline's published error" in wording.protocol("quick")
+    assert protocol("paper") == ""
+    assert "differs from `paper` in split=leaking" in protocol("paper@split=leaking")
+    assert "chosen by the baseline's published errors" in protocol("calibrated")
+    assert "on CIFAR-10 and Surname chosen by the baseline's published error" in protocol("quick")
 
 
 def test_words_of_one_method_alone_need_no_claims():
@@ -358,4 +359,4 @@ def test_figures_show_each_verdict_and_each_ratio():
     axes = plots_verdicts.ratios(cells).axes[0]
     drawn = {round(float(x), 4) for line in axes.get_lines() for x in line.get_xdata()}
     assert {1.0, round(0.15 / 1.267, 4), round(9 / 2.1073, 4)} <= drawn
-    assert [text.get_text() for text in axes.texts] == ["ML³: 1 of 2 diverged"]
+    assert [text.get_text() for text in axes.texts] == ["diverged:\nML³ 1 of 2"]

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from evomal_core.analysis.pieces import Piece, training_configuration
-from evomal_core.comparison.comparisons import against, sentences, spread
 from evomal_core.config import Config, Positive, PositiveFloat
 from evomal_core.experiment import experiment
 from evomal_core.learners import Weights
 from evomal_core.losses import Loss, TaskLoss
+from evomal_core.paired import against, sentences, spread
 from evomal_core.paper import count_seeds
 from evomal_core.results import KEYS, Results
 from evomal_core.runs import base_trainings
@@ -282,7 +282,7 @@ def flatness(sharp: pd.DataFrame, final: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         experiment, profile, method; mean, sd, n and diverged of the sharpness; centre and held-out (means over
-        seeds); difference, low, high, wins and verdict of `comparisons.against`, where "lower" is flatter.
+        seeds); difference, low, high, wins and verdict of `paired.against`, where "lower" is flatter.
     """
     by = ["experiment", "profile", "method"]
     cells = spread(sharp, "sharpness", by).set_index(by)

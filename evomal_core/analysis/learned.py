@@ -13,7 +13,6 @@ import pandas as pd
 from evomal_core.analysis.curves import value_and_slope
 from evomal_core.analysis.examples import EXAMPLES
 from evomal_core.analysis.families import FAMILIES, describe
-from evomal_core.comparison.statistics import LEVEL
 from evomal_core.experiment import EXPERIMENTS
 from evomal_core.losses import LearnedLoss, Loss
 from evomal_core.paper import LABELS
@@ -24,6 +23,7 @@ from evomal_core.results import Results, load_readable
 from evomal_core.runs import complete_runs
 from evomal_core.search import METHODS
 from evomal_core.seeds import numpy_rng
+from evomal_core.statistics import LEVEL
 
 SYMBOLIC = ("random", "gp-lfl", "evomal")
 """The methods whose losses are expressions."""

@@ -7,7 +7,7 @@ from inspect import getdoc
 import pandas as pd
 
 from evomal_core.analysis.families import classification, regression
-from evomal_core.comparison.wording import protocol
+from evomal_core.protocols.profiles import protocol
 
 SAID = "V-C's family"
 """A column of `learned.table_vi`."""

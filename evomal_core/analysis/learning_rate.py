@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from evomal_core.comparison.comparisons import interval, paired_interval
 from evomal_core.experiment import experiment
+from evomal_core.paired import interval, paired_interval
 from evomal_core.paper import LABELS, SPLITS, count_seeds
 from evomal_core.results import load_or_run
 

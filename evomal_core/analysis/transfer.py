@@ -11,9 +11,9 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from evomal_core.analysis.pieces import Piece, training_configuration
-from evomal_core.comparison.comparisons import against, sentences, spread
 from evomal_core.experiment import experiment
 from evomal_core.losses import Loss
+from evomal_core.paired import against, sentences, spread
 from evomal_core.paper import SPLITS, count_seeds, mean_and_sd, published
 from evomal_core.results import Results, check_seeds, load_or_run
 from evomal_core.runs import meta_test
@@ -203,7 +203,7 @@ def published_table(final: pd.DataFrame) -> pd.DataFrame:
 
 
 def gains(final: pd.DataFrame) -> pd.DataFrame:
-    """Each transferred loss against the target's baseline, seed by seed; see `comparisons.against`."""
+    """Each transferred loss against the target's baseline, seed by seed; see `paired.against`."""
     return against(final, "error", PLACE)
 
 

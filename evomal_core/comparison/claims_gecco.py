@@ -20,8 +20,8 @@ from evomal_core.comparison.findings import (
     pairs,
     place_name,
 )
-from evomal_core.comparison.statistics import LEVEL, holm, paired_differences, smallest_p, wilcoxon_p
 from evomal_core.paper import COMPARED, LABELS, published
+from evomal_core.statistics import LEVEL, holm, paired_differences, smallest_p, wilcoxon_p
 
 SMALL_SUBSET = 0.5
 """The largest share of the gradient steps that counts as "a small subset"."""

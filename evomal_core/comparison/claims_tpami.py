@@ -7,11 +7,14 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from evomal_core.analysis.landscapes import RADIUS, sharpness
+from evomal_core.analysis.learning_rate import common_seeds, remaining_gain, stated_rate, tuned
+from evomal_core.analysis.runtime import PUBLISHED_SHARES, frequencies
 from evomal_core.comparison.evidence import Evidence
 from evomal_core.comparison.findings import ABSENT, BEATS, Claim, Finding, beats, decide, n_text, pairs
-from evomal_core.comparison.statistics import LEVEL, holm
 from evomal_core.comparison.verdicts import paired
 from evomal_core.paper import LABELS, published
+from evomal_core.statistics import LEVEL, holm
 
 NEAR = 0.05
 """How far a share may lie from the published one: five percentage points."""
@@ -36,8 +39,6 @@ def filter_shares(histories: pd.DataFrame) -> pd.DataFrame:
     Three rows per experiment, by `when`: "all" generations, the "early" (first fifth) and the "late" (last fifth);
     n is the number of runs.
     """
-    from evomal_core.analysis.runtime import frequencies
-
     rows = []
     for experiment, part in frequencies(histories.dropna(subset=["cached"])).groupby("experiment", sort=False):
         shares = part.pivot(index="generation", columns="outcome", values="share")
@@ -49,8 +50,6 @@ def filter_shares(histories: pd.DataFrame) -> pd.DataFrame:
 
 
 def _filters(evidence: Evidence) -> Finding:
-    from evomal_core.analysis.runtime import PUBLISHED_SHARES
-
     shares = filter_shares(evidence.histories)
     if shares.empty:
         return ABSENT
@@ -136,8 +135,6 @@ def _run_time(evidence: Evidence) -> Finding:
 
 
 def _flatter(evidence: Evidence) -> Finding:
-    from evomal_core.analysis.landscapes import RADIUS, sharpness
-
     if evidence.landscapes.empty:
         return ABSENT
     rows = []
@@ -171,8 +168,6 @@ def _flatter(evidence: Evidence) -> Finding:
 
 
 def _not_only_rates(evidence: Evidence) -> Finding:
-    from evomal_core.analysis.learning_rate import common_seeds, remaining_gain, stated_rate, tuned
-
     rows, edges = [], []
     for (experiment, profile), final in evidence.rates.groupby(["experiment", "profile"], sort=False):
         final = common_seeds(final)

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from evomal_core.comparison.evidence import Evidence
-from evomal_core.comparison.statistics import LEVEL, holm, smallest_p
 from evomal_core.comparison.verdicts import DIRECTION, NOT, NOT_RUN, REPRODUCED, paired
 from evomal_core.paper import COMPARED, LABELS, count_seeds, published
+from evomal_core.statistics import LEVEL, holm, smallest_p
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,8 @@ from typing import Any, get_args
 import pandas as pd
 
 from evomal_core.comparison.verdicts import compare, decided, paired
-from evomal_core.comparison.wording import protocol
 from evomal_core.paper import LABELS, count_seeds, mean_and_sd, published
-from evomal_core.protocols.profiles import Profile
+from evomal_core.protocols.profiles import Profile, protocol
 from evomal_core.search import METHODS, refuse_unknown
 
 SPLITS: tuple[str, ...] = get_args(Profile.model_fields["split"].annotation)

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from evomal_core.comparison.comparisons import against, sentences
 from evomal_core.comparison.verdicts import UNPUBLISHED, compare, orderings
-from evomal_core.comparison.wording import in_words, protocol
+from evomal_core.comparison.wording import in_words
 from evomal_core.datasets import DataSet
 from evomal_core.experiment import EXPERIMENTS, Experiment
+from evomal_core.paired import against, sentences
 from evomal_core.paper import LABELS, mean_and_sd, published
+from evomal_core.protocols.profiles import protocol
 from evomal_core.search import METHODS, refuse_unknown
 
 ROWS: dict[str, Experiment] = {name: each for name, each in EXPERIMENTS.items() if each.table == "II"}

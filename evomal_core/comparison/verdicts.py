@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evomal_core.comparison.statistics import (
+from evomal_core.experiment import experiment
+from evomal_core.paper import COMPARED, published
+from evomal_core.search import METHODS
+from evomal_core.statistics import (
     LEVEL,
     bootstrap_difference,
     holm,
@@ -18,9 +21,6 @@ from evomal_core.comparison.statistics import (
     summary,
     wilcoxon_p,
 )
-from evomal_core.experiment import experiment
-from evomal_core.paper import COMPARED, published
-from evomal_core.search import METHODS
 
 REPRODUCED, DIRECTION, NOT, NOT_RUN = "reproduced", "direction reproduced", "not reproduced", "not run"
 FITTED = "by construction"

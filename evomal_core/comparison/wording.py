@@ -7,7 +7,6 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from evomal_core.comparison.statistics import LEVEL, smallest_p
 from evomal_core.comparison.verdicts import (
     AGREEMENT,
     DIRECTION,
@@ -22,7 +21,9 @@ from evomal_core.comparison.verdicts import (
     VERDICTS,
 )
 from evomal_core.paper import LABELS, SPLITS, count_seeds, mean_and_sd
+from evomal_core.protocols.profiles import protocol
 from evomal_core.search import METHODS
+from evomal_core.statistics import LEVEL, smallest_p
 
 TOO_FEW = "too few seeds"
 _PLACE = ["experiment", "group", "split"]
@@ -77,20 +78,6 @@ def _caution(profile: str, counts: pd.Series) -> str:
         "are also compared seed by seed: *r* is the matched-pairs rank-biserial correlation (−1: lower at every "
         "seed), *p* that of Wilcoxon's signed-rank test after Holm's correction."
     )
-
-
-def protocol(profile: str) -> str:
-    """What a reader must know of a profile before comparing, as a sentence after a blank; "" for the paper's."""
-    base, _, changes = profile.partition("@")
-    said = {
-        "paper": "",
-        "calibrated": " Its base settings are not the stated ones: on GECCO's tasks they, and the task that "
-        "losses are learned on, were chosen by the baseline's published errors; on California Housing the "
-        "learning rate is the nearest that trains.",
-        "quick": " It is smaller than the paper's, on some data sets with another base learning rate (on CIFAR-10 "
-        "and Surname chosen by the baseline's published error): a difference can come from that alone.",
-    }.get(base, " It is smaller than the paper's: a difference can come from that alone.")
-    return said + (f" It differs from `{base}` in {changes}." if changes else "")
 
 
 _VERDICTS = {

@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from evomal_core.comparison import comparisons
+from evomal_core import paired
 
 
 def test_the_interval_is_that_of_the_paired_t_test():
     first, second = [1.0, 2.0, 2.5, 4.0], [1.5, 2.25, 3.5, 4.25]
-    found = comparisons.paired_interval(first, second)
+    found = paired.paired_interval(first, second)
     expected = stats.ttest_rel(first, second).confidence_interval(0.95)
     assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high))
     assert found["difference"] == pytest.approx(-0.5)
@@ -29,7 +29,7 @@ def test_the_interval_is_that_of_the_paired_t_test():
     ],
 )
 def test_each_verdict_has_its_case(first, second, verdict):
-    found = comparisons.paired_interval(first, second)
+    found = paired.paired_interval(first, second)
     assert found["verdict"] == verdict
     assert found["diverged"] == int(np.isinf([first, second]).any(axis=0).sum())
     assert np.isnan(found["low"]) == (verdict == "not judged")
@@ -48,26 +48,26 @@ def errors():
 
 
 def test_methods_are_compared_with_the_reference_seed_by_seed(errors):
-    table = comparisons.against(errors.sample(frac=1, random_state=0), "error", ["place"]).set_index("method")
+    table = paired.against(errors.sample(frac=1, random_state=0), "error", ["place"]).set_index("method")
     assert list(table.index) == ["ml3", "evomal"]
     assert table.loc["evomal", "difference"] == pytest.approx(-0.9)
     assert table.loc["evomal", "verdict"] == "lower"
     assert (table.loc["ml3", "verdict"], table.loc["ml3", "diverged"]) == ("not judged", 1)
-    assert comparisons.against(errors[errors["method"] != "baseline"], "error", ["place"]).empty
+    assert paired.against(errors[errors["method"] != "baseline"], "error", ["place"]).empty
 
 
 def test_sentences_name_label_difference_interval_and_seeds(errors):
     words = {"lower": "Flatter", "higher": "Sharper", "undecided": "Undecided", "not judged": "Not judged"}
-    lines = comparisons.sentences(comparisons.against(errors, "error", ["place"]), words)
+    lines = paired.sentences(paired.against(errors, "error", ["place"]), words)
     assert lines[0].startswith("- **Flatter**: EvoMAL (difference −0.9 [−1.15, −0.652], lower in 3 of 3 seeds)")
     assert lines[1] == "- **Not judged**: ML³ (n = 3, 1 diverged, lower in 2)."
     assert len(lines) == 2  # one interval needs no correction
     both = errors.replace({"error": {np.inf: 1.1}})
-    lines = comparisons.sentences(comparisons.against(both, "error", ["place"]), words)
+    lines = paired.sentences(paired.against(both, "error", ["place"]), words)
     assert lines[-1] == "- The 2 intervals are uncorrected for their number."
 
 
 def test_spread_counts_what_diverged_and_averages_the_rest(errors):
-    rows = comparisons.spread(errors, "error", ["method"]).set_index("method")
+    rows = paired.spread(errors, "error", ["method"]).set_index("method")
     assert rows.loc["ml3", ["mean", "sd", "n", "diverged"]].tolist() == [1, 0, 3, 1]
     assert rows.loc["baseline", "sd"] == pytest.approx(0.1)

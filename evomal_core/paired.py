@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from evomal_core.comparison.statistics import CONFIDENCE, paired_differences, summary
 from evomal_core.paper import LABELS, count_seeds
 from evomal_core.search import METHODS
+from evomal_core.statistics import CONFIDENCE, paired_differences, summary
 
 VERDICTS = ("lower", "higher", "undecided", "not judged")
 
