@@ -15,8 +15,15 @@ def write_atomic(path: Path | str, content: str | bytes) -> None:
     """Write text or bytes so that a reader, a crash or a full disk never leaves half a file.
 
     The content goes to a temporary file in the same folder, is flushed to disk and renamed.
+
+    Raises:
+        OSError: the path is a folder, it would lie in a file, or the disk is full or read-only.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file in it")
+    if above := [place for place in path.parents if place.is_file()]:
+        raise NotADirectoryError(f"{path} can't be written: {above[0]} is a file, not a folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -171,7 +171,10 @@ def surnames(path: Path) -> Arrays:
     parts: dict[str, tuple[list[str], list[int]]] = {split: ([], []) for split in ("train", "val", "test")}
     number = {nationality: index for index, nationality in enumerate(NATIONALITIES)}
     with path.open(newline="", encoding="utf-8-sig") as file:
-        for row in csv.DictReader(file):
+        lines = csv.DictReader(file)
+        for row in lines:
+            if None in row.values():
+                raise ValueError(f"line {lines.line_num} is cut short")
             x, y = parts[row["split"]]
             x.append(row["surname"])
             y.append(number[row["nationality"]])

@@ -454,6 +454,7 @@ def test_random_damage_is_refused_or_harmless(folder):
         ("surname", "surnames_with_splits.csv", b"nationality,surname\nArabic,Totah\n"),
         ("surname", "surnames_with_splits.csv", b"nationality,split,surname\nMartian,train,Xq\n"),
         ("surname", "surnames_with_splits.csv", b"nationality,split,surname\nArabic,train,Totah\n"),
+        ("surname", "surnames_with_splits.csv", b"nationality,split,surname\nArabic,train,Totah\nCzech"),
         ("surname-pytorch", "data.zip", b"PK garbage"),
         ("mnist", "MNIST/raw/train-images-idx3-ubyte", b"\0\0\x08\x03" + b"\xff" * 12),
         ("mnist", "MNIST/raw/train-images-idx3-ubyte.gz", b"\x1f\x8b\x08 garbage"),
@@ -467,6 +468,7 @@ def test_damaged_container_is_one_clear_line(name, file, content, folder):
     with pytest.raises(AlteredDataError) as caught:
         DATASETS[name].load()
     one_line_with_remedy(str(caught.value), name, folder)
+    assert "None" not in str(caught.value)
     assert not (folder / f"{name}.npz").exists()
 
 

@@ -243,6 +243,15 @@ def test_a_failed_write_leaves_the_earlier_file_and_no_litter(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file.json"]
 
 
+def test_a_folder_or_a_place_in_a_file_is_refused_by_name(tmp_path):
+    with pytest.raises(IsADirectoryError, match="is a folder; name a file in it"):
+        write_json(tmp_path, 1)
+    (tmp_path / "results").write_text("mine")
+    with pytest.raises(NotADirectoryError, match="results is a file, not a folder"):
+        compute(Run("sine", "smoke", "baseline", 0, tmp_path / "results"))
+    assert (tmp_path / "results").read_text() == "mine"
+
+
 def test_json_stays_valid_with_infinities_and_reads_back(tmp_path):
     value = {"a": [math.inf, -math.inf, 1.5, None, True, "x"], "b": {"c": (math.inf, 2)}}
     write_json(tmp_path / "v.json", value)

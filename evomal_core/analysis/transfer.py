@@ -29,7 +29,7 @@ class Transfer:
     """A source experiment, whose runs give the losses, and a target, whose networks they train.
 
     Raises:
-        ValueError: an experiment is unknown, the two are the same, or their losses are of different kinds.
+        ValueError: an experiment is unknown, or the two are the same.
     """
 
     source: str
