@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from evomal_core.datasets import DATASETS
 from evomal_core.experiment import EXPERIMENTS, experiment
 from evomal_core.notebook import profile_table
 from evomal_core.protocols import base_rate, tabular
@@ -50,6 +51,21 @@ def test_the_split_is_the_same_at_every_seed():
     for profile in ("quick", "quick@split=leaking"):
         (one,), (other,) = problem(profile, 0).train, problem(profile, 7).train
         assert rows(one.test) == rows(other.test)
+
+
+@pytest.mark.parametrize("split", ["disjoint", "leaking"])
+def test_a_draw_puts_other_rows_into_the_parts(split):
+    def labels(task):
+        return np.rint(np.asarray(task.y_scale.undo(task.test[1]))).ravel().tolist()
+
+    known = sorted(DATASETS["diabetes"].load()[1].tolist())
+    first, second, again = (labels(tabular.tabular_task("diabetes", split, draw)) for draw in (0, 1, 1))
+    assert second == again
+    assert not set(second) - set(known)
+    assert len(first) == len(second)
+    assert sorted(first) != sorted(second)
+    (task,) = problem(f"quick@draw=1,split={split}").train
+    assert labels(task) == second
 
 
 def test_the_two_splits_are_two_runs_in_two_folders(tmp_path):

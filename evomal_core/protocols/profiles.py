@@ -51,6 +51,8 @@ class Profile(Config):
     """Widths of the base network's hidden layers, where the experiment leaves them open."""
     split: Literal["disjoint", "leaking"] = "disjoint"
     """How tabular data are split: 60:20:20, or as in the authors' code, with training rows among the test rows."""
+    draw: Count = 0
+    """Which random order of the rows tabular data are split in; the same for all seeds."""
     learn_on: Count = 0
     """Which of the experiment's tasks a loss is learned on, where it has several; the others are test tasks."""
     test_milestones: tuple[Positive, ...] = ()
@@ -102,7 +104,7 @@ class Profile(Config):
         return range(0, self.test_steps + 1, max(1, self.test_steps // self.points))
 
 
-SOME = ("hidden", "split", "learn_on", "images", "test_images")
+SOME = ("hidden", "split", "draw", "learn_on", "images", "test_images")
 """Settings of profiles that only some experiments have."""
 
 CALIBRATED = Path(__file__).parents[1] / "published" / "calibrated.json"
