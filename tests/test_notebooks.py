@@ -156,6 +156,13 @@ def test_a_notebook_runs_and_writes_its_files(name, tmp_path):
         assert "Profile `smoke`" in text
 
 
+def test_a_protocol_as_published_has_nothing_changed_to_show(tmp_path):
+    small = {"rows": ["digits-logistic"], "methods": ["baseline"], "seeds": [0], "jobs": 1}
+    where = {"results_dir": str(tmp_path / "results")}
+    executed = execute("07_classification", tmp_path / "out.ipynb", profile="paper", **small, **where)
+    assert "Profile `paper`" in str(outputs(executed))
+
+
 def test_a_notebook_without_its_data_stops_with_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("EVOMAL_DATA", str(tmp_path))
     with pytest.raises(papermill.PapermillExecutionError) as caught:
