@@ -37,7 +37,7 @@ def test_a_variant_is_paired_with_the_unvaried_runs_of_its_seeds():
     assert row["nearer"]
     text = in_words(table)
     # ranks 2 and 3 against 1: two of eight sign patterns are as extreme to either side
-    assert "smaller at 2 of n = 3 seeds, p = 0.5; nearer to the paper." in text
+    assert "smaller at 2 of n = 3 seeds, p = 0.5; half as far from the paper, or less." in text
     assert text.endswith("The p of these 1 comparisons (Wilcoxon's) are uncorrected.")
 
 
@@ -47,6 +47,12 @@ def test_a_variant_that_diverges_is_not_nearer():
     assert table["wins"].iloc[0] == 0
     assert table[["diverged", "diverged unvaried"]].iloc[0].tolist() == [2, 0]
     assert "diverged: 2, unvaried 0" in in_words(table)
+
+
+def test_a_variant_a_little_nearer_explains_nothing():
+    table = variants(values(paper=[4.0, 5.0], paper_softplus__true=[3.9, 4.9]))
+    assert not table["nearer"].iloc[0]
+    assert "half as far" not in in_words(table)
 
 
 def test_one_common_seed_or_no_change_at_all_is_no_variant():
