@@ -10,13 +10,12 @@ import random
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import torch
 
 from evomal_core.batched.compiled import must_compile
-from evomal_core.batched.stacks import NotBatchable, make_stacks
+from evomal_core.batched.stacks import make_stacks
 from evomal_core.config import SearchConfig
 from evomal_core.expression import Expression, crossover, mutate, random_expression, repair
 from evomal_core.filters import gradient_signature, is_irrelevant, is_rejected, promises, sample_predictions
@@ -74,9 +73,8 @@ def _evolve(search: Search, *, tuned: bool, bred: bool) -> SearchResult:
 
 
 def _announce_compiling(search: Search) -> None:
-    with suppress(NotBatchable):
-        if search.config.engine in ("auto", "batched") and must_compile(make_stacks(search.learners)):
-            search.progress.say("compiling the kernels, once on this machine")
+    if search.config.engine in ("auto", "batched") and must_compile(make_stacks(search.learners)):
+        search.progress.say("compiling the kernels, once on this machine")
 
 
 def _random_population(search: Search, generation: int) -> list[Expression]:

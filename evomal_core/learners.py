@@ -238,7 +238,7 @@ def _make_learner(task: Task, model: ModelFactory, base: SGD, initialisation: st
         network = _copied(model())
         if isinstance(network, nn.Module) and any(map(nn.parameter.is_lazy, network.parameters())):
             with torch.no_grad():
-                network.to(dtype=dtype).eval()(x[:2].cpu())  # tells its layers their sizes
+                network.to(dtype=dtype).eval()(x[:2].cpu().clone())  # tells its layers their sizes
     if not isinstance(network, nn.Module) or not any(p.requires_grad for p in network.parameters()):
         raise TypeError(f"model() must return an nn.Module with trainable weights, got {type(network).__name__}")
     if initialisation == "glorot":
@@ -253,7 +253,7 @@ def _copied(network: nn.Module) -> nn.Module:
     """A copy, since a factory may return one network again and again."""
     try:
         return copy.deepcopy(network)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ValueError(f"the model can't be copied: {str(error).splitlines()[0]}") from error
 
 

@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ log = logging.getLogger("evomal")
 ROWS_AT_ONCE = 4096
 CACHED = 2**19
 """Features of rows that a CPU's cache holds along with what a network makes of them."""
+_TOLD: WeakSet[Learner] = WeakSet()
+"""Learners of which was said that their networks are trained one at a time: once a search, not each generation."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def train(
             done = step
             errors = {name: error(network, learner.task, part) for name, part in parts.items()}
             curve.append({"step": step, **errors})
-            _put_down(snapshot, network, optimiser, done, curve)
+            _put_down(snapshot, network, optimiser, done, curve, finished=step == steps)
     diverged = not all(torch.isfinite(weights).all() for weights in network.parameters())
     diverged = diverged or any(value == float("inf") for value in curve[-1].values())
     return Training(network, curve, diverged)
@@ -116,8 +119,10 @@ def _put_down(
     optimiser: torch.optim.SGD,
     done: int,
     curve: list[dict[str, float]],
+    finished: bool = False,
 ) -> None:
-    if snapshot is not None and snapshot.is_due:
+    # A short training that is finished is kept too: several of them are more than a kill may lose.
+    if snapshot is not None and (finished or snapshot.is_due):
         state = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
         snapshot.save({**state, "done": done, "curve": curve})
 
@@ -176,7 +181,9 @@ def fitness(
         try:
             return batched_fitness(losses, learners, config)
         except NotBatchable as reason:
-            log.warning("training one network at a time (%s)", reason)
+            if learners[0] not in _TOLD:
+                _TOLD.add(learners[0])
+                log.warning("training one network at a time (%s)", reason)
     return [_fitness(loss, learners, config) for loss in losses]
 
 

@@ -204,6 +204,40 @@ def test_layers_that_forward_mode_differentiates_wrongly_fall_to_double_backward
     assert "would be off by" in caplog.text
 
 
+class Broken(torch.autograd.Function):
+    """x², with NaN for its derivative in forward mode."""
+
+    @staticmethod
+    def forward(x):
+        return x * x
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * ctx.saved_tensors[0] * gradient
+
+    @staticmethod
+    def jvp(ctx, tangent):
+        return torch.nan * tangent
+
+
+class Squared(nn.Linear):
+    """A linear layer, squared."""
+
+    def forward(self, x):
+        return Broken.apply(super().forward(x))
+
+
+def test_forward_mode_that_gives_nan_is_not_used(caplog):
+    config = em.SearchConfig(base=BASE)
+    assert choose_engine([learner(lambda: Squared(3, 1), config)], config) == "autograd"
+    assert "would be off by nan" in caplog.text
+
+
 def test_dropout_within_attention_is_the_same_in_every_pass():
     def model():
         layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.3, batch_first=True)
@@ -270,6 +304,13 @@ def test_networks_train_all_at_once_as_one_by_one(model):
         at_once = fitness(losses()[1:] * 2, [made], config, "batched")
         one_by_one = fitness(losses()[1:], [made], config)
     assert at_once == pytest.approx(one_by_one * 2, rel=1e-10)
+
+
+def test_that_networks_train_one_by_one_is_said_once_a_search(caplog):
+    em.learn_loss([regression_task()], Replacing, "gp-lfl", config=tiny_config(), progress=False)
+    assert caplog.messages == [
+        "training one network at a time (the network puts new tensors in place of its buffers)"
+    ]
 
 
 def test_activation_checkpointing_is_refused():

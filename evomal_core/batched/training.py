@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -95,9 +94,10 @@ def train_all(
             (row,) = train_stack([loss], learners, base, steps, record, milestones=milestones)
             tick(steps * len(learners))
             return [trained.curve for trained in row]
+    kept: Sequence[Snapshot | None] = snapshots or [None] * len(learners)
     return [
         train(loss, learner, base, steps, record, milestones=milestones, snapshot=snapshot, tick=tick).curve
-        for learner, snapshot in zip(learners, snapshots or repeat(None), strict=False)
+        for learner, snapshot in zip(learners, kept, strict=True)
     ]
 
 
