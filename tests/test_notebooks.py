@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import papermill
 import pytest
 
@@ -156,11 +157,18 @@ def test_a_notebook_runs_and_writes_its_files(name, tmp_path):
         assert "Profile `smoke`" in text
 
 
-def test_a_protocol_as_published_has_nothing_changed_to_show(tmp_path):
-    small = {"rows": ["digits-logistic"], "methods": ["baseline"], "seeds": [0], "jobs": 1}
-    where = {"results_dir": str(tmp_path / "results")}
-    executed = execute("07_classification", tmp_path / "out.ipynb", profile="paper", **small, **where)
-    assert "Profile `paper`" in str(outputs(executed))
+@pytest.mark.parametrize(("profile", "settings"), [("paper", []), ("paper@base.lr=0.5", ["search.base.lr"])])
+def test_what_a_profile_changes_is_shown_even_where_it_is_nothing(profile, settings, tmp_path):
+    path = next(path for path in NOTEBOOKS if path.stem == "07_classification")
+    cells = nbformat.read(path, as_version=4).cells
+    (source,) = [cell.source for cell in cells if "as published" in cell.source and cell.cell_type == "code"]
+    outputs = {name: notebook.Output(tmp_path / name) for name in ("digits-logistic", "digits-mlp")}
+    names = {"pd": pd, "outputs": outputs, "profile": profile, "profile_table": notebook.profile_table}
+    *before, last = source.rstrip().rsplit("\n", 1)
+    exec(*before, names)
+    shown = eval(last, names)
+    assert list(shown.columns) == list(outputs)
+    assert list(shown.index) == settings
 
 
 def test_a_notebook_without_its_data_stops_with_one_line(tmp_path, monkeypatch):
