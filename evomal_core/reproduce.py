@@ -54,6 +54,8 @@ def reproduce(names: Sequence[str], *, profile: str, device: str, results_dir: P
         parameters = {name: value for name, value in given.items() if name in declared}
         if names:  # else the notebooks' own defaults: what takes minutes, and has its data at hand
             parameters |= {name: chosen for name in LISTS if name in declared and chosen}
+        if "switched" in declared and profile == "smoke":
+            parameters["switched"] = profile  # else these searches take the minutes of the notebook's own default
         if "dataset" in declared and len(chosen) == 1:  # else it takes the paper's, as both are at hand
             parameters["dataset"] = chosen[0]
         suffix = "" if profile == "quick" or "profile" not in declared else f"-{profile}"
@@ -122,6 +124,7 @@ def _execute(stem: str, parameters: dict[str, Any], target: Path) -> None:
             cwd=NOTEBOOKS,
             kernel_name="python3",
             progress_bar=False,
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],  # else it warns of TCP, which stays on this machine
         )
     except papermill.PapermillExecutionError as error:
         raise RuntimeError(f"{stem} failed: {error.ename}: {error.evalue}; see {target}") from None

@@ -72,3 +72,9 @@ def test_missing_data_of_a_named_experiment_is_an_error_before_anything_runs(exe
 def test_every_topic_is_a_notebook():
     assert topics()["sine"] == "02_sine"
     assert {entry.notebook for entry in EXPERIMENTS.values()} <= set(topics().values())
+
+
+def test_searches_with_a_filter_switched_are_as_small_as_the_profile_only_for_smoke(executed, tmp_path):
+    run(tmp_path, "runtime", profile="smoke")
+    run(tmp_path, "runtime", profile="paper")
+    assert [given.get("switched") for _, given, _ in executed] == ["smoke", None]
