@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evomal_core.comparison.variants import in_words, one_change, variants
+from evomal_core.comparison.variants import by_setting, in_words, one_change, variants
 
 
 def values(**by_profile: list[float]) -> pd.DataFrame:
@@ -53,6 +53,18 @@ def test_a_variant_a_little_nearer_explains_nothing():
     table = variants(values(paper=[4.0, 5.0], paper_softplus__true=[3.9, 4.9]))
     assert not table["nearer"].iloc[0]
     assert "half as far" not in in_words(table)
+
+
+def test_settings_are_ordered_by_the_share_of_cells_that_they_explain():
+    runs = values(
+        paper=[4.0, 5.0, 6.0], paper_softplus__true=[3.9, 4.9, 6.1], paper_meta_optimizer__adam=[2.0, 2.2, 2.4]
+    )
+    found = by_setting(variants(runs))
+    assert found[["change", "cells", "halved", "n"]].to_numpy().tolist() == [
+        ["meta_optimizer=adam", 1, 1, 3],
+        ["softplus=true", 1, 0, 3],
+    ]
+    assert by_setting(variants(values(paper=[4.0, 5.0]))).empty
 
 
 def test_one_common_seed_or_no_change_at_all_is_no_variant():

@@ -11,6 +11,7 @@ import pandas as pd
 
 from evomal_core.comparison.claims import judge_claims
 from evomal_core.comparison.evidence import gather
+from evomal_core.comparison.variants import by_setting, variants
 from evomal_core.comparison.verdicts import NOT_RUN, VERDICTS, every_cell, is_counted
 from evomal_core.experiment import EXPERIMENTS
 from evomal_core.files import write_atomic
@@ -38,7 +39,9 @@ def results_block(results_dir: Path) -> str:
         "shows "
         "all of them.",
     ]
-    return "\n".join([*lines, *(_table(errors) if len(errors) else [])]) + "\n"
+    causes = by_setting(variants(evidence.values))
+    tables = [*(_table(errors) if len(errors) else []), *(_causes(causes) if len(causes) else [])]
+    return "\n".join([*lines, *tables]) + "\n"
 
 
 def _is_compared(cell: dict) -> bool:
@@ -66,6 +69,21 @@ def _table(cells: pd.DataFrame) -> list[str]:
         numbers = [text for method in METHODS for text in _numbers(rows.get(method))]
         verdict = rows["evomal"]["verdict"] if "evomal" in rows else NOT_RUN
         lines.append(f"| {title} | `{profile}` | {' | '.join(numbers)} | {verdict} |")
+    return lines
+
+
+def _causes(settings: pd.DataFrame) -> list[str]:
+    lines = [
+        "",
+        "Why results differ: with one setting varied, from how many published errors the median is half as far "
+        "(as a ratio) or less:",
+        "",
+        "| experiment | profile | setting | distance halved | seeds |",
+        "|---|---|---|---|---|",
+    ]
+    for row in settings.to_dict("records"):
+        title, share = EXPERIMENTS[row["experiment"]].title, f"{row['halved']} of {row['cells']} cells"
+        lines.append(f"| {title} | `{row['profile']}` | `{row['change']}` | {share} | {row['n']} |")
     return lines
 
 

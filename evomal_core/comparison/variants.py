@@ -20,6 +20,9 @@ COLUMNS = ["experiment", "profile", "change", "group", "method", "published", "u
 COLUMNS += ["diverged unvaried", *PAIRED, "nearer"]
 
 
+SETTING = ["experiment", "profile", "change"]
+
+
 def one_change(profile: str) -> tuple[str, str] | None:
     """The profile without its change, and that change; None if it has none or several.
 
@@ -78,6 +81,30 @@ def variants(values: pd.DataFrame) -> pd.DataFrame:
         row |= paired(both["value"].to_numpy(float), both["value unvaried"].to_numpy(float))
         rows.append(row | {"nearer": _nearer(medians, cell)})
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def by_setting(table: pd.DataFrame) -> pd.DataFrame:
+    """How many published cells each change explains: those whose distance from the paper it at least halves.
+
+    Args:
+        table: of `variants`.
+
+    Returns:
+        One row per experiment, profile and change: cells (published ones among those compared), halved, and n
+        (seeds, the fewest of its cells); the changes that explain most first.
+    """
+    cells = table[table["published"].notna()]
+    rows = [
+        {**dict(zip(SETTING, keys, strict=True)), **_explained(part)}
+        for keys, part in cells.groupby(SETTING, sort=False)
+    ]
+    found = pd.DataFrame(rows, columns=[*SETTING, "cells", "halved", "n"])
+    order = (found["halved"] / found["cells"]).sort_values(ascending=False, kind="stable").index
+    return found.loc[order].reset_index(drop=True)
+
+
+def _explained(part: pd.DataFrame) -> dict[str, int]:
+    return {"cells": len(part), "halved": int(part["nearer"].sum()), "n": int(part["n"].min())}
 
 
 def _is_same(name: str, *profiles: str) -> bool:
