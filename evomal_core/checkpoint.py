@@ -13,7 +13,7 @@ from torch import Tensor
 
 from evomal_core.config import SearchConfig
 from evomal_core.expression import Expression
-from evomal_core.files import decode, read_json, write_json
+from evomal_core.files import decode, file_in_the_way, read_json, write_json
 from evomal_core.learners import Learner
 
 FORMAT = "evomal-checkpoint"
@@ -34,8 +34,8 @@ class Checkpoint:
     """
 
     def __init__(self, folder: Path | str | None, fingerprint: dict[str, Any]) -> None:
-        if folder is not None:
-            _refuse_file(Path(folder))
+        if folder is not None and (place := file_in_the_way(Path(folder))) is not None:
+            raise ValueError(f"checkpoint is a folder, but {str(place)!r} is a file; name another folder")
         self.path = None if folder is None else Path(folder) / "checkpoint.json"
         self.fingerprint = fingerprint
 
@@ -82,12 +82,6 @@ class Checkpoint:
                 self.path,
                 {"format": FORMAT, "version": VERSION, "fingerprint": self.fingerprint, "state": state},
             )
-
-
-def _refuse_file(folder: Path) -> None:
-    for place in (folder, *folder.parents):
-        if place.is_file():
-            raise ValueError(f"checkpoint is a folder, but {str(place)!r} is a file; name another folder")
 
 
 def _completed(found: Any) -> Any:

@@ -22,8 +22,8 @@ def write_atomic(path: Path | str, content: str | bytes) -> None:
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file in it")
-    if above := [place for place in path.parents if place.is_file()]:
-        raise NotADirectoryError(f"{path} can't be written: {above[0]} is a file, not a folder")
+    if (place := file_in_the_way(path.parent)) is not None:
+        raise NotADirectoryError(f"{path} can't be written: {place} is a file, not a folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -36,6 +36,11 @@ def write_atomic(path: Path | str, content: str | bytes) -> None:
     except BaseException:
         Path(partial).unlink(missing_ok=True)
         raise
+
+
+def file_in_the_way(folder: Path) -> Path | None:
+    """The file that stands where a folder, or one that it would lie in, is wanted; None if there is none."""
+    return next((place for place in (folder, *folder.parents) if place.is_file()), None)
 
 
 def write_json(path: Path | str, value: Any) -> None:

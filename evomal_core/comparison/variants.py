@@ -18,8 +18,6 @@ from evomal_core.paper import COMPARED, LABELS, published
 
 COLUMNS = ["experiment", "profile", "change", "group", "method", "published", "unvaried", "varied", "diverged"]
 COLUMNS += ["diverged unvaried", *PAIRED, "nearer"]
-
-
 SETTING = ["experiment", "profile", "change"]
 
 
