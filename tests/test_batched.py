@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import evomal_core as em
 from evomal_core.batched import population
+from evomal_core.batched import training as batched_training
 from evomal_core.batched.engine import MetaStep, batched_local_search
 from evomal_core.batched.factors import Factors
 from evomal_core.batched.stacks import MLPStack, NetworkStack, NotBatchable, make_stacks
@@ -288,14 +289,19 @@ def test_frozen_layers_stay_frozen() -> None:
     assert batched_fitness(losses, learners, config) == pytest.approx(fitness(losses, learners, config), rel=1e-9)
 
 
-@pytest.mark.parametrize("outputs", [1, 2])
-def test_wide_layers_are_kept_as_factors(outputs: int) -> None:
-    config = em.SearchConfig(base=NESTEROV)
-    problem = em.Task.from_arrays(
+def wide_task(outputs: int) -> em.Task:
+    """Batches of fewer rows than a layer of 30 by 40 has inputs and outputs."""
+    return em.Task.from_arrays(
         torch.randn(30, 3, generator=torch.Generator().manual_seed(0)).numpy(),
         torch.randn(30, outputs, generator=torch.Generator().manual_seed(1)).numpy(),
         kind="regression",
     ).to(dtype=torch.float64)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_wide_layers_are_kept_as_factors(outputs: int) -> None:
+    config = em.SearchConfig(base=NESTEROV)
+    problem = wide_task(outputs)
     learners = make_learners([problem], lambda: em.models.mlp(3, [30, 40], outputs), config, 0, "test")
     (stack,) = make_stacks(learners)
     rows = stack.features(problem.train[0][None, :8])
@@ -327,6 +333,38 @@ def test_stacks_train_as_single_networks_do(network: str, kind: str, base: SGD) 
             assert ours.diverged == theirs.diverged
             for mine, other in zip(ours.curve, theirs.curve, strict=True):
                 assert mine == pytest.approx(other, rel=1e-8)
+
+
+@pytest.mark.parametrize("base", [PLAIN, NESTEROV, SGD(lr=0.05, momentum=0.5, weight_decay=0.02, batch_size=8)])
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_wide_layers_train_by_factors_as_single_networks_do(outputs: int, base: SGD) -> None:
+    learners = make_learners(
+        [wide_task(outputs)], lambda: em.models.mlp(3, [30, 40], outputs), em.SearchConfig(base=base), 0, "test"
+    )
+    losses = losses_for([*LEARNT, "mul(y, y)"], "regression")
+    for loss, (ours,) in zip(losses, train_stack(losses, learners, base, 9, record=[4]), strict=True):
+        theirs = train(loss, learners[0], base, 9, record=[4])
+        for mine, other in zip(ours.curve, theirs.curve, strict=True):
+            assert mine == pytest.approx(other, rel=1e-8)
+
+
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+def test_networks_that_diverge_leave_the_stack_and_do_not_disturb_the_others(
+    network: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batched_training, "LOOK", 3)
+    learners = learners_for("regression", em.SearchConfig(base=NESTEROV), network)[:1]
+    texts = ["square(sub(f, y))", "mul(square(square(f)), square(square(f)))", "abs(sub(f, y))"]
+    losses = losses_for(texts, "regression")
+    losses[1].phi.data.fill_(40)
+    rows = train_stack(losses, learners, NESTEROV, 40, record=[20])
+    assert [row[0].diverged for row in rows] == [False, True, False]
+    assert rows[1][0].final == dict.fromkeys(rows[1][0].final, float("inf")) | {"step": 40}
+    for loss, (ours,) in zip(losses, rows, strict=True):
+        theirs = train(loss, learners[0], NESTEROV, 40, record=[20])
+        assert ours.diverged == theirs.diverged
+        for mine, other in zip(ours.curve, theirs.curve, strict=True):
+            assert mine == pytest.approx(other, rel=1e-8)
 
 
 @pytest.mark.parametrize("compiled", ["0", "1"])

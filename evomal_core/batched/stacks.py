@@ -70,9 +70,13 @@ class Stack:
         """Initial weights for training P candidates apart."""
         return [w.expand(-1, candidates, *w.shape[2:]).clone() for w in self.theta0]
 
-    def train_step(self, theta: Stacked, x: Tensor, draw: int) -> tuple[Tensor, Pullback]:
+    def keep(self, candidates: Tensor) -> None:
+        """Go on training with the running statistics of the candidates of a mask (P,) only."""
+        self.buffers = [b[candidates] for b in self.buffers]
+
+    def train_step(self, theta: Stacked, x: Tensor, draw: int, factored: bool = False) -> tuple[Tensor, Pullback]:
         """As `linearise` for one step of training, which also moves running statistics."""
-        predictions, pullback, _ = self.linearise(theta, x, draw)
+        predictions, pullback, _ = self.linearise(theta, x, draw, factored)
         return predictions, pullback
 
     def evaluate(self, theta: Stacked, x: Tensor, draw: int) -> Tensor:
@@ -308,7 +312,7 @@ class NetworkStack(Stack):
 
         return predictions.detach(), pullback, pushforward
 
-    def train_step(self, theta: Stacked, x: Tensor, draw: int) -> tuple[Tensor, Pullback]:
+    def train_step(self, theta: Stacked, x: Tensor, draw: int, factored: bool = False) -> tuple[Tensor, Pullback]:
         """Predictions of one step of training, and their derivative transposed; moves running statistics."""
         leaves = [w.detach().requires_grad_() for w in theta]
         self.trained.train()

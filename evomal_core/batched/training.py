@@ -23,6 +23,7 @@ from evomal_core.batched.population import (
     stackable,
     through_link,
 )
+from evomal_core.batched.sgd import sgd_in_place
 from evomal_core.batched.stacks import MLPStack, NotBatchable, Stack, Stacked, make_stacks
 from evomal_core.config import SGD, SearchConfig
 from evomal_core.learners import Learner
@@ -67,6 +68,10 @@ def train_stack(
         trained = in_chunks(group, lambda part: _train(part, learners, base, wanted, splits, milestones))
         results.update(zip(indices, trained, strict=True))
     return [results[index] for index in range(len(losses))]
+
+
+LOOK = 25
+"""Steps between two looks at which networks can still be trained."""
 
 
 def train_all(
@@ -143,30 +148,52 @@ def _train_one_stack(
 
 
 class StackTraining:
-    """The networks of a stack, trained for all candidates with whole tensors."""
+    """The networks of a stack, trained for all candidates with whole tensors.
+
+    A network whose weights are no longer finite never recovers. Candidates with no other network are left out as
+    training goes on; their errors are infinite.
+    """
 
     def __init__(self, losses: Sequence[Loss], stack: Stack, base: SGD) -> None:
-        self.stack, self.base = stack, base
+        self.losses, self.stack, self.base = losses, stack, base
         self.theta = stack.start(len(losses))
-        self.candidates = len(losses)
-        self.slopes = slopes_of(losses, self.theta[0].dtype, self.theta[0].device)
-        moves = torch.tensor([_depends_on_f(loss) for loss in losses], device=self.theta[0].device)
-        self.moving = None if bool(moves.all()) else moves  # without f nothing trains, not even by weight decay
         self.velocity: Stacked | None = None
+        self._train_only(torch.arange(len(losses), device=self.theta[0].device))
         self.done = 0
         self._held: tuple[list[tuple[Tensor, Tensor]], Rows] | None = None
+
+    def _train_only(self, candidates: Tensor) -> None:
+        """Let the weights be those of the candidates with these numbers."""
+        self.candidates = candidates
+        losses = [self.losses[p] for p in candidates.tolist()]
+        self.slopes = slopes_of(losses, self.theta[0].dtype, candidates.device)
+        moves = torch.tensor([_depends_on_f(loss) for loss in losses], device=candidates.device)
+        self.moving = None if bool(moves.all()) else moves  # without f nothing trains, not even by weight decay
+        self.factored = self.moving is None or not self.base.weight_decay
+
+    def _leave_out_diverged(self) -> None:
+        alive = _finite(self.theta).any(dim=0)
+        if not alive.any() or alive.all():
+            return
+        self.theta = [w[:, alive] for w in self.theta]
+        self.velocity = self.velocity and [v[:, alive] for v in self.velocity]
+        self.stack.keep(alive)
+        self._train_only(self.candidates[alive])
 
     def advance(self, step: int) -> None:
         """Train up to `step`."""
         for number in range(self.done, step):
+            if number % LOOK == 0:
+                self._leave_out_diverged()
             rows = self._rows([learner.batch(number) for learner in self.stack.learners])
             with torch.no_grad(), stackable():
-                predictions, pullback = self.stack.train_step(self.theta, rows.features, number)
+                predictions, pullback = self.stack.train_step(self.theta, rows.features, number, self.factored)
                 f = link(predictions, self.stack.kind)
-                slope = self.slopes(flat(f, self.candidates), rows.y.reshape(-1))
-                slope = slope.view(self.candidates, *rows.shape).transpose(0, 1)
+                candidates = len(self.candidates)
+                slope = self.slopes(flat(f, candidates), rows.y.reshape(-1))
+                slope = slope.view(candidates, *rows.shape).transpose(0, 1)
                 gradient = pullback(through_link(f, slope, self.stack.kind) / rows.shape[1])
-                self.velocity = _sgd_in_place(self.theta, gradient, self.velocity, self.base, self.moving)
+                self.velocity = sgd_in_place(self.theta, gradient, self.velocity, self.base, self.moving)
         self.done = step
 
     def _rows(self, batches: list[tuple[Tensor, Tensor]]) -> Rows:
@@ -176,11 +203,22 @@ class StackTraining:
 
     def errors(self, splits: Sequence[str]) -> dict[str, Tensor]:
         """The performance metric (T, P) of each part."""
-        return _errors(self.stack, self.theta, splits)
+        found = _errors(self.stack, self.theta, splits)
+        return {name: self._of_all(values, torch.inf) for name, values in found.items()}
 
     def finite(self) -> Tensor:
         """Whether all weights of each network are finite, (T, P)."""
-        return torch.stack([torch.isfinite(w).unsqueeze(2).flatten(2).all(dim=2) for w in self.theta]).all(dim=0)
+        return self._of_all(_finite(self.theta), False)
+
+    def _of_all(self, values: Tensor, otherwise: float) -> Tensor:
+        """Values (T, candidates in training) for all candidates (T, P)."""
+        filled = values.new_full((len(values), len(self.losses)), otherwise)
+        return filled.index_copy_(1, self.candidates, values)
+
+
+def _finite(theta: Stacked) -> Tensor:
+    """Whether all weights of each network are finite, (T, P)."""
+    return torch.stack([torch.isfinite(w).unsqueeze(2).flatten(2).all(dim=2) for w in theta]).all(dim=0)
 
 
 def _trained(errors: list[dict[str, Tensor]], task: int, candidate: int, finite: bool) -> Trained:
@@ -196,29 +234,6 @@ def _trained(errors: list[dict[str, Tensor]], task: int, candidate: int, finite:
 
 def _depends_on_f(loss: Loss) -> bool:
     return not isinstance(loss, LearnedLoss) or "f" in loss.expression.nodes
-
-
-def _sgd_in_place(
-    theta: Stacked, gradient: Stacked, velocity: Stacked | None, base: SGD, moving: Tensor | None
-) -> Stacked | None:
-    """One step of `torch.optim.SGD` on all networks; see `SGD`."""
-    if base.weight_decay:
-        torch._foreach_add_(gradient, theta, alpha=base.weight_decay)
-    step = gradient
-    if base.momentum:
-        if velocity is None:
-            velocity = [g.clone() for g in gradient]
-        else:
-            torch._foreach_mul_(velocity, base.momentum)
-            torch._foreach_add_(velocity, gradient)
-        step = velocity
-        if base.nesterov:
-            torch._foreach_add_(gradient, velocity, alpha=base.momentum)
-            step = gradient
-    if moving is not None:
-        step = [torch.where(moving.view(1, -1, *[1] * (s.ndim - 2)), s, 0.0) for s in step]
-    torch._foreach_add_(theta, step, alpha=-base.lr)
-    return velocity
 
 
 @torch.no_grad()
