@@ -177,6 +177,25 @@ def test_local_search_agrees_with_one_candidate_at_a_time(optimiser: Any) -> Non
         assert ours.task_loss == pytest.approx(theirs.task_loss, rel=1e-8)
 
 
+@pytest.mark.parametrize("compiled", ["0", "1"])
+@pytest.mark.parametrize("batch_size", [8, 100])
+def test_weights_without_a_meta_gradient_stay_and_the_others_move(
+    batch_size: int, compiled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVOMAL_KERNELS", compiled)
+    config = em.SearchConfig(base=NESTEROV.replace(batch_size=batch_size), meta_steps=5, meta_lr=0.01)
+    learners = learners_for("regression", config)
+    losses = losses_for(["sign(mul(f, y))", LEARNT[0], "square(y)", "f", LEARNT[1]], "regression")
+    ticks: list[None] = []
+    together = local_search(losses, learners, config, "batched", lambda: ticks.append(None))
+    alone = local_search(losses, learners, config, "autograd")
+    assert len(ticks) == 5 * len(losses)
+    for before, ours, theirs in zip(losses, together, alone, strict=True):
+        torch.testing.assert_close(ours.loss.state_dict(), theirs.loss.state_dict(), rtol=1e-8, atol=0)
+        assert torch.equal(ours.loss.phi, before.phi) == (before not in (losses[1], losses[4]))
+        assert ours.task_loss is None or ours.task_loss == pytest.approx(theirs.task_loss, rel=1e-8)
+
+
 def test_a_diverging_candidate_leaves_its_neighbours_alone() -> None:
     config = em.SearchConfig(base=PLAIN, meta_steps=4)
     learners = learners_for("regression", config)

@@ -13,6 +13,7 @@ serves all candidates, its blocking, and so the last bit of a result, may depend
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -270,12 +271,20 @@ def _search(
     optimiser = meta_optimiser([phi], config)
     alive = torch.ones(len(losses), dtype=torch.bool, device=phi.device)
     first = last = phi.new_zeros(len(losses))
+    repeats = _repeats(learners, config)
     for number in range(config.meta_steps):
         with torch.no_grad(), stackable():
             parts = [step(phi.detach().to(compute.dtype), number) for step in steps]
         value, gradient = (sum(part[i] for part in parts) for i in range(2))
         assert isinstance(value, Tensor)
         assert isinstance(gradient, Tensor)
+        if number == 0 and repeats and not bool((moves := gradient.ne(0).any(dim=1)).all()):
+            others = [loss for loss, moved in zip(losses, moves.tolist(), strict=True) if moved]
+            found = iter(_search(others, learners, config, tick))
+            return [
+                next(found) if moved else _unmoved(loss, result, config, tick)
+                for loss, moved, result in zip(losses, moves.tolist(), value.tolist(), strict=True)
+            ]
         last = torch.where(alive, value.to(last.dtype), last)
         first = last if number == 0 else first
         alive = alive & torch.isfinite(value) & torch.isfinite(gradient).all(dim=1)
@@ -295,3 +304,22 @@ def _search(
         loss.phi.data = weights[: loss.size].clone()
         results.append(Tuned(loss, diverged=not lives, task_loss=(start, end)))
     return results
+
+
+def _repeats(learners: Sequence[Learner], config: SearchConfig) -> bool:
+    """Whether each meta-step has the same batches and draws, so that a meta-gradient of 0 stays 0."""
+
+    def batches(meta_step: int) -> list[tuple[Tensor, Tensor]]:
+        episodes = (episode(learner, meta_step, config) for learner in learners)
+        return [batch for e in episodes for batch in (*e.steps, e.task)]
+
+    return not any(learner.draws for learner in learners) and same_batches(batches(0), batches(1))
+
+
+def _unmoved(loss: LearnedLoss, task_loss: float, config: SearchConfig, tick: Callable[[], None]) -> Tuned:
+    """What local search makes of a loss whose meta-gradient is 0 at each step."""
+    for _ in range(config.meta_steps):
+        tick()
+    if not loss.size:
+        return Tuned(loss, diverged=False)
+    return Tuned(loss, diverged=not math.isfinite(task_loss), task_loss=(task_loss, task_loss))
