@@ -1,5 +1,7 @@
 """Calibration: the nearest setting is chosen by the baseline's errors alone, and frozen."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -56,20 +58,39 @@ def test_only_the_part_that_the_table_is_compared_with_counts():
     assert ranked["distance"].iloc[0] == pytest.approx(np.log(0.3 / 0.2) + np.log(0.1 / 0.08))
 
 
-def test_what_is_frozen_is_what_the_committed_measurements_say():
+@pytest.mark.parametrize("name", sorted(read_json(profiles.CALIBRATED)))
+def test_what_is_frozen_is_what_the_committed_measurements_say(name, tmp_path, monkeypatch):
     frozen = read_json(profiles.CALIBRATED)
-    assert "mnist" in frozen
-    folder = MEASURED
-    for name, setting in frozen.items():
-        kept = [pd.read_csv(path) for path in sorted((folder / name).glob("*.csv"))]
-        grid = len(calibration.LEARNING_RATES) * len(calibration.MOMENTA) * len(calibration.SEEDS)
-        assert len(kept) == grid
-        ranked = scores(pd.concat(kept), *calibration.published_cells(name))
-        pd.testing.assert_frame_equal(pd.read_csv(folder / f"{name}.csv"), ranked)
-        assert ranked.iloc[0].to_dict() == pytest.approx(setting)
-        found = EXPERIMENTS[name].profile("calibrated")
-        chosen = {"lr": found.search.base.lr, "momentum": found.search.base.momentum, "learn_on": found.learn_on}
-        assert chosen == {key: setting[key] for key in chosen}
+    shutil.copytree(MEASURED / name, tmp_path / name)
+    monkeypatch.setattr(calibration, "CALIBRATED", tmp_path / "calibrated.json")
+    monkeypatch.setattr(calibration, "_baseline", lambda *setting: pytest.fail(f"{setting} is not measured"))
+    assert calibration.calibrate(name, tmp_path) == frozen[name]
+    assert (tmp_path / f"{name}.csv").read_text() == (MEASURED / f"{name}.csv").read_text()
+    found = EXPERIMENTS[name].profile("calibrated")
+    chosen = {"lr": found.search.base.lr, "momentum": found.search.base.momentum, "learn_on": found.learn_on}
+    assert chosen == {key: frozen[name][key] for key in chosen}
+
+
+def test_all_seeds_are_spent_on_the_settings_nearest_with_the_first(tmp_path, monkeypatch):
+    asked = []
+
+    def baseline(name, lr, momentum, seed):
+        asked.append((lr, momentum, seed))
+        near = 0.06 if (lr, momentum, seed) == (0.02, 0.0, 0) else lr + momentum  # misleads with the first seed
+        rows = [{"task": task, "split": "train", "error": near} for task in range(2)]
+        return pd.DataFrame(rows).assign(lr=lr, momentum=momentum, seed=seed)
+
+    monkeypatch.setattr(calibration, "CALIBRATED", tmp_path / "calibrated.json")
+    monkeypatch.setattr(calibration, "_baseline", baseline)
+    nearest = calibration.calibrate("cifar10", tmp_path)  # published: 0.0654 and 0.1
+    assert asked[:10] == [(*setting, 0) for setting in calibration.GRID]
+    finalists = [(0.02, 0.0), (0.01, 0.0), (0.005, 0.0)]
+    assert asked[10:] == [(*setting, seed) for setting in finalists for seed in (1, 2)]
+    assert (nearest["lr"], nearest["momentum"], nearest["seeds"]) == (0.02, 0.0, 3)
+    table = pd.read_csv(tmp_path / "cifar10.csv")
+    assert table["seeds"].tolist() == [3] * 6 + [1] * 14
+    calibration.calibrate("cifar10", tmp_path)
+    assert len(asked) == 16
 
 
 def test_an_experiment_without_two_published_cells_is_refused(tmp_path):

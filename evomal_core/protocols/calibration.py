@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -26,21 +27,26 @@ from evomal_core.threads import one_thread
 
 LEARNING_RATES = (1e-3, 2e-3, 5e-3, 1e-2, 2e-2)
 MOMENTA = (0.0, 0.9)
+GRID = tuple(itertools.product(LEARNING_RATES, MOMENTA))
 SEEDS = range(3)
+SHORTLIST = 3
+"""Settings (lr, momentum) that all seeds are spent on, after one seed on each."""
 
 
-def measure(name: str, folder: Path) -> pd.DataFrame:
-    """The baseline's final errors over the grid, on every task: lr, momentum, seed, task, split, error.
+def measure(
+    name: str, folder: Path, settings: Iterable[tuple[float, float]], seeds: Iterable[int]
+) -> pd.DataFrame:
+    """The baseline's final errors at these settings, on every task: lr, momentum, seed, task, split, error.
 
     One file for each setting and seed is kept in the folder, so that a stopped measurement goes on.
     """
     parts = []
-    for lr, momentum, seed in itertools.product(LEARNING_RATES, MOMENTA, SEEDS):
+    for (lr, momentum), seed in itertools.product(settings, seeds):
         path = folder / name / f"lr-{lr:g}_momentum-{momentum:g}_seed-{seed}.csv"
         if not path.exists():
             write_atomic(path, _baseline(name, lr, momentum, seed).to_csv(index=False))
+            print(path, flush=True)
         parts.append(pd.read_csv(path))
-        print(path, parts[-1].groupby("split")["error"].mean().round(4).to_dict(), flush=True)
     return pd.concat(parts, ignore_index=True)
 
 
@@ -85,15 +91,20 @@ def published_cells(name: str) -> tuple[float, float]:
 
 
 def calibrate(name: str, folder: Path) -> dict[str, float | int]:
-    """Measure, choose the nearest setting, and freeze it.
+    """Screen all settings with one seed, measure the nearest with all seeds, and freeze the nearest of these.
 
     Raises:
         ValueError: the experiment has no published baseline in-sample and out-of-sample.
     """
-    in_sample, out_of_sample = published_cells(name)
+    cells = published_cells(name)
     with one_thread():
-        ranked = scores(measure(name, folder), in_sample, out_of_sample)
-    write_atomic(folder / f"{name}.csv", ranked.to_csv(index=False))
+        screened = scores(measure(name, folder, GRID, SEEDS[:1]), *cells).assign(seeds=1)
+        pairs = list(zip(screened["lr"], screened["momentum"], strict=True))
+        shortlist = list(dict.fromkeys(pairs))[:SHORTLIST]
+        ranked = scores(measure(name, folder, shortlist, SEEDS), *cells).assign(seeds=len(SEEDS))
+    others = screened[[pair not in shortlist for pair in pairs]]
+    table = pd.concat([ranked, others], ignore_index=True)
+    write_atomic(folder / f"{name}.csv", table.to_csv(index=False))
     nearest = ranked.to_dict("records")[0]
     known = read_json(CALIBRATED) if CALIBRATED.exists() else {}
     write_json(CALIBRATED, known | {name: nearest})
