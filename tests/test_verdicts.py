@@ -360,3 +360,30 @@ def test_figures_show_each_verdict_and_each_ratio():
     drawn = {round(float(x), 4) for line in axes.get_lines() for x in line.get_xdata()}
     assert {1.0, round(0.15 / 1.267, 4), round(9 / 2.1073, 4)} <= drawn
     assert [text.get_text() for text in axes.texts] == ["diverged:\nML³ 1 of 2"]
+
+
+def test_a_row_of_the_map_names_the_profiles_of_all_its_cells():
+    leaking = {"experiment": "diabetes", "split": "test"}
+    runs = [
+        final([3.0, 3.1], profile="paper"),
+        final([0.1, 0.2], "evomal", profile="quick"),
+        final([3.0, 3.1], "baseline", group="out-of-sample", profile="quick"),
+    ]
+    tabular = [
+        final([0.4, 0.5], profile="paper@split=leaking", **leaking),
+        final([0.4, 0.5], "evomal", profile="quick@split=leaking", **leaking),
+        final([0.4, 0.5], "baseline", "boston", split="test", profile="quick"),
+        final([0.4, 0.5], "evomal", "boston", split="test", profile="paper@split=leaking"),
+    ]
+    cells = verdicts.every_cell(pd.concat([values(*runs), values(*tabular).assign(table="III")]))
+    axes = {axes.get_title(loc="left"): axes for axes in plots_verdicts.verdict_map(cells).axes}
+    errors, table_iii = (
+        [label.get_text() for label in axes[name].get_yticklabels()]
+        for name in ("GECCO'23 Table 2", "TPAMI'23 Table III")
+    )
+    assert errors[:3] == ["sine, in-sample  (paper, quick)", "sine, out-of-sample  (quick)", "mnist, in-sample"]
+    assert table_iii == [
+        "diabetes  (paper, quick@split=leaking)",
+        "boston  (paper@split=leaking, quick)",
+        "california",
+    ]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from evomal_core.comparison.verdicts import DIRECTION, FITTED, NOT, NOT_RUN, REPRODUCED, VERDICTS
+from evomal_core.comparison.verdicts import DIRECTION, FITTED, NOT, NOT_RUN, REPRODUCED, VERDICTS, strength
 from evomal_core.paper import LABELS, TABLES
 from evomal_core.plots.style import STYLES, headline, log_scale, new_figure, styled
 from evomal_core.search import METHODS
@@ -31,7 +31,7 @@ def row_names(cells: pd.DataFrame) -> pd.Series:
 def verdict_map(cells: pd.DataFrame) -> Figure:
     """The verdict of every published cell, by experiment and method; by the headline row of each cell.
 
-    A row names the fairest profile that was run of it; white is not published.
+    A row names the profiles of its cells, the fairest first; white is not published.
 
     Args:
         cells: the table of `verdicts.every_cell`.
@@ -51,7 +51,9 @@ def verdict_map(cells: pd.DataFrame) -> Figure:
     figure.legend(handles=keys, loc="outside lower center", ncols=len(keys), handlelength=1.2)
     run = int((shown["verdict"] != NOT_RUN).sum())
     headline(
-        figure, f"Verdicts on {len(shown)} published cells, {run} of them run", "in brackets: the profile compared"
+        figure,
+        f"Verdicts on {len(shown)} published cells, {run} of them run",
+        "in brackets: the profile compared; of several, each cell's is the first that was run of it",
     )
     return figure
 
@@ -74,9 +76,9 @@ def _draw_map(axes: Axes, cells: pd.DataFrame, table: str) -> None:
         edgecolors="white",
         linewidth=1.2,
     )
-    names = cells.assign(name=row_names(cells)).sort_values("profile", ascending=False)
-    first = names.groupby(["experiment", "group"])["name"].first()
-    axes.set_yticks(range(len(rows)), [first[place] for place in rows])
+    profiles = cells.groupby(["experiment", "group"])["profile"].transform(_together)
+    names = row_names(cells.assign(profile=profiles))
+    axes.set_yticks(range(len(rows)), names[~cells.duplicated(["experiment", "group"])])
     axes.set_xticks(range(len(METHODS)), [LABELS[method] for method in METHODS])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlim(-0.5, len(METHODS) - 0.5)
@@ -85,6 +87,15 @@ def _draw_map(axes: Axes, cells: pd.DataFrame, table: str) -> None:
     axes.tick_params(length=0)
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)
+
+
+def _together(profiles: pd.Series) -> str:
+    """Profiles in one short text, the fairest first: `paper, quick@split=leaking` where that is true of both."""
+    names = sorted(set(profiles) - {""}, key=strength)
+    changes = {name.partition("@")[2] for name in names}
+    if len(changes) > 1:
+        return ", ".join(names)
+    return "@".join(filter(None, [", ".join(name.partition("@")[0] for name in names), *changes]))
 
 
 @styled
