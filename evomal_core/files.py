@@ -7,6 +7,8 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +22,49 @@ def write_atomic(path: Path | str, content: str | bytes) -> None:
         OSError: the path is a folder, it would lie in a file, or the disk is full or read-only.
     """
     path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    with _naming(path):
+        handle, partial = _temporary(path)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.chmod(0o644)
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def check_writable(path: Path | str) -> None:
+    """Raise what `write_atomic` would, before the work whose result is to be written."""
+    path = Path(path)
+    with _naming(path):
+        handle, partial = _temporary(path)
+        os.close(handle)
+        partial.unlink()
+
+
+def _temporary(path: Path) -> tuple[int, Path]:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file in it")
     if (place := file_in_the_way(path.parent)) is not None:
         raise NotADirectoryError(f"{path} can't be written: {place} is a file, not a folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    return handle, Path(partial)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of the system name the file that was asked for, and not the temporary one."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(partial).chmod(0o644)
-        Path(partial).replace(path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+        yield
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        raise type(error)(f"{path} can't be written: {error.strerror}; name another place, or free it") from error
 
 
 def file_in_the_way(folder: Path) -> Path | None:

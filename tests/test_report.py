@@ -1,8 +1,10 @@
 """The report is one page that needs nothing else, and holds what the runs hold."""
 
+import errno
 import json
 import re
 import shutil
+import tempfile
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 import evomal_core as em
 from evomal_core import paper
 from evomal_core.cli import main
-from evomal_core.comparison import html_parts
+from evomal_core.comparison import html_parts, report
 from evomal_core.comparison.evidence import gather
 from evomal_core.comparison.report import write_report
 
@@ -114,6 +116,17 @@ def test_a_folder_without_runs_is_one_line(tmp_path, capsys):
     assert main(["report", "--results-dir", str(tmp_path), "--output", str(tmp_path / "r.html")]) == 2
     assert "holds no complete run, or only of the profile smoke; make some with" in capsys.readouterr().err
     assert not (tmp_path / "r.html").exists()
+
+
+def test_a_page_that_cannot_be_written_is_one_line_before_it_is_made(folder, tmp_path, capsys, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / ".r.html.x"))
+
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(report, "_comparison", lambda *_: pytest.fail("the page was made"))
+    page = tmp_path / "r.html"
+    assert main(["report", "--results-dir", str(folder), "--output", str(page)]) == 2
+    assert f"error: {page} can't be written: Permission denied; name another place" in capsys.readouterr().err
 
 
 def test_markdown_of_the_sentences():

@@ -13,7 +13,7 @@ from evomal_core.comparison import verdicts, wording
 from evomal_core.comparison.claims import judge_claims
 from evomal_core.comparison.evidence import Evidence, by_profile, collect, varied_rate, with_analyses
 from evomal_core.experiment import EXPERIMENTS
-from evomal_core.files import write_atomic
+from evomal_core.files import check_writable, write_atomic
 from evomal_core.plots import verdicts as plots_verdicts
 from evomal_core.results import Results
 from evomal_core.runs import Run
@@ -37,12 +37,14 @@ def write_report(results_dir: Path | str, output: Path | str) -> int:
 
     Raises:
         ValueError: the folder holds no complete run.
+        OSError: the page can't be written; found before it is made.
     """
     loaded = by_profile(results_dir)
     if not loaded:
         raise ValueError(
             f"{results_dir} holds no complete run, or only of the profile smoke; make some with `make reproduce`"
         )
+    check_writable(output)
     sections = {
         _title(*key): list(_section(results)) for key, results in loaded.items() if varied_rate(key[1])[1] is None
     }
