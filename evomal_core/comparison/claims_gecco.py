@@ -79,7 +79,8 @@ def _fewer_generations(evidence: Evidence) -> Finding:
         for ((experiment, rival), row), value in zip(medians.iterrows(), p, strict=True)
     )
     n = groups.size()
-    few = "; not testable at 5 %" if len(p) * smallest_p(int(n.max())) >= LEVEL else ""
+    least = min(1.0, len(p) * smallest_p(int(n.max())))
+    few = f"; not testable at 5 %, as corrected p ≥ {least:.2g}" if least >= LEVEL else ""
     verdict = decide(bool((fewer & (p < LEVEL)).all()), bool(fewer.all()), n)
     rivals = n.groupby("experiment").size()
     return Finding(verdict, f"{text} ({n_text(n)}{few}).", frozenset(rivals.index[rivals == 2]))
@@ -98,7 +99,7 @@ def _few_weights(evidence: Evidence) -> Finding:
         f"{name} {share:.2%} (published {theirs.loc[name, 'evomal'] / theirs.loc[name, 'ml3']:.2%})"
         for name, share in shares.items()
     )
-    n = weights[weights["method"] == "evomal"].groupby("experiment").size()
+    n = weights[weights["method"] == "evomal"].groupby("experiment").size()[shares.index]
     verdict = decide(bool((shares <= LARGEST_SHARE).all()), bool((shares < 1).all()), n)
     return Finding(verdict, f"{text} ({n_text(n)}).", frozenset(map(str, shares.index)))
 

@@ -90,7 +90,10 @@ def _early(evidence: Evidence) -> Finding:
         best = part.pivot_table(index="generation", columns=["method", "seed"], values="best_fitness")
         if not {"evomal", "gp-lfl"} <= set(best.columns.get_level_values("method")):
             continue
-        ours, theirs = best["evomal"], best["gp-lfl"]
+        seeds = best["evomal"].columns.intersection(best["gp-lfl"].columns)
+        if seeds.empty:
+            continue
+        ours, theirs = best["evomal"][seeds], best["gp-lfl"][seeds]
         fifth = max(1, len(ours) // EARLY)
         row = {
             "early": ours.iloc[fifth - 1].mean(),
@@ -124,7 +127,7 @@ def _run_time(evidence: Evidence) -> Finding:
     dearest = bool((means["evomal"] > means.drop(columns="evomal").max(axis=1)).all())
     theirs = published("V").pivot(index="experiment", columns="method", values="mean")
     stated = np.exp(np.log(theirs["evomal"] / theirs["taylorglo"]).mean())
-    n = hours[hours["method"] == "evomal"].groupby("experiment").size()
+    n = hours.groupby(["experiment", "method"]).size().unstack().loc[means.index, needed].min(axis=1)
     text = (
         f"EvoMAL takes {ratio:.2f} times as long as TaylorGLO (geometric mean over {len(means)} of {len(theirs)} "
         f"experiments; Table V's is {stated:.2f}), and {'more' if dearest else 'not always more'} than every "

@@ -313,8 +313,8 @@ def orderings(final: pd.DataFrame, table: str, method: str = "evomal") -> pd.Dat
     Columns: the place, method, other, published difference, n (seeds of both), wins (seeds at which the method's
     error is smaller), difference (mean of the method's error − the other's; NaN with a diverged run), effect
     (matched-pairs rank-biserial correlation, −1 if the method is better at every seed), p, corrected, and verdict:
-    "confirmed" or "contradicted" at 5 %, "undecided" above, or "not testable" where so few seeds can't give a
-    smaller p.
+    "confirmed" or "contradicted" at 5 %, "undecided" above, or "not testable" where no corrected p of so few seeds
+    is smaller: none is below the column least.
 
     Args:
         final: errors of finished runs, as `Results.final` returns them.
@@ -339,10 +339,8 @@ def orderings(final: pd.DataFrame, table: str, method: str = "evomal") -> pd.Dat
     found = pd.DataFrame(rows, columns=columns)
     families = found.groupby(["experiment", "profile", "split"])["p"]
     found["corrected"] = families.transform(lambda p: holm(p.to_numpy(float)))
-    found["verdict"] = [
-        _ordered(row, tests)
-        for row, tests in zip(found.to_dict("records"), families.transform("size"), strict=True)
-    ]
+    found["least"] = (families.transform("size") * found["n"].map(smallest_p)).clip(upper=1.0)
+    found["verdict"] = [_ordered(row) for row in found.to_dict("records")]
     return found
 
 
@@ -361,7 +359,7 @@ def paired(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _ordered(row: Mapping[str, Any], tests: int) -> str:
+def _ordered(row: Mapping[str, Any]) -> str:
     if row["corrected"] < LEVEL:
         return "confirmed" if row["effect"] * row["published difference"] > 0 else "contradicted"
-    return "not testable" if tests * smallest_p(row["n"]) >= LEVEL else "undecided"
+    return "not testable" if row["least"] >= LEVEL else "undecided"

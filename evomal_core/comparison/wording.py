@@ -23,7 +23,7 @@ from evomal_core.comparison.verdicts import (
 from evomal_core.paper import LABELS, SPLITS, count_seeds, mean_and_sd
 from evomal_core.protocols.profiles import protocol
 from evomal_core.search import METHODS
-from evomal_core.statistics import LEVEL, smallest_p
+from evomal_core.statistics import LEVEL
 
 TOO_FEW = "too few seeds"
 _PLACE = ["experiment", "group", "split"]
@@ -112,10 +112,8 @@ def _orders(claims: pd.DataFrame) -> list[str]:
     for side, part in claims.groupby(np.where(claims["published difference"] < 0, "below", "above"), sort=False):
         for verdict, rows in part.groupby("verdict", sort=False):
             testable = verdict != "not testable"
-            least = smallest_p(int(rows["n"].max()))
-            said = (
-                "" if testable else f" at {LEVEL:.0%}, as {count_seeds(int(rows['n'].max()))} give p ≥ {least:.3g}"
-            )
+            seeds, least = count_seeds(int(rows["n"].max())), rows["least"].min()
+            said = "" if testable else f" at {LEVEL:.0%}, as p ≥ {least:.2g} with {seeds}"
             others = "; ".join(_pair(row, testable) for row in rows.to_dict("records"))
             method = LABELS[rows["method"].iloc[0]]
             lines.append(
