@@ -79,7 +79,7 @@ def test_without_runs_every_claim_is_not_run():
     ("n", "expected", "said"),
     [
         (10, "reproduced", "in 8 of 8 comparisons with Baseline, Random, GP-LFL, ML³; significantly in 8"),
-        (5, "direction reproduced", "significantly in 0 (not testable at 5 %: 5 seeds give p ≥ 0.0625)"),
+        (5, "direction reproduced", "significantly in 0 (not testable at 5 %: corrected p ≥ 0.5 with 5 seeds)"),
     ],
 )
 def test_better_everywhere_is_reproduced_only_if_it_is_significant(n, expected, said):
@@ -116,6 +116,55 @@ def test_one_seed_decides_no_claim():
         [final([size], m, table="3", split="", group="") for m, size in (("evomal", 20), ("ml3", 2650))]
     )
     assert verdict("few-weights", evidence(values=one))[0] == "not reproduced"
+
+
+def test_a_verdict_for_want_of_seeds_says_so():
+    text = verdict("better-than-all", evidence(values=sine(LOWER, n=1)))[1]
+    assert "in 8 of 8 comparisons" in text
+    assert "(n = 1 seed, which decides nothing)" in text
+    other = [final([1.0] * 3, m, "mnist") for m in ("baseline", "evomal")]
+    some = pd.concat([sine(LOWER, n=1), *other])
+    assert (
+        "(n = 1 to 3 seeds; a single one decides nothing)"
+        in (verdict("better-than-all", evidence(values=some))[1])
+    )
+    assert (
+        "(n = 2 to 3 seeds)"
+        in verdict("better-than-all", evidence(values=pd.concat([sine(LOWER, n=2), *other])))[1]
+    )
+
+
+def test_ten_seeds_of_all_data_sets_can_be_significant_and_four_cannot():
+    # Each data set has 2 groups × 4 rivals; no p of n pairs is below 2^(1 − n).
+    for n, expected, said in (
+        (10, "reproduced", "significantly in 32 (n = 10 seeds)"),
+        (8, "direction reproduced", "significantly in 0 (not testable at 5 %: corrected p ≥ 0.062 with 8 seeds)"),
+    ):
+        whole = pd.concat([sine(LOWER, n=n).assign(experiment=name) for name in DATA_SETS])
+        found, _, text = counted("better-than-all", evidence(values=whole))
+        assert found == expected
+        assert said in text
+        assert (8 * 2.0 ** (1 - n) < 0.05) == (expected == "reproduced")
+
+
+def test_what_is_not_compared_has_no_say_for_want_of_seeds():
+    sizes = [final([20.0] * 3, "evomal", table="3", split="", group="")]
+    sizes += [final([2650.0] * 3, "ml3", table="3", split="", group="")]
+    sizes += [final([20.0], "evomal", "mnist", table="3", split="", group="")]  # no ML³ to compare with
+    assert verdict("few-weights", evidence(values=pd.concat(sizes)))[0] == "reproduced"
+    spent = hours(ml3=0.1, taylorglo=1.0, gp_lfl=0.5, evomal=2.2)
+    alone = spent.query("method == 'evomal' and seed == 0").assign(experiment="boston")
+    assert verdict("run-time", evidence(values=pd.concat([spent, alone])))[0] == "reproduced"
+    single = spent[
+        (spent["method"] != "taylorglo") | (spent["seed"] == 0)
+    ]  # two seeds of EvoMAL, one of its rival
+    assert verdict("run-time", evidence(values=single))[0] == "not reproduced"
+    moved = transferred(baseline=0.3, evomal=0.2, ml3=0.4)
+    given = {"values": final([0.1], "evomal", "diabetes", table="III")}
+    alone = moved.query("method == 'evomal' and seed == 0").assign(source="cifar10-vgg16")
+    assert verdict("transfer", evidence(**given, transfers=pd.concat([moved, alone])))[0] == "reproduced"
+    single = moved[(moved["method"] != "ml3") | (moved["seed"] == 0)]
+    assert verdict("transfer", evidence(**given, transfers=single))[0] == "not reproduced"
 
 
 def test_a_varied_profile_is_not_what_is_counted():
@@ -317,6 +366,18 @@ def test_better_early():
     found, text = verdict("better-early", evidence(values=values, histories=pd.concat(parts)))
     assert found == "reproduced"
     assert "diabetes: 4 after 2 generations, 3 at the end, GP-LFL 5 at the end (n = 2 seeds)" in text
+
+
+def test_better_early_compares_the_seeds_that_both_have():
+    parts = [history("evomal", [9, 4] + [3] * 8, seed, "diabetes") for seed in (0, 1, 2)]
+    parts += [history("gp-lfl", [9] * 9 + [5], seed, "diabetes") for seed in (0, 1)]
+    parts.append(history("gp-lfl", [1] * 10, 7, "diabetes"))  # a seed at which EvoMAL was not run
+    values = final([0.1], "evomal", "diabetes", table="V")
+    found, text = verdict("better-early", evidence(values=values, histories=pd.concat(parts)))
+    assert found == "reproduced"
+    assert "GP-LFL 5 at the end (n = 2 seeds)" in text
+    apart = evidence(values=values, histories=pd.concat([parts[0], parts[-1]]))
+    assert verdict("better-early", apart)[0] == "not run"
 
 
 def landscape(method, bowl, seed, experiment):

@@ -222,6 +222,7 @@ def test_a_varied_profile_is_shown_but_never_counted():
         ("surname", "quick", "in-sample", "baseline", "by construction"),
         ("surname", "quick", "out-of-sample", "baseline", "reproduced"),
         ("sine", "quick", "in-sample", "baseline", "reproduced"),
+        ("mnist", "paper@base.momentum=0.9", "in-sample", "baseline", "reproduced"),  # chosen by hand
     ],
 )
 def test_a_baseline_that_chose_its_settings_confirms_nothing(experiment, profile, group, method, verdict):
@@ -277,6 +278,10 @@ def test_orderings_are_corrected_for_the_comparisons_of_one_experiment():
     assert found["p"].tolist() == [2 / 2**10] * 4
     assert found["corrected"].tolist() == [8 / 2**10] * 4
     assert set(found["verdict"]) == {"confirmed"}
+    few = verdicts.orderings(pd.concat([*others, final(rng.uniform(0, 0.5, 10), "evomal")]).query("seed < 7"), "2")
+    assert set(few["verdict"]) == {"not testable"}  # p is 0.0156, and 0.0625 after correction
+    text = wording.in_words(verdicts.compare(few.assign(method="evomal", error=1.0), "2"), few, "paper")
+    assert "**Not testable** at 5%, as p ≥ 0.062 with 7 seeds" in text
 
 
 def test_seeds_that_one_method_lacks_are_left_out_of_the_pairs():
@@ -291,7 +296,7 @@ def test_words_follow_from_the_tables_and_state_n_and_profile():
     assert "smaller than the paper's" in text
     assert "**Reproduced**: Baseline 3.133 (published 3.028)" in text
     assert "**Direction reproduced**, not the size: EvoMAL 0.1333 (published 1.267)" in text
-    assert "**Not testable** at 5%, as 3 seeds give p ≥ 0.25: Baseline (lower in 3 of 3 seeds, r = −1.00)" in text
+    assert "**Not testable** at 5%, as p ≥ 0.25 with 3 seeds: Baseline (lower in 3 of 3 seeds, r = −1.00)" in text
 
 
 def test_words_tell_too_few_seeds_from_another_number():

@@ -13,6 +13,7 @@ from evomal_core.analysis.runtime import PUBLISHED_SHARES, frequencies
 from evomal_core.comparison.evidence import Evidence
 from evomal_core.comparison.findings import ABSENT, BEATS, Claim, Finding, beats, decide, n_text, pairs
 from evomal_core.comparison.verdicts import paired
+from evomal_core.paired import interval
 from evomal_core.paper import LABELS, published
 from evomal_core.statistics import LEVEL, holm
 
@@ -187,9 +188,7 @@ def _not_only_rates(evidence: Evidence) -> Finding:
     if not rows:
         return ABSENT
     text = "; ".join(
-        f"{row['experiment']}, {row['rates']} rates: EvoMAL − baseline {row['difference']:.3g} "
-        f"[{row['low']:.3g}, {row['high']:.3g}], lower in {row['wins']} of {row['n']} seeds"
-        for row in rows
+        f"{row['experiment']}, {row['rates']} rates: EvoMAL − baseline, {interval(row)}" for row in rows
     )
     text += f"; not judged, the best rate being at the edge of the grid: {', '.join(edges)}" if edges else ""
     better = [row["verdict"] == "lower" for row in rows]
@@ -201,14 +200,15 @@ def _not_only_rates(evidence: Evidence) -> Finding:
 
 def _transfer(evidence: Evidence) -> Finding:
     held_out = evidence.transfers[evidence.transfers["split"] == "test"]
-    means = held_out.groupby(["source", "experiment", "group", "method"], sort=False)["error"].mean().unstack()
-    if not {"baseline", "evomal", "ml3"} <= set(means):
+    groups = held_out.groupby(["source", "experiment", "group", "method"], sort=False)
+    means, needed = groups["error"].mean().unstack(), ["baseline", "evomal", "ml3"]
+    if not set(needed) <= set(means):
         return ABSENT
-    means = means.dropna(subset=["baseline", "evomal", "ml3"])
+    means = means.dropna(subset=needed)
     if means.empty:
         return ABSENT
     better = means.drop(columns="baseline").lt(means["baseline"], axis=0).sum()
-    seeds = held_out[held_out["method"] == "evomal"].groupby(["source", "experiment", "group"])["seed"].nunique()
+    seeds = groups["seed"].nunique().unstack().loc[means.index, needed].min(axis=1)
     counts = ", ".join(f"{LABELS[name]} {count}" for name, count in better.items())
     names = ", ".join(dict.fromkeys(f"{source} → {target}" for source, target, _ in means.index))
     half = len(means) / 2

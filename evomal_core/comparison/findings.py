@@ -155,13 +155,13 @@ def place_name(experiment: str, group: str, table: str = "2") -> str:
 
 
 def n_text(counts: Iterable[int]) -> str:
-    """`n = 5 seeds`, or `n = 3 to 5 seeds`; with why the verdict is "not reproduced" where n is 1, see `decide`."""
+    """`n = 5 seeds`, or `n = 3 to 5 seeds`; where there is only one, with what that means for the verdict."""
     numbers = [*map(int, counts)]
     least, most = min(numbers), max(numbers)
     if most == 1:
         return f"n = {count_seeds(1)}, which decides nothing"
     spread = f"n = {least} to {count_seeds(most)}" if least < most else f"n = {count_seeds(most)}"
-    return spread + ("; undecided, as somewhere there is only one" if least == 1 else "")
+    return spread + ("; a single one decides nothing" if least == 1 else "")
 
 
 def decide(reproduced: bool, direction: bool, counts: Iterable[int]) -> str:

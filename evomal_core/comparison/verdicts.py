@@ -174,19 +174,20 @@ def _cell(
 
 
 def _is_fitted(method: str, place: Mapping[str, str]) -> bool:
-    """Whether a cell was made to agree: ML³'s weights, or a GECCO baseline whose base settings it chose.
+    """Whether a cell was made to agree: ML³'s weights, or a GECCO baseline whose base settings or task it chose.
 
-    All settings of that paper that aren't as stated were chosen by the baseline's published errors (the modules
-    `calibration` and `quick_rate`): `quick` by the in-sample one, `calibrated` by both.
+    These were chosen by the baseline's published errors (the modules `calibration` and `quick_rate`): those of
+    `calibrated` by both, `quick`'s, where they aren't as stated, by the in-sample one.
     """
     if place["table"] == "3":
         return method == "ml3"
     if place["table"] != "2" or method != "baseline":
         return False
-    profile = place["profile"]
+    profile = place["profile"].partition("@")[0]
+    if profile == "calibrated":
+        return True
     own, stated = (experiment(place["experiment"]).profile(name).search.base for name in (profile, "paper"))
-    chosen_by = place["group"] == "in-sample" or profile.startswith("calibrated")
-    return chosen_by and (own.lr, own.momentum) != (stated.lr, stated.momentum)
+    return place["group"] == "in-sample" and (own.lr, own.momentum) != (stated.lr, stated.momentum)
 
 
 def _agrees(row: Mapping[str, Any]) -> str:
