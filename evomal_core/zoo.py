@@ -68,36 +68,41 @@ def build(results_dir: Path | str = "results") -> list[Path]:
 
 
 def records(results_dir: Path | str = "results") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Names and contents of the files of the zoo of a results folder."""
+    """Names and contents of the files of the zoo of a results folder; damaged runs are left out with a warning."""
     from evomal_core.runs import Run, complete_runs
 
     groups: dict[tuple[str, str], list[Run]] = {}
-    for run in complete_runs(results_dir):
+    complete = complete_runs(results_dir)
+    for run in complete:
         if run.profile in _PROFILES and run.method in METHODS:
             groups.setdefault((run.experiment, run.method), []).append(run)
     for (experiment, method), runs in groups.items():
         best = min(_PROFILES.index(run.profile) for run in runs)
         chosen = _lowest([run for run in runs if run.profile == _PROFILES[best]])
         if chosen is not None:
-            yield f"{experiment}/{method}", _entry(chosen)
+            yield f"{experiment}/{method}", _entry(chosen, complete)
 
 
 _PROFILES = ("paper", "calibrated", "quick")
 
 
 def _lowest(runs: Sequence[Any]) -> Any | None:
-    """The run of lowest fitness; None if no run found a usable loss."""
-    fitness = [float(run.record()["fitness"]) for run in runs]
-    return runs[int(np.argmin(fitness))] if np.isfinite(fitness).any() else None
+    """The run of lowest fitness; None if no run that can be read found a usable loss."""
+    from evomal_core.results import load_readable
+
+    if (read := load_readable(runs)) is None:
+        return None
+    best = read.runs.loc[read.runs["fitness"].idxmin()]
+    return next(run for run in runs if run.seed == best["seed"]) if np.isfinite(best["fitness"]) else None
 
 
-def _entry(run: Any) -> dict[str, Any]:
+def _entry(run: Any, complete: Sequence[Any]) -> dict[str, Any]:
     record = run.record()
     loss = load_loss(run.folder / "loss.json")
     provenance = {name: getattr(run, name) for name in ("experiment", "profile", "method", "seed")}
     provenance |= {name: record[name] for name in ("finished", "hardware", "versions")}
     command = f"evomal run {run.experiment} --profile {run.profile} --method {run.method} --seeds {run.seed}"
-    score = {"fitness": record["fitness"], "errors after meta-testing": _errors(run)}
+    score = {"fitness": record["fitness"], "errors after meta-testing": _errors(run, complete)}
     return loss_record(loss) | {
         "formula": str(loss.sympy()),
         "latex": loss.latex(),
@@ -106,14 +111,15 @@ def _entry(run: Any) -> dict[str, Any]:
     }
 
 
-def _errors(run: Any) -> list[dict[str, Any]]:
+def _errors(run: Any, complete: Sequence[Any]) -> list[dict[str, Any]]:
     """Final errors of the run, averaged over tasks, beside the baseline's at the same seed where that was run."""
-    from evomal_core.results import load
+    from evomal_core.results import load, load_readable
     from evomal_core.runs import Run
 
     final = load([run]).final()
     baseline = Run(run.experiment, run.profile, "baseline", run.seed, run.results_dir)
-    theirs = load([baseline]).final().set_index(["group", "split"])["error"] if baseline.is_complete else None
+    read = load_readable([baseline]) if baseline in complete else None
+    theirs = None if read is None else read.final().set_index(["group", "split"])["error"]
     rows = []
     for row in final.to_dict("records"):
         place = (row["group"], row["split"])

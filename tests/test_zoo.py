@@ -55,6 +55,19 @@ def test_of_equals_the_lower_seed_and_no_run_without_a_usable_loss(folder):
     assert found["sine/evomal"]["provenance"]["seed"] == 0
 
 
+def test_a_damaged_run_is_left_out_with_a_warning_and_the_next_best_taken(folder, caplog):
+    for method, seed, fitness in (("evomal", 0, 0.2), ("evomal", 1, 0.1), ("gp-lfl", 0, 0.1), ("gp-lfl", 1, 0.2)):
+        change(folder, f"sine/quick/{method}/seed-{seed}", fitness=fitness)
+    for path in ("evomal/seed-1/loss.json", "baseline/seed-0/test.csv"):
+        damaged = folder / "sine/quick" / path
+        damaged.write_bytes(damaged.read_bytes()[:40])
+    found = dict(zoo.records(folder))
+    assert found["sine/evomal"]["provenance"]["seed"] == found["sine/gp-lfl"]["provenance"]["seed"] == 0
+    assert "baseline" not in found["sine/gp-lfl"]["score"]["errors after meta-testing"][0]
+    assert "evomal/seed-1/loss.json is not a whole JSON file" in caplog.text
+    assert "baseline/seed-0/test.csv is damaged" in caplog.text
+
+
 def test_a_larger_profile_goes_before_a_lower_fitness_and_a_variant_never(folder):
     for profile, fitness in (("paper", 5.0), ("quick@meta_optimizer=adam", 0.0)):
         run = folder / "sine" / profile / "evomal" / "seed-3"
