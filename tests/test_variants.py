@@ -79,6 +79,7 @@ def test_one_common_seed_or_no_change_at_all_is_no_variant():
         ("quick@split=leaking", None),
         ("quick@softplus=true", ("quick", "softplus=true")),
         ("quick@split=leaking,softplus=true", ("quick@split=leaking", "softplus=true")),
+        ("quick@hidden=[9,9],split=leaking", ("quick@split=leaking", "hidden=[9,9]")),
         ("quick@meta_optimizer=adam,softplus=true", None),
         ("quick@base.lr=0.1", None),
         ("quick@split=leaking,base.lr=0.1", None),

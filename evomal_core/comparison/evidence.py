@@ -13,6 +13,7 @@ from evomal_core.analysis.runtime import PHASES
 from evomal_core.comparison.verdicts import strength
 from evomal_core.experiment import EXPERIMENTS, PROFILES, experiment
 from evomal_core.paper import published
+from evomal_core.protocols.profiles import changes_in
 from evomal_core.results import KEYS, Results, load_readable, read_table
 from evomal_core.runs import Run, complete_runs, leave_out
 from evomal_core.search import refuse_unknown
@@ -128,8 +129,8 @@ def collect(results: Iterable[Results]) -> Evidence:
 def varied_rate(profile: str) -> tuple[str, float | None]:
     """A profile without a change of the base learning rate, and that rate; None if that is not what it changes."""
     base, _, changes = profile.partition("@")
-    kept = [change for change in changes.split(",") if change and not change.startswith("base.lr=")]
-    rates = [change for change in changes.split(",") if change.startswith("base.lr=")]
+    kept = [change for change in changes_in(changes) if change and not change.startswith("base.lr=")]
+    rates = [change for change in changes_in(changes) if change.startswith("base.lr=")]
     if not rates or set(kept) - {"split=leaking"}:
         return profile, None
     return "@".join([base, *kept]), float(rates[0].partition("=")[2])

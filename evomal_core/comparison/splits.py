@@ -9,7 +9,7 @@ import pandas as pd
 
 from evomal_core.comparison.verdicts import compare, decided, paired
 from evomal_core.paper import LABELS, count_seeds, mean_and_sd, published
-from evomal_core.protocols.profiles import Profile, protocol
+from evomal_core.protocols.profiles import Profile, changes_in, protocol
 from evomal_core.search import METHODS, refuse_unknown
 
 SPLITS: tuple[str, ...] = get_args(Profile.model_fields["split"].annotation)
@@ -40,7 +40,7 @@ def with_split(profile: str, split: str) -> str:
         ValueError: the name says a split already.
     """
     base, at, changes = profile.partition("@")
-    if any(change.startswith("split=") for change in changes.split(",")):
+    if any(change.startswith("split=") for change in changes_in(changes)):
         raise ValueError(f"profile {profile!r} has a split of its own; name it in splits instead")
     if split == "disjoint":
         return profile
@@ -49,7 +49,7 @@ def with_split(profile: str, split: str) -> str:
 
 def split_of(profile: str) -> str:
     """The split that a profile's name says."""
-    return next((s for s in SPLITS if f"split={s}" in profile.partition("@")[2].split(",")), "disjoint")
+    return next((s for s in SPLITS if f"split={s}" in changes_in(profile.partition("@")[2])), "disjoint")
 
 
 def table_iii(final: pd.DataFrame) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from evomal_core.comparison.evidence import varied_rate
 from evomal_core.comparison.verdicts import PAIRED, paired
 from evomal_core.experiment import experiment as experiment_of
 from evomal_core.paper import COMPARED, LABELS, published
+from evomal_core.protocols.profiles import changes_in
 
 COLUMNS = ["experiment", "profile", "change", "group", "method", "published", "unvaried", "varied", "diverged"]
 COLUMNS += ["diverged unvaried", *PAIRED, "nearer"]
@@ -28,8 +29,8 @@ def one_change(profile: str) -> tuple[str, str] | None:
     softplus. Nor is a learning rate of a grid one change among others; those are compared by themselves.
     """
     base, _, changes = profile.partition("@")
-    kept = [change for change in changes.split(",") if change == "split=leaking"]
-    changed = [change for change in changes.split(",") if change and change != "split=leaking"]
+    kept = [change for change in changes_in(changes) if change == "split=leaking"]
+    changed = [change for change in changes_in(changes) if change and change != "split=leaking"]
     if len(changed) != 1 or varied_rate(profile)[1] is not None:
         return None
     return "@".join([base, *kept]), changed[0]

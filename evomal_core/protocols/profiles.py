@@ -73,7 +73,7 @@ class Profile(Config):
             ValueError: a setting is unknown, its value does not fit, or the text is not of this form.
         """
         profile, known = self, set()
-        for part in re.split(r",(?![^\[]*\])", text):  # a list has commas of its own
+        for part in changes_in(text):
             name, equals, value = part.partition("=")
             name = name.removeprefix("search.")
             if not equals or not name or not value:
@@ -102,6 +102,11 @@ class Profile(Config):
     def recorded_steps(self) -> range:
         """The meta-testing steps at which errors are measured: about `points` of them, from 0."""
         return range(0, self.test_steps + 1, max(1, self.test_steps // self.points))
+
+
+def changes_in(text: str) -> list[str]:
+    """The single changes of a text such as `hidden=[40,40],base.lr=0.003`: a list has commas of its own."""
+    return re.split(r",(?![^\[]*\])", text)
 
 
 SOME = ("hidden", "split", "draw", "learn_on", "images", "test_images")
