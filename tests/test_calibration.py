@@ -99,6 +99,19 @@ def test_an_experiment_without_two_published_cells_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("command", [calibration, quick_rate, base_rate], ids=lambda command: command.__name__)
+@pytest.mark.parametrize("names", [["california", "mnist", "nosuch"], [], ["--nosuch"]], ids=str)
+def test_a_wrong_name_stops_a_command_before_it_measures(command, names, monkeypatch, capsys):
+    for step in ("measure", "calibrate"):
+        monkeypatch.setattr(command, step, lambda *_: pytest.fail("measured"), raising=False)
+    with pytest.raises(SystemExit) as stopped:
+        command.main(names)
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert f"usage: python -m {command.__name__}" in said
+    assert "nosuch" not in names or "choose from" in said
+
+
 def test_what_is_measured_is_a_training_with_the_task_loss():
     profile = experiment("digits").profile("smoke")
     known = baseline_errors("digits", profile, 0, "test")

@@ -13,10 +13,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from evomal_core.files import write_atomic
-from evomal_core.protocols.baselines import MEASURED, baseline_errors
+from evomal_core.protocols.baselines import MEASURED, baseline_errors, named
 from evomal_core.protocols.profiles import Profile
 from evomal_core.protocols.tabular import TABULAR
-from evomal_core.search import refuse_unknown
 from evomal_core.threads import one_thread
 
 RATES = (0.01, 0.005, 0.003, 0.002, 0.001, 0.0005, 0.0003, 0.0002, 0.0001)
@@ -58,8 +57,7 @@ def nearest(name: str, measured: pd.DataFrame) -> float:
 def main(names: list[str], steps: int = 1000) -> int:
     """Measure the `paper` profiles of the data sets named, for so many steps, and print their nearest rates."""
     known = {entry.name: entry.profile("paper") for entry in TABULAR}
-    for name in names:
-        refuse_unknown("data set", name, list(known))
+    for name in named(names, "base_rate", list(known)):
         with one_thread():
             measured = measure(name, known[name].replace(test_steps=steps))
         write_atomic(MEASURED / f"base-rate-{name}.csv", measured.to_csv(index=False))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +16,17 @@ from evomal_core.training import train
 
 MEASURED = Path(__file__).resolve().parents[2] / "results" / "calibration"
 """The folder of what was measured."""
+
+
+def named(arguments: Sequence[str], module: str, known: Sequence[str]) -> list[str]:
+    """The experiments named to one of the commands that measure baselines.
+
+    Raises:
+        SystemExit: help was asked for, none is named, or one is not known; before anything is measured.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m evomal_core.protocols.{module}")
+    parser.add_argument("names", nargs="+", choices=known, metavar="EXPERIMENT", help=", ".join(known))
+    return parser.parse_args(arguments).names
 
 
 def baseline_errors(name: str, profile: Profile, seed: int, purpose: str, *, new: bool = False) -> pd.DataFrame:

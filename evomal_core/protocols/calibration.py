@@ -21,7 +21,7 @@ import pandas as pd
 from evomal_core.experiment import experiment
 from evomal_core.files import read_json, write_atomic, write_json
 from evomal_core.paper import COMPARED, published
-from evomal_core.protocols.baselines import MEASURED, baseline_errors
+from evomal_core.protocols.baselines import MEASURED, baseline_errors, named
 from evomal_core.protocols.profiles import CALIBRATED
 from evomal_core.threads import one_thread
 
@@ -113,7 +113,7 @@ def calibrate(name: str, folder: Path) -> dict[str, float | int]:
 
 def main(names: list[str]) -> int:
     """Calibrate the experiments named; the measurements go to results/calibration."""
-    for name in names:
+    for name in named(names, "calibration", list(dict.fromkeys(published("2")["experiment"]))):
         print(name, calibrate(name, MEASURED))
     return 0
 

@@ -16,7 +16,7 @@ import pandas as pd
 from evomal_core.experiment import experiment
 from evomal_core.files import write_atomic
 from evomal_core.paper import published
-from evomal_core.protocols.baselines import MEASURED, baseline_errors
+from evomal_core.protocols.baselines import MEASURED, baseline_errors, named
 from evomal_core.threads import one_thread
 
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1)
@@ -45,7 +45,8 @@ def nearest(name: str, measured: pd.DataFrame) -> float:
 
 def main(names: list[str]) -> int:
     """Measure, and print the rate of each experiment named."""
-    for name in names:
+    known = list(dict.fromkeys(published("2")["experiment"]))
+    for name in named(names, "quick_rate", [*known, *STANDS_FOR]):
         with one_thread():
             measured = measure(name)
         write_atomic(MEASURED / f"quick-rate-{name}.csv", measured.to_csv(index=False))
