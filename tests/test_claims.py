@@ -427,6 +427,22 @@ def test_learning_rates(evomal, baseline, expected):
     assert verdict("not-only-learning-rate", given)[0] == expected
 
 
+def test_stand_ins_neither_confirm_nor_contradict_a_claim():
+    """The claim is about AllCNN-C on CIFAR-10; rates were varied on Diabetes."""
+    table = rates([0.3, 0.3, 0.3], [0.9, 0.4, 0.5])
+    given = evidence(values=final([0.1], "evomal", "diabetes", table="III"), rates=table)
+    found, covered, text = counted("not-only-learning-rate", given)
+    assert (found, covered) == ("not run", 0.0)
+    assert text.startswith("On stand-ins only: At the baseline's best rate: diabetes, 3 rates")
+    own = [final([0.1], "evomal", "cifar10-allcnnc", table="II", profile="quick"), given.values]
+    real = table.assign(experiment="cifar10-allcnnc", profile="quick")
+    both = evidence(values=pd.concat(own), rates=pd.concat([table, real]))
+    # runs of the claim's own experiment count first, though those of the stand-in are of a fairer profile
+    assert counted("not-only-learning-rate", both)[:2] == ("reproduced", 1.0)
+    rows = judge_claims(both).query("claim == 'not-only-learning-rate'")
+    assert rows[["profile", "verdict"]].to_numpy().tolist() == [["quick", "reproduced"], ["paper", "not run"]]
+
+
 def test_learning_rates_are_compared_at_the_seeds_that_both_methods_have():
     values = final([0.1], "evomal", "diabetes", table="III")
     table = rates([0.3, 0.3, 0.3], [0.9, 0.4, 0.5])

@@ -1,5 +1,6 @@
 """README's block of results says what the runs say."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -35,6 +36,9 @@ def test_a_row_holds_means_over_seeds_and_the_published_cells(folder):
     assert cells[4:6] == [f"{by_hand.mean():.3g} ± {by_hand.std():.2g} (2)", "1.27 ± 0.81"]
     assert "Of 227 numbers" in block
     assert "; 0 were run on all the experiments that they are about." in block
+    counted = re.search(r"(\d+) reproduced, .* (\d+) of those reproduced were measured", block)
+    reproduced, otherwise = counted.groups()
+    assert reproduced == otherwise  # all of `quick`
 
 
 def test_without_runs_there_is_no_table(tmp_path):

@@ -76,6 +76,25 @@ def test_it_needs_no_other_file_and_no_network(text, page):
     assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in page.of("img"))
 
 
+def test_it_is_as_wide_as_the_screen(page):
+    assert any("width=device-width" in meta.get("content", "") for meta in page.of("meta"))
+    assert all(head["scope"] == "col" for head in page.of("th"))
+
+
+def test_varied_profiles_stand_beside_the_unvaried_and_have_no_section(tmp_path):
+    for profile in ("paper", "paper@generations=5"):
+        for seed in (0, 1):
+            run = f"sine/{profile}/evomal/seed-{seed}"
+            shutil.copytree(RESULTS / run, tmp_path / run)
+    assert write_report(tmp_path, tmp_path / "r.html") == 4
+    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    headings = {attributes["id"] for attributes in page.of("h2")}
+    assert "sine-regression-profile-paper" in headings
+    assert not [name for name in headings if "generations" in name]
+    words = " ".join(page.words)
+    assert "sine, in-sample, EvoMAL: with generations=5 the median error is" in " ".join(words.split())
+
+
 def test_every_link_leads_to_a_heading(page):
     targets = [attributes["href"] for attributes in page.of("a")]
     identifiers = {f"#{attributes['id']}" for _, attributes in page.tags if "id" in attributes}
@@ -140,7 +159,7 @@ def test_markdown_of_the_sentences():
 def test_tables_escape_what_they_hold_and_colour_verdicts():
     table = pd.DataFrame({"a<b": ["<i>", None, 0.123456], "v": ["reproduced", "x", "y"]})
     found = html_parts.table(table, {"reproduced": "good"})
-    assert "<th>a&lt;b</th>" in found
+    assert ">a&lt;b</th>" in found
     assert "<td>&lt;i&gt;</td>" in found
     assert '<td class="good">reproduced</td>' in found
     assert "<td></td>" in found

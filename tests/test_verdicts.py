@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 
 from evomal_core import paper
-from evomal_core.comparison import verdicts, wording
+from evomal_core.comparison import disagreements, verdicts, wording
 from evomal_core.comparison.claims import judge_claims
 from evomal_core.comparison.evidence import collect
+from evomal_core.comparison.variants import variants
 from evomal_core.plots import verdicts as plots_verdicts
 from evomal_core.protocols.profiles import protocol
 from evomal_core.statistics import bootstrap_difference
@@ -341,12 +342,44 @@ def test_the_whole_comparison_is_readable_and_names_what_is_furthest_off():
     assert lost["measured"].replace("\u00a0", " ") == "9 (2, 1 diverged)"
     text = wording.overall_in_words(cells, judge_claims(collect([])))
     assert "Published cells, n = 227: 1 reproduced, 1 direction reproduced, 1 not reproduced, 224 not run." in text
-    assert "- EvoMAL on sine, in-sample: 0.0118 times (0.015 for 1.267; profile `paper`, n = 2; direction" in text
     assert "Claims in words, n = 14: 14 not run." in text
+
+
+def test_the_largest_disagreements_are_named_with_what_was_tried():
+    runs = [
+        final([*[3.0, 3.1] * 4, 1e6]),  # its median is as published
+        final([0.01, 0.02], "evomal"),
+        final([0.4, 0.5], "evomal", profile="paper@generations=5"),
+        final([0.1, 0.1], "evomal", profile="paper@softplus=true"),
+        final([90.0, 9.0], "ml3", "mnist", profile="quick"),
+        final([900.0, 90.0], "baseline", "mnist", profile="calibrated"),
+        final([0.5, 0.6], "baseline", "mnist", profile="quick"),
+    ]
+    table = values(*runs)
+    cells = verdicts.every_cell(table)
+    stated, other = disagreements.in_words(cells, table, variants(table)).split(
+        "\n\nThe largest disagreements under"
+    )
+    first, second = stated.splitlines()[2:]
+    assert first.startswith(
+        "- **Baseline on sine, in-sample**: 36,695 times (1.111e+05 for 3.028; profile `paper`"
+    )
+    assert first.endswith("the median is 3.1. No setting was varied to find its cause.")
+    assert second.startswith(
+        "- **EvoMAL on sine, in-sample**: 0.0118 times (0.015 for 1.267; profile `paper`, n = 2"
+    )
+    assert second.endswith("or less, with `generations=5` (0.45). Not so with `softplus=true`.")
+    assert other.startswith(" other settings")
+    calibrated, quick = other.splitlines()[2:]
+    assert "Under other profiles the mean is 0.55 (`quick`)." in calibrated
+    assert "base.lr 0.005 (paper: 0.001), learn_on 4 (paper: 0)" in calibrated
+    assert "generations 8 (paper: 50)" in quick
+    assert "images 2000 (paper: all)" in quick
 
 
 def test_nothing_run_is_said_in_words_and_drawn():
     cells = verdicts.every_cell(collect([]).values)
+    assert disagreements.in_words(cells, collect([]).values, variants(collect([]).values)) == "\n"
     assert wording.overall_in_words(cells, judge_claims(collect([]))).startswith(
         "Published cells, n = 227: 227 not run."
     )

@@ -18,8 +18,9 @@ def judge_claims(evidence: Evidence) -> pd.DataFrame:
     """Every claim with its verdict: a row per claim and profile with runs that bear on it.
 
     The fairest profile comes first (`verdicts.strength`), and is marked `headline`: the one that is counted. A
-    claim without any such run of a profile that counts begins with a row "not run". `covered` is the share of the
-    claim's experiments that were run whole.
+    claim without any such run of a profile that counts begins with a row "not run"; so does one that only
+    stand-ins were run for, with what they show. `covered` is the share of the claim's experiments that were run
+    whole.
 
     Args:
         evidence: as `evidence.gather` returns it.
@@ -27,7 +28,9 @@ def judge_claims(evidence: Evidence) -> pd.DataFrame:
     rows = []
     for claim in CLAIMS:
         findings = {name: claim.found(evidence.at(name).of_paper(claim.paper)) for name in evidence.profiles}
-        found = {name: finding for name, finding in findings.items() if finding.verdict != NOT_RUN}
+        told = {name: finding for name, finding in findings.items() if finding.text}
+        order = sorted(told, key=lambda name: (not is_counted(name), told[name].verdict == NOT_RUN))
+        found = {name: told[name] for name in order}
         if not any(map(is_counted, found)):
             found = {"": ABSENT} | found
         stated = {

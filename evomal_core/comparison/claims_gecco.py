@@ -20,7 +20,7 @@ from evomal_core.comparison.findings import (
     pairs,
     place_name,
 )
-from evomal_core.paper import COMPARED, LABELS, published
+from evomal_core.paper import COMPARED, LABELS, count_seeds, published
 from evomal_core.statistics import LEVEL, holm, paired_differences, smallest_p, wilcoxon_p
 
 SMALL_SUBSET = 0.5
@@ -83,7 +83,9 @@ def _fewer_generations(evidence: Evidence) -> Finding:
     few = f"; not testable at 5 %, as corrected p ≥ {least:.2g}" if least >= LEVEL else ""
     verdict = decide(bool((fewer & (p < LEVEL)).all()), bool(fewer.all()), n)
     rivals = n.groupby("experiment").size()
-    return Finding(verdict, f"{text} ({n_text(n)}{few}).", frozenset(rivals.index[rivals == 2]))
+    return Finding(
+        verdict, f"{text} ({n_text(n)}{few}).", frozenset(rivals.index[rivals == 2]), frozenset(rivals.index)
+    )
 
 
 def _few_weights(evidence: Evidence) -> Finding:
@@ -131,16 +133,17 @@ def _faster(evidence: Evidence) -> Finding:
     if found.empty:
         return ABSENT
     groups = found.groupby(["experiment", "group"], sort=False)["share"]
-    medians = groups.median()
+    medians, n = groups.median(), groups.size()
+    never = groups.agg(lambda shares: int(np.isinf(shares).sum()))
     text = "; ".join(
-        f"{place_name(*place)}: {f'{share:.0%} of the steps (median)' if np.isfinite(share) else 'never'}"
+        f"{place_name(*place)}: {f'{share:.0%} of the steps' if np.isfinite(share) else 'never'} (median; "
+        f"never at {never[place]} of {count_seeds(int(n[place]))})"
         for place, share in medians.items()
     )
-    n = groups.size()
     verdict = decide(bool((medians <= SMALL_SUBSET).all()), bool((medians < 1).all()), n)
     both = n.groupby("experiment").size()
     said = f"EvoMAL comes below the baseline's final error, and ends there, after: {text} ({n_text(n)})."
-    return Finding(verdict, said, frozenset(both.index[both == 2]))
+    return Finding(verdict, said, frozenset(both.index[both == 2]), frozenset(both.index))
 
 
 DATA_SETS = tuple(dict.fromkeys(published("2")["experiment"]))

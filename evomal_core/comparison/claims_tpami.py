@@ -218,10 +218,15 @@ def _transfer(evidence: Evidence) -> Finding:
         seeds,
     )
     whole = means.dropna().index if set(LEARNED) <= set(means) else []
+    tested, covered = (
+        frozenset(target for source, target, _ in some if source.replace("cifar10-", "cifar100-") == target)
+        for some in (means.index, whole)
+    )
     return Finding(
         verdict,
         f"Below the target's baseline, of {len(means)} places ({names}): {counts} ({n_text(seeds)}).",
-        frozenset(target for source, target, _ in whole if source.replace("cifar10-", "cifar100-") == target),
+        covered,
+        tested,
     )
 
 

@@ -22,11 +22,13 @@ class Finding:
         verdict: by the claim's rule, for what was run.
         text: the numbers.
         covered: the experiments of which all was run that the rule asks for.
+        tested: further experiments that it rests on.
     """
 
     verdict: str
     text: str = ""
     covered: frozenset[str] = frozenset()
+    tested: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,17 @@ class Claim:
     experiments: tuple[str, ...]
 
     def found(self, evidence: Evidence) -> Finding:
-        """The finding of `judge`, with how much of the claim it covers; incomplete, it is a direction at most."""
+        """The finding of `judge`, with how much of the claim it covers; incomplete, it is a direction at most.
+
+        Runs of other experiments, its stand-ins, neither confirm a claim nor contradict it.
+        """
         finding = self.judge(evidence)
         if finding.verdict == NOT_RUN:
             return finding
         covered = finding.covered & set(self.experiments)
+        if not (covered | finding.tested) & set(self.experiments):
+            none = "No experiment that the claim is about was run."
+            return Finding(NOT_RUN, f"On stand-ins only: {finding.text} {none}")
         whole = len(covered) == len(self.experiments)
         verdict = DIRECTION if finding.verdict == REPRODUCED and not whole else finding.verdict
         said = f"Complete on {len(covered)} of the {len(self.experiments)} experiments that the claim is about."
@@ -68,7 +76,8 @@ ABSENT = Finding(NOT_RUN)
 BEATS = (
     "reproduced: EvoMAL's mean error is lower in every comparison that was run, and significantly (paired "
     "Wilcoxon signed-rank test, Holm-corrected for all comparisons of an experiment, 5 %); direction: lower in "
-    "every comparison. Reproduced only if each experiment was run, with each rival."
+    "every comparison. A diverged run makes a mean infinite. Reproduced only if each experiment was run, with "
+    "each rival."
 )
 
 
@@ -121,7 +130,12 @@ def beats(found: pd.DataFrame, rivals: Sequence[str]) -> Finding:
     lines.append(f"significantly in {significant.sum()}{_least(found)}")
     if not lower.all():
         lines.append("not below " + listed(found[~lower]))
-    return Finding(verdict, f"{'; '.join(lines)} ({n_text(found['n'])}).", _compared_whole(found, rivals))
+    return Finding(
+        verdict,
+        f"{'; '.join(lines)} ({n_text(found['n'])}).",
+        _compared_whole(found, rivals),
+        frozenset(found["experiment"]),
+    )
 
 
 def _compared_whole(found: pd.DataFrame, rivals: Sequence[str]) -> frozenset[str]:

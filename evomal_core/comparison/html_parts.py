@@ -13,14 +13,16 @@ from matplotlib.figure import Figure
 from evomal_core.losses import Loss
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #222;
+  overflow-wrap: break-word }
 h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc } h3 { margin-top: 1.8rem }
 table { border-collapse: collapse; font-size: 14px; margin: 1rem 0 } .wide { overflow-x: auto }
 td, th { padding: .2rem .5rem; text-align: left; vertical-align: top }
 tr:nth-child(even) { background: #f6f6f6 } th { border-bottom: 1px solid #222 }
 figure { margin: 1rem 0 } img { max-width: 100%; width: auto } figcaption, .small { color: #555; font-size: 14px }
 code { background: #f0f0f0; padding: 0 .2em } summary { cursor: pointer; font-weight: 600 }
-math { font-size: 1.1em } mfrac > * { math-depth: 0; font-size: 1em } nav ul { columns: 3; padding-left: 1.2rem }
+math { font-size: 1.1em } mfrac > * { math-depth: 0; font-size: 1em }
+nav ul { columns: 20rem 3; padding-left: 1.2rem }
 .reproduced { background: #bfe5d6 } .direction { background: #cfe8f7 } .not { background: #f9e3b8 }
 .construction { background: #eeddea }
 """
@@ -28,7 +30,8 @@ math { font-size: 1.1em } mfrac > * { math-depth: 0; font-size: 1em } nav ul { c
 
 def page(title: str, parts: Iterable[str]) -> str:
     """A whole page that needs no other file."""
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
+    viewport = '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    head = f'<meta charset="utf-8">{viewport}<title>{html.escape(title)}</title><style>{STYLE}</style>'
     return "\n".join(
         ['<!doctype html>\n<html lang="en"><head>', head, "</head><body>", *parts, "</body></html>\n"]
     )
@@ -62,7 +65,7 @@ def table(
         classes: the style class of a cell by its text.
         cells: functions that write a column's cells as HTML, in place of escaping.
     """
-    rows = ["<tr>" + "".join(f"<th>{html.escape(str(name))}</th>" for name in data.columns) + "</tr>"]
+    rows = ["<tr>" + "".join(f'<th scope="col">{html.escape(str(name))}</th>' for name in data.columns) + "</tr>"]
     for row in data.to_dict("records"):
         written = []
         for name, value in row.items():

@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 
 from evomal_core import paper, plots
+from evomal_core.comparison import disagreements, variants, verdicts, wording
 from evomal_core.comparison import html_parts as html
-from evomal_core.comparison import verdicts, wording
 from evomal_core.comparison.claims import judge_claims
-from evomal_core.comparison.evidence import Evidence, by_profile, collect, varied_rate, with_analyses
+from evomal_core.comparison.evidence import Evidence, by_profile, collect, with_analyses
 from evomal_core.experiment import EXPERIMENTS
 from evomal_core.files import check_writable, write_atomic
 from evomal_core.plots import verdicts as plots_verdicts
@@ -26,14 +26,15 @@ CLASSES = {
     verdicts.NOT: "not",
 }
 OWN = "paper_vs_measured"
+WHY = "Why results differ"
 
 
 def write_report(results_dir: Path | str, output: Path | str) -> int:
     """Write the report of a results folder; returns how many runs it shows.
 
     The page holds its figures and formulas and needs no other file and no network. Runs of the profile `smoke` are
-    left out, and those that can't be read, each with a warning. Those that only vary the base learning rate are
-    judged but not shown one by one.
+    left out, and those that can't be read, each with a warning. Those of varied profiles are compared with the
+    unvaried, but have no sections of their own.
 
     Raises:
         ValueError: the folder holds no complete run.
@@ -46,10 +47,10 @@ def write_report(results_dir: Path | str, output: Path | str) -> int:
         )
     check_writable(output)
     sections = {
-        _title(*key): list(_section(results)) for key, results in loaded.items() if varied_rate(key[1])[1] is None
+        _title(*key): list(_section(results)) for key, results in loaded.items() if verdicts.is_counted(key[1])
     }
     others = list(_other_figures(Path(results_dir)))
-    titles = ["Verdicts", "Claims in words", "Every published cell", *sections]
+    titles = ["Verdicts", "Claims in words", "Every published cell", WHY, *sections]
     titles += (["Further analyses"] if others else []) + ["Provenance"]
     evidence = with_analyses(collect(loaded.values()), Path(results_dir))
     parts = [f"<h1>{TITLE}</h1>", *_comparison(evidence, titles)]
@@ -77,7 +78,9 @@ def _comparison(evidence: Evidence, titles: Sequence[str]) -> Iterator[str]:
     named = ", ".join(f"<b>{counted[name]}</b> {name}" for name in verdicts.VERDICTS)
     yield f"<p>Of <b>{counted['cells']}</b> numbers in the papers' tables: {named}.</p>"
     yield html.contents(titles)
+    changed = variants.variants(evidence.values)
     yield html.heading("Verdicts")
+    yield html.markdown(disagreements.in_words(cells, evidence.values, changed))
     yield html.table(_named(verdicts.counts(cells)))
     yield html.table(verdicts.counts(cells[cells["profile"] != ""], "profile").reset_index())
     yield html.markdown(verdicts.RULE)
@@ -98,6 +101,10 @@ def _comparison(evidence: Evidence, titles: Sequence[str]) -> Iterator[str]:
             names = ", ".join(dict.fromkeys(part.loc[part["verdict"] == verdicts.NOT_RUN, "experiment"]))
             listed = html.table(wording.cell_table(part[part["verdict"] == verdicts.NOT_RUN]))
             yield html.details(f"{rest} cells not run: {names}", [listed])
+    yield html.heading(WHY)
+    yield html.markdown(variants.EXPLAINED)
+    yield html.table(variants.by_setting(changed))
+    yield html.details("Each comparison", [html.markdown(variants.in_words(changed))])
 
 
 def _named(counts: pd.DataFrame) -> pd.DataFrame:
@@ -143,7 +150,9 @@ def _other_figures(results_dir: Path) -> Iterator[str]:
     for path in sorted(results_dir.glob("*/**/figures/*.png")):
         first = path.relative_to(results_dir).parts[0]
         if first not in (*EXPERIMENTS, OWN, "quickstart") and "smoke" not in path.parts and path.is_file():
-            yield html.embedded(path.read_bytes(), path.stem, str(path.relative_to(results_dir)))
+            yield html.embedded(
+                path.read_bytes(), f"{first}: {path.stem}".replace("_", " "), str(path.relative_to(results_dir))
+            )
 
 
 def _provenance(runs: Sequence[Run]) -> Iterator[str]:

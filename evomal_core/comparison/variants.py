@@ -20,6 +20,11 @@ from evomal_core.protocols.profiles import changes_in
 COLUMNS = ["experiment", "profile", "change", "group", "method", "published", "unvaried", "varied", "diverged"]
 COLUMNS += ["diverged unvaried", *PAIRED, "nearer"]
 SETTING = ["experiment", "profile", "change"]
+EXPLAINED = (
+    "A setting explains a published error if it at least halves the median's distance from it, "
+    "|ln(median / published)|. Medians are those of the seeds that were run both with it and without; "
+    "so few of them prove nothing."
+)
 
 
 def one_change(profile: str) -> tuple[str, str] | None:

@@ -37,9 +37,9 @@ TOLERANCE = 0.5
 agree with anything otherwise."""
 
 RULE = f"""\
-- *Reproduced*: no run diverged, the 95 % bootstrap interval of (measured mean − published mean) reaches at most
-  {TOLERANCE:.0%} of the published mean to each side, and it contains 0 or the two means differ by at most
-  {AGREEMENT:.0%}.
+- *Reproduced*: no run diverged, and the 95 % bootstrap interval of (measured mean − published mean) contains 0, or
+  the two means differ by at most {AGREEMENT:.0%} of the published one. Half the width of that interval is at most
+  {TOLERANCE:.0%} of the published mean: wider ones would agree with nearly anything.
 - *By construction*: as reproduced, but it could hardly come out otherwise: a baseline's error that chose the base
   settings of its profile, or the number of weights of ML³'s network. It confirms nothing.
 - *Direction reproduced*: not that, but the method's measured mean stands to the mean of every other measured

@@ -202,13 +202,12 @@ def claim_table(claims: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def overall_in_words(cells: pd.DataFrame, claims: pd.DataFrame, most: int = 3) -> str:
+def overall_in_words(cells: pd.DataFrame, claims: pd.DataFrame) -> str:
     """What agrees with the papers and what does not, over all cells and claims, in Markdown.
 
     Args:
         cells: the table of `verdicts.every_cell`.
         claims: the table of `claims.judge_claims`.
-        most: how many of the largest disagreements are named.
     """
     headline = cells[cells["headline"]]
     lines = [f"Published cells, n = {len(headline)}: {_counted(headline['verdict'])}."]
@@ -217,11 +216,10 @@ def overall_in_words(cells: pd.DataFrame, claims: pd.DataFrame, most: int = 3) -
         seeds = f"{n[0]} to {n[-1]} seeds" if len(n) > 1 else count_seeds(int(n[0]))
         said = protocol(str(profile))
         lines.append(f"- Profile `{profile}`, n = {seeds}: {_counted(part['verdict'])}.{said}")
-    lines += ["", *_largest(headline, most)]
     judged = claims[claims["headline"]]
     lines += ["", f"Claims in words, n = {len(judged)}: {_counted(judged['verdict'])}.", ""]
-    for verdict in VERDICTS[:-1]:
-        for row in judged[judged["verdict"] == verdict].to_dict("records"):
+    for verdict in VERDICTS:
+        for row in judged[(judged["verdict"] == verdict) & (judged["finding"] != "")].to_dict("records"):
             lines.append(
                 f"- **{verdict.capitalize()}**, profile `{row['profile']}`: “{row['text']}”. {row['finding']}"
             )
@@ -230,21 +228,3 @@ def overall_in_words(cells: pd.DataFrame, claims: pd.DataFrame, most: int = 3) -
 
 def _counted(verdicts: pd.Series) -> str:
     return ", ".join(f"{count} {name}" for name in VERDICTS if (count := int((verdicts == name).sum())))
-
-
-def _largest(cells: pd.DataFrame, most: int) -> list[str]:
-    """The cells whose measured mean lies furthest from the published one, as a factor; hours are left out."""
-    far = cells[cells["verdict"].isin([NOT, DIRECTION]) & (cells["mean"] > 0) & (cells["table"] != "V")]
-    if far.empty:
-        return []
-    factor = (far["mean"] / far["published mean"]).map(np.log).abs()
-    lines = ["The largest disagreements (measured ÷ published mean; hours of meta-training left out):", ""]
-    for cell in far.loc[factor.sort_values(ascending=False).index[:most]].to_dict("records"):
-        group = f", {cell['group']}" if cell["table"] == "2" else ""
-        place = f"{LABELS[cell['method']]} on {cell['experiment']}{group}"
-        lines.append(
-            f"- {place}: {cell['mean'] / cell['published mean']:.3g} times "
-            f"({cell['mean']:.4g} for {cell['published mean']:.4g}; profile `{cell['profile']}`, n = {cell['n']}; "
-            f"{cell['verdict']}: {cell['why']})."
-        )
-    return lines

@@ -18,7 +18,7 @@ from evomal_core.tasks import Task
 
 PROFILES = {
     "smoke": "seconds, for tests: everything runs, nothing is learned",
-    "quick": "minutes: smaller searches and fewer seeds, honest but not the paper's",
+    "quick": "minutes: smaller searches, networks and data, shorter trainings and fewer seeds",
     "paper": "every hyper-parameter as published",
     "calibrated": "as paper, with base settings that match the baseline's published error, or that train at all",
 }
