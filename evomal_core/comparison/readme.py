@@ -78,8 +78,9 @@ def _table(cells: pd.DataFrame) -> list[str]:
 def _causes(settings: pd.DataFrame) -> list[str]:
     lines = [
         "",
-        "Why results differ: with one setting varied, from how many published errors the median is half as far "
-        "(as a ratio) or less:",
+        "What was tried to find why results differ: with one setting varied, from how many published errors the "
+        "median over these seeds is half as far (as a ratio) or less. A hint, no proof: whatever weakens a search "
+        "brings errors nearer that were too low.",
         "",
         "| experiment | profile | setting | distance halved | seeds |",
         "|---|---|---|---|---|",

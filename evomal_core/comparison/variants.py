@@ -23,7 +23,7 @@ SETTING = ["experiment", "profile", "change"]
 EXPLAINED = (
     "A setting explains a published error if it at least halves the median's distance from it, "
     "|ln(median / published)|. Medians are those of the seeds that were run both with it and without; "
-    "so few of them prove nothing."
+    "so few of them prove nothing, and whatever weakens a search brings errors nearer that were too low."
 )
 
 
