@@ -41,11 +41,14 @@ class Results:
     fronts: pd.DataFrame
     losses: dict[tuple[str, str, int], Loss]
 
+    def last(self) -> pd.DataFrame:
+        """Errors after the last step: one row per run, group, task and split."""
+        return self.tests[self.tests["step"] == self.tests.groupby(KEYS, observed=True)["step"].transform("max")]
+
     def final(self) -> pd.DataFrame:
         """Errors after the last step, averaged over a run's tasks: one row per run, group and split."""
-        last = self.tests[self.tests["step"] == self.tests.groupby(KEYS, observed=True)["step"].transform("max")]
         keys = [*KEYS, "group", "split"]
-        return last.groupby(keys, observed=True, sort=False)["error"].mean().reset_index()
+        return self.last().groupby(keys, observed=True, sort=False)["error"].mean().reset_index()
 
     def summary(self) -> pd.DataFrame:
         """Mean, standard deviation, median and n over seeds of the final errors, and how many diverged.
