@@ -5,7 +5,7 @@ Of the seeds of one experiment, profile and method, the run of lowest fitness gi
 seed. The profile is the first of paper, calibrated and quick that has been run; variants of a profile
 (`paper@split=leaking`) give none. Fitness is measured on training rows or, where a data set is split so, on
 validation rows: no test row has a say. Methods whose losses have no closed formula (baseline, ML³) are left out.
-The best loss found need not be a good one: each file says what networks trained with it end at, beside the baseline.
+The best loss found need not be a good one: each file says what networks end at with it, and with the baseline.
 """
 
 from __future__ import annotations
