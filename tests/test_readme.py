@@ -41,6 +41,14 @@ def test_a_row_holds_means_over_seeds_and_the_published_cells(folder):
     assert reproduced == otherwise  # all of `quick`
 
 
+def test_single_runs_are_said_to_decide_nothing(folder):
+    for method in ("baseline", "evomal"):
+        shutil.rmtree(folder / f"sine/quick/{method}/seed-1")
+    block = results_block(folder)
+    counted = re.search(r"(\d+) not reproduced, .* (\d+) of those not reproduced are of one run", block)
+    assert counted.group(1) == counted.group(2) != "0"
+
+
 def test_without_runs_there_is_no_table(tmp_path):
     block = results_block(tmp_path)
     assert "227 not run" in block
