@@ -10,6 +10,7 @@ result.best.save("loss.json")
 from evomal_core import models
 from evomal_core.config import SGD, SearchConfig
 from evomal_core.expression import Expression
+from evomal_core.known import known_losses
 from evomal_core.loss_files import load_loss
 from evomal_core.losses import LearnedLoss, Loss, NeuralLoss, TaskLoss, TaylorLoss
 from evomal_core.result import Evaluation, SearchResult
@@ -29,6 +30,7 @@ __all__ = [
     "Task",
     "TaskLoss",
     "TaylorLoss",
+    "known_losses",
     "learn_loss",
     "load_loss",
     "models",

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["regression", "binary", "multiclass"]
 KINDS: tuple[str, ...] = get_args(Kind)
+TASK_LOSSES = {"regression": "squared error", "binary": "cross-entropy", "multiclass": "cross-entropy"}
+"""What the task loss of each kind is called."""
 
 
 def check_kind(kind: str) -> None:

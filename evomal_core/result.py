@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from evomal_core.losses import Loss
+from evomal_core.losses import TASK_LOSSES, Loss
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +54,7 @@ class SearchResult:
         population: the last generation, from which another search can go on.
         seconds: wall-clock seconds by phase.
         engine: the engine of the local search, or "none".
+        task_loss_fitness: the fitness that the task loss itself has, to compare with; None if it was not measured.
     """
 
     method: str
@@ -62,6 +63,7 @@ class SearchResult:
     population: Sequence[Evaluation] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     engine: str = "none"
+    task_loss_fitness: float | None = None
 
     @property
     def best_evaluation(self) -> Evaluation:
@@ -126,8 +128,15 @@ class SearchResult:
             previous = entry
         return pd.DataFrame(rows, columns=["complexity", "fitness", "score", "loss"])
 
+    def _said(self) -> str:
+        said = f"{len(self.evaluations)} losses evaluated"
+        if self.task_loss_fitness is None:
+            return said
+        kind = self.best_evaluation.loss.kind
+        return f"{said}, {TASK_LOSSES[kind]} itself has fitness {self.task_loss_fitness:.4g}"
+
     def __repr__(self) -> str:
-        return f"SearchResult({self.method}, {len(self.evaluations)} losses evaluated)\n{self.table()}"
+        return f"SearchResult({self.method}, {self._said()})\n{self.table()}"
 
     def _repr_html_(self) -> str:
         table = self.table()
@@ -136,7 +145,7 @@ class SearchResult:
         wide = {"text-align": "left", "min-width": "36em"}
         styled = table.style.hide(axis="index").format({"fitness": "{:.4g}", "score": "{:.3g}"}, na_rep="")
         html = styled.set_properties(subset=["formula"], **wide).to_html()
-        return f"<p><b>{self.method}</b>: {len(self.evaluations)} losses evaluated, best by complexity</p>{html}"
+        return f"<p><b>{self.method}</b>: {self._said()}; the best by complexity</p>{html}"
 
 
 def _score(simpler: Evaluation, richer: Evaluation) -> float:

@@ -150,6 +150,7 @@ def _compute(run: Run, device: str, progress: bool) -> None:
         checkpoint=run.folder,
         device=device,
         progress=progress,
+        compare=False,  # the baseline is a method of its own
     )
     searched = time.perf_counter()
     # Where no candidate trains, the least bad one is tested all the same: its errors are the run's result.

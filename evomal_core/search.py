@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,13 +18,16 @@ from evomal_core.checkpoint import Checkpoint, fingerprint
 from evomal_core.config import SearchConfig
 from evomal_core.expression import Expression
 from evomal_core.learners import Learner, ModelFactory, make_learners
-from evomal_core.losses import Kind, LearnedLoss
+from evomal_core.losses import TASK_LOSSES, Kind, LearnedLoss, TaskLoss
 from evomal_core.primitives import FUNCTION_SETS, TERMINALS
 from evomal_core.progress import Progress
 from evomal_core.result import SearchResult
 from evomal_core.seeds import check_seed
 from evomal_core.tasks import Task
 from evomal_core.threads import threads_for
+from evomal_core.training import fitness
+
+log = logging.getLogger("evomal")
 
 
 @dataclass
@@ -119,6 +123,7 @@ def learn_loss(
     initial: Sequence[Expression | LearnedLoss | str] | SearchResult = (),
     device: str = "cpu",
     progress: bool = True,
+    compare: bool = True,
 ) -> SearchResult:
     """Learn a loss function for a base network on one or more tasks.
 
@@ -138,6 +143,8 @@ def learn_loss(
             their formulas enter the first generation, and their weights are tuned anew.
         device: "cpu", "cuda" or "cuda:1".
         progress: whether a bar is shown.
+        compare: whether the fitness of the task loss itself is measured too, by one more training; a warning says
+            so if no loss that was found is better.
 
     Raises:
         ValueError: an argument is unknown or out of range, the tasks do not fit the model, or the checkpoint
@@ -173,9 +180,26 @@ def learn_loss(
     )
     try:
         with threads_for(sum(weights.numel() for weights in learners[0].theta.values())):
-            return _methods()[method](search)
+            result = _methods()[method](search)
+            return _compared(search, result) if compare and method != "baseline" else result
     finally:
         search.progress.close()
+
+
+def _compared(search: Search, result: SearchResult) -> SearchResult:
+    with search.timed("task loss"):
+        (own,) = fitness([TaskLoss(search.kind)], search.learners, search.config)
+    if result.fitness >= own:
+        known = "" if search.initial else f", or start from known losses: initial=em.known_losses({search.kind!r})"
+        log.warning(
+            "no loss was found that is better than %s, whose fitness is %.4g (the best found: %.4g); "
+            "search longer (generations, population)%s",
+            TASK_LOSSES[search.kind],
+            own,
+            result.fitness,
+            known,
+        )
+    return replace(result, task_loss_fitness=own)
 
 
 def _short(value: Any) -> str:
