@@ -139,3 +139,11 @@ def test_the_figure_has_a_panel_for_each_split_and_published_cells_beside_the_le
     assert len(left.containers) == 5
     assert not right.containers
     assert len(plots_tabular.errors_by_split(final({"quick": DISJOINT}), theirs).axes) == 1
+
+
+@pytest.mark.parametrize("profiles", [{"quick@split=leaking": LEAKING}, BOTH])
+def test_the_headline_fits_a_figure_of_one_panel_too(profiles):
+    theirs = paper.published("III").query("experiment == 'diabetes'")
+    figure = plots_tabular.errors_by_split(final(profiles), theirs)
+    figure.canvas.draw()
+    assert figure._suptitle.get_window_extent().x1 <= figure.bbox.x1

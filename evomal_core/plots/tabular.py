@@ -33,7 +33,8 @@ def errors_by_split(final: pd.DataFrame, published: pd.DataFrame) -> Figure:
     part = part.assign(rows=part["profile"].map(split_of))
     shown = [split for split in SPLITS[::-1] if split in set(part["rows"])]
     methods = present(part)
-    figure, grid = new_figure(3.6 * len(shown) + 0.4, 3.1, 1, len(shown), sharey=True)
+    width = max(3.6 * len(shown) + 0.4, 5.8)  # of the headline
+    figure, grid = new_figure(width, 3.1, 1, len(shown), sharey=True)
     for axes, split in zip(grid[0], shown, strict=True):
         here = part[part["rows"] == split]
         for position, method in enumerate(methods):
