@@ -12,16 +12,7 @@ import pandas as pd
 from evomal_core.comparison.claims import judge_claims
 from evomal_core.comparison.evidence import gather
 from evomal_core.comparison.variants import by_setting, variants
-from evomal_core.comparison.verdicts import (
-    NOT,
-    NOT_RUN,
-    ONE_RUN,
-    REPRODUCED,
-    TOO_WIDE,
-    VERDICTS,
-    every_cell,
-    is_counted,
-)
+from evomal_core.comparison.verdicts import NOT_RUN, REPRODUCED, VERDICTS, every_cell, is_counted, undecided
 from evomal_core.experiment import EXPERIMENTS
 from evomal_core.files import write_atomic
 from evomal_core.paper import COMPARED, SPLITS
@@ -42,11 +33,10 @@ def results_block(results_dir: Path) -> str:
     errors = errors[[_is_compared(cell) for cell in errors.to_dict("records")]]
     agree = counted.loc[counted["verdict"] == REPRODUCED, "profile"]
     smaller = agree[~agree.str.startswith("paper").astype(bool)]
-    undecided = counted["why"].str.startswith((ONE_RUN, TOO_WIDE)) & (counted["verdict"] == NOT)
     lines = [
         f"Of {len(counted)} numbers in the papers' tables: {_counts(counted['verdict'])}. "
         f"{len(smaller)} of those reproduced were measured under other settings than the papers', and "
-        f"{int(undecided.sum())} of those not reproduced are of one run or too uncertain to decide. "
+        f"{int(undecided(counted).sum())} of those not reproduced are of one run or too uncertain to decide. "
         f"Of {len(judged)} claims in words: {_counts(judged['verdict'])}; "
         f"{int((judged['covered'] == 1).sum())} were run on all the experiments that they are about.",
         "[`notebooks/13_paper_vs_measured.ipynb`](notebooks/13_paper_vs_measured.ipynb) says by which rule, and "

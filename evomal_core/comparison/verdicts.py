@@ -304,6 +304,11 @@ def counts(cells: pd.DataFrame, by: str = "table") -> pd.DataFrame:
     return table.assign(cells=table.sum(axis=1)).rename_axis(columns=None)
 
 
+def undecided(cells: pd.DataFrame) -> pd.Series:
+    """Which cells are not reproduced for want of evidence: of one run, or with an interval too wide to agree."""
+    return (cells["verdict"] == NOT) & cells["why"].str.startswith((ONE_RUN, TOO_WIDE))
+
+
 def orderings(final: pd.DataFrame, table: str, method: str = "evomal") -> pd.DataFrame:
     """Whether a method is better or worse than each other one, as published and as measured, seed by seed.
 

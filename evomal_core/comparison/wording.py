@@ -13,12 +13,11 @@ from evomal_core.comparison.verdicts import (
     FITTED,
     NOT,
     NOT_RUN,
-    ONE_RUN,
     REPRODUCED,
     TOLERANCE,
-    TOO_WIDE,
     UNPUBLISHED,
     VERDICTS,
+    undecided,
 )
 from evomal_core.paper import LABELS, SPLITS, count_seeds, mean_and_sd
 from evomal_core.protocols.profiles import protocol
@@ -91,8 +90,7 @@ _VERDICTS = {
 
 def _verdicts(part: pd.DataFrame) -> list[str]:
     lines = []
-    undecided = (part["verdict"] == NOT) & part["why"].str.startswith((TOO_WIDE, ONE_RUN))
-    verdicts = part["verdict"].mask(undecided, TOO_FEW)
+    verdicts = part["verdict"].mask(undecided(part), TOO_FEW)
     for verdict, text in _VERDICTS.items():
         cells = part[verdicts == verdict].to_dict("records")
         if cells:
