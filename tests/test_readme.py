@@ -61,3 +61,21 @@ def test_only_the_block_is_written_anew(folder):
     assert new.startswith("before\n<!-- results -->\nOf 227")
     assert new.endswith("|\n<!-- /results -->\nafter\n")
     assert updated(new, folder) == new
+
+
+def test_the_fairest_profile_with_evomal_is_shown_and_the_others_are_folded(folder):
+    for seed in (0, 1):
+        run = f"sine/paper/baseline/seed-{seed}"
+        shutil.copytree(RESULTS / run, folder / run)
+    shown, folded = results_block(folder).split("<details>")
+    assert "| `quick` |" in shown
+    assert "| `paper` |" not in shown  # only the baseline was run there
+    assert "| `paper` |" in folded
+    assert folded.rstrip().endswith("</details>")
+    for seed in (0, 1):
+        run = f"sine/paper/evomal/seed-{seed}"
+        shutil.copytree(RESULTS / run, folder / run)
+    shown, folded = results_block(folder).split("<details>")
+    assert "| `paper` |" in shown
+    assert "| `quick` |" not in shown
+    assert "| `quick` |" in folded
