@@ -105,6 +105,16 @@ def test_constraints_pin_all_that_set_up_installs_and_nothing_else():
     assert not (set(pins()) - every) & here, "pinned though nothing needs it"
 
 
+@pytest.mark.parametrize("python", PYTHONS)
+def test_each_pin_takes_the_oldest_python_of_its_minor_version(python):
+    for name in needed(python):
+        try:
+            wanted = importlib.metadata.metadata(name)["Requires-Python"]
+        except importlib.metadata.PackageNotFoundError:
+            continue  # of another Python than this one
+        assert SpecifierSet(wanted or "").contains(f"{python}.0"), f"{name} needs Python {wanted}"
+
+
 def test_environment_yml_asks_for_what_pyproject_asks_for():
     rattler = pytest.importorskip("rattler")
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
