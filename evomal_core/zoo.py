@@ -21,16 +21,14 @@ import numpy as np
 from evomal_core.files import write_json
 from evomal_core.loss_files import load_loss, loss_record
 
-PACKAGED = Path(__file__).with_name("zoo_losses")
-"""The zoo as it is installed: a link to `results/zoo` in a checkout, a copy of it in a wheel."""
-CHECKOUT = Path(__file__).resolve().parents[1] / "results" / "zoo"
+FOLDER = Path(__file__).with_name("zoo_losses")
+"""The zoo as it is installed; in a checkout `results/zoo` is a link to it."""
 METHODS = ("random", "gp-lfl", "taylorglo", "evomal")
 
 
 def names() -> list[str]:
     """The names of all losses in the zoo, such as `sine/evomal`."""
-    folder = _folder()
-    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob("*/*.json"))
+    return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.glob("*/*.json"))
 
 
 def path_of(name: str) -> Path:
@@ -40,16 +38,11 @@ def path_of(name: str) -> Path:
         FileNotFoundError: there is no loss of that name; the message names the nearest.
     """
     if name in names():
-        return _folder() / f"{name}.json"
+        return FOLDER / f"{name}.json"
     known = names()
     near = difflib.get_close_matches(name, known, 3, 0.5)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {', '.join(known) or 'none'}"
     raise FileNotFoundError(f"no such file: {name}, and no loss of the zoo has that name; {hint}")
-
-
-def _folder() -> Path:
-    # Where git makes no symbolic links, the packaged one is a text file.
-    return PACKAGED if PACKAGED.is_dir() else CHECKOUT
 
 
 def build(results_dir: Path | str = "results") -> list[Path]:
