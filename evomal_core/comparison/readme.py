@@ -68,7 +68,8 @@ def _is_compared(cell: dict) -> bool:
 
 
 def _counts(verdicts: pd.Series) -> str:
-    return ", ".join(f"{int((verdicts == name).sum())} {name}" for name in VERDICTS)
+    numbers = {name: int((verdicts == name).sum()) for name in VERDICTS}
+    return ", ".join(f"{number} {name}" for name, number in numbers.items() if number)
 
 
 def _table(cells: pd.DataFrame) -> list[str]:
