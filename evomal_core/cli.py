@@ -25,11 +25,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 0, 2 for a user's mistake, 130 after Ctrl-C."""
+    """Run the command; returns its exit status: 0, 1 of `verify`, 2 for a user's mistake, 130 after Ctrl-C."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     options = _parser().parse_args(arguments)
     try:
-        options.command(options)
+        return options.command(options) or 0
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last finished generation", file=sys.stderr)
         return 130
@@ -41,7 +41,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"evomal: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,11 +53,15 @@ def _parser() -> argparse.ArgumentParser:
 
     command = _command(commands, "list", _list, "list experiments and profiles, with data at hand and minutes")
     command = _command(commands, "run", _run, "compute runs of one experiment; finished ones are left alone")
-    command.add_argument("experiment", help="an experiment, see `evomal list`")
-    command.add_argument("--method", default="all", metavar="M[,M…]", help="methods, or all (default)")
-    command.add_argument("--seeds", metavar="S", help="for example 0-9 or 0,3,5 (default: the profile's)")
-    _shared(command, "profile", "device", "results", "jobs")
-    command.add_argument("--quiet", action="store_true", help="no progress bar")
+    _shared(command, "experiment", "method", "seeds", "profile", "device", "results", "jobs", "quiet")
+
+    command = _command(
+        commands, "verify", _verify, "compute complete runs anew, elsewhere, and say where they differ"
+    )
+    _shared(command, "experiment", "method", "seeds", "profile", "device", "results", "jobs", "quiet")
+    command.add_argument(
+        "--into", metavar="DIR", help="keep the new runs in this folder (default: a temporary one)"
+    )
 
     command = _command(commands, "reproduce", _reproduce, "execute the notebooks; tables and figures into results")
     command.add_argument("experiments", nargs="*", help="experiments (default: all whose data is at hand)")
@@ -87,6 +90,16 @@ def _command(commands: Any, name: str, function: Any, text: str) -> argparse.Arg
 
 def _shared(command: argparse.ArgumentParser, *names: str) -> None:
     options: dict[str, tuple[str, dict[str, Any]]] = {
+        "experiment": ("experiment", {"help": "an experiment, see `evomal list`"}),
+        "method": ("--method", {"default": "all", "metavar": "M[,M…]", "help": "methods, or all (default)"}),
+        "seeds": (
+            "--seeds",
+            {
+                "metavar": "S",
+                "help": "for example 0-9 or 0,3,5 (default: the profile's; of verify, all there are)",
+            },
+        ),
+        "quiet": ("--quiet", {"action": "store_true", "help": "no progress bar"}),
         "profile": (
             "--profile",
             {
@@ -184,21 +197,45 @@ def _duration(minutes: float) -> str:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from evomal_core.experiment import check_methods
     from evomal_core.results import load_or_run
 
-    methods = None if options.method == "all" else check_methods(options.method.split(","))
+    methods, seeds = _methods_and_seeds(options)
     results = load_or_run(
         options.experiment,
         options.profile,
         methods=methods,
-        seeds=None if options.seeds is None else parse_seeds(options.seeds),
+        seeds=seeds,
         device=options.device,
         results_dir=options.results_dir,
         jobs=_jobs(options.jobs),
         progress=not options.quiet,
     )
     print(results.summary().to_string(index=False, float_format="{:.4g}".format))
+
+
+def _methods_and_seeds(options: argparse.Namespace) -> tuple[list[str] | None, list[int] | None]:
+    """The methods and seeds named, None for each that is not."""
+    from evomal_core.experiment import check_methods
+
+    methods = None if options.method == "all" else check_methods(options.method.split(","))
+    return methods, None if options.seeds is None else parse_seeds(options.seeds)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from tempfile import TemporaryDirectory
+
+    from evomal_core.verify import chosen_runs, verify
+
+    methods, seeds = _methods_and_seeds(options)
+    runs = chosen_runs(options.experiment, options.profile, methods, seeds, options.results_dir)
+    with TemporaryDirectory(prefix="evomal-") as temporary:
+        into = Path(options.into or temporary)
+        found = verify(runs, into, options.device, _jobs(options.jobs), not options.quiet)
+    for run, difference in found.items():
+        print(f"{run.folder}: {difference or 'the same'}")
+    different = sum(map(bool, found.values()))
+    print(f"{len(found) - different} of {len(found)} runs are the same, bit by bit")
+    return 1 if different else 0
 
 
 def _reproduce(options: argparse.Namespace) -> None:
