@@ -36,7 +36,7 @@ def change(folder, run, **values):
 
 def test_the_seed_of_lowest_fitness_is_taken_whatever_its_test_error_is(folder):
     change(folder, "sine/quick/evomal/seed-0", fitness=0.2)
-    change(folder, "sine/quick/evomal/seed-1", fitness=0.1)
+    change(folder, "sine/quick/evomal/seed-1", fitness=0.1, files={})
     tests = folder / "sine/quick/evomal/seed-1/test.csv"
     rows = tests.read_text().splitlines()
     tests.write_text("\n".join([rows[0], *(row.rpartition(",")[0] + ",99.0" for row in rows[1:])]) + "\n")
@@ -64,7 +64,7 @@ def test_a_damaged_run_is_left_out_with_a_warning_and_the_next_best_taken(folder
     found = dict(zoo.records(folder))
     assert found["sine/evomal"]["provenance"]["seed"] == found["sine/gp-lfl"]["provenance"]["seed"] == 0
     assert "baseline" not in found["sine/gp-lfl"]["score"]["errors after meta-testing"][0]
-    assert "evomal/seed-1/loss.json is not a whole JSON file" in caplog.text
+    assert "evomal/seed-1/loss.json is damaged" in caplog.text
     assert "baseline/seed-0/test.csv is damaged" in caplog.text
 
 
