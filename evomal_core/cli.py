@@ -31,7 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.command(options) or 0
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the last finished generation", file=sys.stderr)
+        kept = getattr(options, "into", "kept") is not None  # what `verify` computes goes into a temporary folder
+        what = (
+            "the same command goes on from the last finished generation" if kept else "--into would have kept it"
+        )
+        print(f"\nstopped; {what}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - the reader of our output is gone

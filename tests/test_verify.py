@@ -77,3 +77,14 @@ def test_what_is_not_there_or_lies_in_the_same_folder_is_refused(results, capsys
     for arguments, message in refused.items():
         assert check(results, *arguments) == 2
         assert message in capsys.readouterr().err
+
+
+def test_ctrl_c_promises_only_what_is_kept(results, tmp_path, monkeypatch, capsys):
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evomal_core.verify.compute_all", stop)
+    assert check(results) == 130
+    assert capsys.readouterr().err == "\nstopped; --into would have kept it\n"
+    assert check(results, "--into", str(tmp_path / "again")) == 130
+    assert "goes on from the last finished generation" in capsys.readouterr().err
