@@ -73,7 +73,8 @@ def _evolve(search: Search, *, tuned: bool, bred: bool) -> SearchResult:
 
 
 def _announce_compiling(search: Search) -> None:
-    if search.config.engine in ("auto", "batched") and must_compile(make_stacks(search.learners)):
+    config = search.config
+    if config.engine in ("auto", "batched") and must_compile(make_stacks(search.learners), config):
         search.progress.say("compiling the kernels, once on this machine")
 
 

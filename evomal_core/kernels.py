@@ -766,6 +766,37 @@ def train(kind, softplus, trees, lengths, phi, layers, x, y, orders, rates, nest
 
 
 @_jit
+def minimise(kind, softplus, trees, lengths, phi, y, rate, steps, chosen, best):
+    """Steps of Adam on the predictions of the `chosen` candidates, in place: best (P, B, C), y (B, C)."""
+    dtype = best.dtype
+    work = np.empty((6, trees.shape[2], y.size), dtype)
+    f, g, slope = np.empty_like(y), np.empty_like(y), np.empty_like(y)
+    mean, square = np.empty(y.size, dtype), np.empty(y.size, dtype)
+    scale = dtype.type(1 / len(y))
+    for p in chosen:
+        tree, w = trees[p][:, : lengths[p]], phi[p]
+        mean[:], square[:] = 0, 0
+        for step in range(1, steps + 1):
+            _link(kind, best[p], f)
+            _expression_slope(tree, w, softplus, f.reshape(-1), y.reshape(-1), work[0], work[1], work[2], work[3],
+                              work[4], work[5], g.reshape(-1))  # fmt: skip
+            _through_link(kind, f, g, scale, slope)
+            _adam(best[p].reshape(-1), slope.reshape(-1), mean, square, rate, step)
+
+
+@_jit
+def _adam(x, gradient, mean, square, rate, step):
+    """The step of this number, from 1 on, of `torch.optim.Adam` with its defaults, in place."""
+    dtype = x.dtype.type
+    one, beta1, beta2, eps = dtype(1), dtype(0.9), dtype(0.999), dtype(1e-8)
+    size, root = dtype(rate / (1 - 0.9**step)), dtype(math.sqrt(1 - 0.999**step))
+    for n in range(x.size):
+        mean[n] = beta1 * mean[n] + (one - beta1) * gradient[n]
+        square[n] = beta2 * square[n] + (one - beta2) * (gradient[n] * gradient[n])
+        x[n] -= size * (mean[n] / (math.sqrt(square[n]) / root + eps))
+
+
+@_jit
 def errors(kind, layers, theta, x, y, chosen, found):
     """The performance metric of each network (P, T): mean squared error or error rate, inf if not finite."""
     tasks, rows, outputs = y.shape

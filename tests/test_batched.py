@@ -452,8 +452,10 @@ def test_fitness_of_other_losses_is_evaluated_one_by_one(caplog: pytest.LogCaptu
     assert "one network at a time" in caplog.text
 
 
+@pytest.mark.parametrize("kernels", ["0", "1"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_rejection_protocol_agrees(kind: str) -> None:
+def test_the_rejection_protocol_agrees(kind: str, kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVOMAL_KERNELS", kernels)
     config = em.SearchConfig(rejection_steps=20, rejection_lr=0.01)
     x, y_true = task(kind).train
     outputs = 4 if kind == "multiclass" else y_true.shape[1]

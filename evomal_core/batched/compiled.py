@@ -23,7 +23,7 @@ from evomal_core.batched.population import Rows, link, same_batches, stack_rows
 from evomal_core.batched.stacks import MLPStack, Stack
 from evomal_core.config import SGD, SearchConfig
 from evomal_core.expression import Expression
-from evomal_core.losses import LearnedLoss, Loss
+from evomal_core.losses import Kind, LearnedLoss, Loss
 from evomal_core.primitives import arity
 from evomal_core.unroll import episode
 
@@ -47,46 +47,51 @@ def _libraries() -> Any:
 
 def fits(stack: Stack, losses: Sequence[Loss] | None = None, config: SearchConfig | None = None) -> bool:
     """Whether the kernels can take a stack, its losses, and the number of unrolled steps."""
-    theta = stack.theta0[0]
     return (
-        os.environ.get("EVOMAL_KERNELS", "1") != "0"
-        and isinstance(stack, MLPStack)
+        isinstance(stack, MLPStack)
         and stack.learners[0].task.augment is None  # they read rows of the data themselves
-        and not theta.is_cuda
-        and theta.dtype in DTYPES
         and all(max(inputs, outputs) <= WIDEST for inputs, outputs, *_ in stack.layers[1:])
         and (config is None or config.unroll_steps == 1)
-        and (losses is None or all(isinstance(loss, LearnedLoss) for loss in losses))
+        and take(stack.theta0[0], losses or ())
+    )
+
+
+def take(numbers: Tensor, losses: Sequence[Loss] = ()) -> bool:
+    """Whether the kernels can compute with tensors like this one, and with these losses."""
+    return (
+        os.environ.get("EVOMAL_KERNELS", "1") != "0"
+        and not numbers.is_cuda
+        and numbers.dtype in DTYPES
+        and all(isinstance(loss, LearnedLoss) for loss in losses)
         and _libraries() is not None
     )
 
 
-def must_compile(stacks: Sequence[Stack]) -> bool:
-    """Whether the kernels are going to be used and were never compiled on this machine, which takes a minute."""
-    if not all(fits(stack) for stack in stacks):
-        return False
-    kernel = _libraries()[0].train
+def must_compile(stacks: Sequence[Stack], config: SearchConfig) -> bool:
+    """Whether a search needs kernels that were never compiled on this machine, which takes up to a minute."""
+    needed = ["train"] if all(fits(stack) for stack in stacks) else []
+    if config.rejection_steps and all(take(stack.theta0[0]) for stack in stacks):
+        needed.append("minimise")
+    return not all(_is_compiled(name) for name in needed)
+
+
+def _is_compiled(name: str) -> bool:
+    kernel = getattr(_libraries()[0], name)
     folder = kernel.stats.cache_path
-    return not kernel.signatures and (folder is None or not any(Path(folder).glob("kernels.train-*.nbi")))
+    return bool(kernel.signatures) or (folder is not None and any(Path(folder).glob(f"kernels.{name}-*.nbi")))
 
 
 class _Population:
-    """Expressions, weights and layers in the form that the kernels take."""
+    """Expressions in the form that the kernels take."""
 
-    def __init__(self, expressions: Sequence[Expression], softplus: bool, stack: MLPStack) -> None:
+    def __init__(self, expressions: Sequence[Expression], softplus: bool, kind: Kind) -> None:
         self.kernels, self.pools = _libraries()
-        self.kind = self.kernels.KINDS.index(stack.kind)
+        self.kind = self.kernels.KINDS.index(kind)
         self.softplus = softplus
         self.lengths = np.array([len(e) for e in expressions])
         self.trees = np.zeros((len(expressions), 3, self.lengths.max()), np.int64)
         for tree, expression in zip(self.trees, expressions, strict=True):
             tree[:, : len(expression)] = self._tree(expression)
-        rows, place = [], 0
-        for inputs, outputs, has_bias, activation in stack.layers:
-            bias = place + inputs * outputs if has_bias else -1
-            rows.append((inputs, outputs, place, bias, ["", "relu", "tanh"].index(activation)))
-            place += inputs * outputs + (outputs if has_bias else 0)
-        self.layers = np.array(rows)
 
     def _tree(self, expression: Expression) -> np.ndarray:
         tree = np.zeros((3, len(expression)), np.int64)
@@ -123,6 +128,25 @@ def _executor(threads: int) -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_executor.cache_clear)  # threads do not survive a fork
 
 
+def _weights_of(losses: Sequence[LearnedLoss], dtype: torch.dtype) -> np.ndarray:
+    """The weights phi of each loss, (P, E), padded with ones."""
+    width = max(1, *(loss.size for loss in losses), 1)
+    padded = torch.ones(len(losses), width, dtype=dtype)
+    for row, loss in zip(padded, losses, strict=True):
+        row[: loss.size] = loss.phi.detach()
+    return padded.numpy()
+
+
+def _layers(stack: MLPStack) -> np.ndarray:
+    """The row of each layer that `kernels` describes."""
+    rows, place = [], 0
+    for inputs, outputs, has_bias, activation in stack.layers:
+        bias = place + inputs * outputs if has_bias else -1
+        rows.append((inputs, outputs, place, bias, ["", "relu", "tanh"].index(activation)))
+        place += inputs * outputs + (outputs if has_bias else 0)
+    return np.array(rows)
+
+
 def _flat_weights(stack: Stack) -> np.ndarray:
     """The initial weights of each task as one vector, (T, W)."""
     return torch.cat([w[:, 0].flatten(1) for w in stack.theta0], dim=1).contiguous().numpy()
@@ -143,7 +167,8 @@ class CompiledMetaStep:
         self, stack: MLPStack, expressions: Sequence[Expression], softplus: bool, config: SearchConfig
     ) -> None:
         self.stack, self.config = stack, config
-        self.population = _Population(expressions, softplus, stack)
+        self.population = _Population(expressions, softplus, stack.kind)
+        self.layers = _layers(stack)
         self.theta0 = _flat_weights(stack)
         self._held: dict[str, tuple[list[tuple[Tensor, Tensor]], Any]] = {}
 
@@ -160,7 +185,7 @@ class CompiledMetaStep:
         def work(candidates: np.ndarray) -> None:
             population.kernels.meta_steps(
                 population.kind, population.softplus, population.trees, population.lengths, weights,
-                population.layers, self.theta0, f0, y, hidden, jacobian, x_task, y_task, rates, candidates,
+                self.layers, self.theta0, f0, y, hidden, jacobian, x_task, y_task, rates, candidates,
                 values, gradients,
             )  # fmt: skip
 
@@ -178,11 +203,11 @@ class CompiledMetaStep:
     def _at_start(self, rows: Rows) -> tuple[np.ndarray, ...]:
         """What all candidates share: f at the initial weights, labels, hidden values, one output's Jacobian."""
         x = _features(rows)
-        room, jacobian_room, _ = self.population.kernels._sizes(self.population.layers, x.shape[1])
+        room, jacobian_room, _ = self.population.kernels._sizes(self.layers, x.shape[1])
         hidden = np.empty((len(x), room), self.theta0.dtype)
         jacobian = np.empty((len(x), jacobian_room), self.theta0.dtype)
         with self.population.one_blas_thread():
-            self.population.kernels.forward(self.population.layers, self.theta0, x, hidden, jacobian)
+            self.population.kernels.forward(self.layers, self.theta0, x, hidden, jacobian)
         y = _labels(rows)
         logits = torch.from_numpy(hidden[:, room - y[0].size :].reshape(y.shape).copy())
         return link(logits, self.stack.kind).numpy(), y, hidden, jacobian
@@ -194,12 +219,8 @@ class CompiledTraining:
     def __init__(self, population: Sequence[Loss], stack: MLPStack, base: SGD) -> None:
         losses = [loss for loss in population if isinstance(loss, LearnedLoss)]
         self.stack, self.base = stack, base
-        self.population = _Population([loss.expression for loss in losses], losses[0].softplus, stack)
-        dtype = stack.theta0[0].dtype
-        width = max(1, *(loss.size for loss in losses), 1)
-        self.phi = np.ones((len(losses), width), _flat_weights(stack).dtype)
-        for row, loss in zip(self.phi, losses, strict=True):
-            row[: loss.size] = loss.phi.detach().to("cpu", dtype).numpy()
+        self.population = _Population([loss.expression for loss in losses], losses[0].softplus, stack.kind)
+        self.layers, self.phi = _layers(stack), _weights_of(losses, stack.theta0[0].dtype)
         self.moving = np.array(["f" in loss.expression.nodes for loss in losses])
         self.theta = np.repeat(_flat_weights(stack)[None], len(losses), axis=0)
         self.velocity = np.zeros_like(self.theta)
@@ -219,7 +240,7 @@ class CompiledTraining:
             def work(candidates: np.ndarray, orders: np.ndarray = orders, first: bool = first) -> None:
                 population.kernels.train(
                     population.kind, population.softplus, population.trees, population.lengths, self.phi,
-                    population.layers, x, y, orders, rates, base.nesterov, first, self.moving, candidates,
+                    self.layers, x, y, orders, rates, base.nesterov, first, self.moving, candidates,
                     self.theta, self.velocity,
                 )  # fmt: skip
 
@@ -238,7 +259,7 @@ class CompiledTraining:
                 candidates: np.ndarray, x: np.ndarray = x, y: np.ndarray = y, values: np.ndarray = values
             ) -> None:
                 population = self.population
-                population.kernels.errors(population.kind, population.layers, self.theta, x, y, candidates, values)
+                population.kernels.errors(population.kind, self.layers, self.theta, x, y, candidates, values)
 
             with self.population.one_blas_thread():
                 self.population.spread(work)
@@ -262,3 +283,24 @@ class CompiledTraining:
         if learner.batch_size >= rows:
             return np.broadcast_to(np.arange(rows), (len(steps), rows)).copy()
         return np.stack([learner.batch_rows(step).numpy() for step in steps])
+
+
+def minimise_predictions(
+    losses: Sequence[LearnedLoss], y_pred: Tensor, labels: Tensor, config: SearchConfig
+) -> Tensor:
+    """As `filters.minimise_predictions` for each loss, all with the same softplus: (P, *y_pred.shape).
+
+    `labels` are numbers in the shape of the predictions.
+    """
+    population = _Population([loss.expression for loss in losses], losses[0].softplus, losses[0].kind)
+    phi, y = _weights_of(losses, y_pred.dtype), labels.contiguous().numpy()
+    best = np.repeat(y_pred.detach().numpy()[None], len(losses), axis=0)
+
+    def work(candidates: np.ndarray) -> None:
+        population.kernels.minimise(
+            population.kind, population.softplus, population.trees, population.lengths, phi, y,
+            config.rejection_lr, config.rejection_steps, candidates, best,
+        )  # fmt: skip
+
+    population.spread(work)
+    return torch.from_numpy(best)

@@ -280,14 +280,17 @@ def batched_minimise_predictions(
         NotBatchable: the losses form no program.
     """
     kind = losses[0].kind
-    slopes = slopes_of(losses, y_pred.dtype, y_pred.device)
-    best = y_pred.detach().expand(len(losses), *y_pred.shape).clone()
     labels = functional.one_hot(y_true, y_pred.shape[1]) if kind == "multiclass" else y_true
-    labels = labels.to(y_pred.dtype).reshape(-1)
+    labels = labels.to(y_pred.dtype)
+    slopes = slopes_of(losses, y_pred.dtype, y_pred.device)  # or NotBatchable, for the kernels too
+    if compiled.take(y_pred, losses):
+        learned = [loss for loss in losses if isinstance(loss, LearnedLoss)]
+        return compiled.minimise_predictions(learned, y_pred, labels, config)
+    best = y_pred.detach().expand(len(losses), *y_pred.shape).clone()
     optimiser = torch.optim.Adam([best], lr=config.rejection_lr)
     for _ in range(config.rejection_steps):
         f = link(best, kind)
-        slope = slopes(f.flatten(1), labels).view_as(best)
+        slope = slopes(f.flatten(1), labels.reshape(-1)).view_as(best)
         best.grad = through_link(f, slope, kind) / len(y_pred)
         optimiser.step()
     return best.detach()
