@@ -23,7 +23,7 @@ from evomal_core.batched.stacks import make_stacks
 from evomal_core.config import SearchConfig
 from evomal_core.experiment import experiment
 from evomal_core.expression import random_expression, repair
-from evomal_core.filters import is_irrelevant
+from evomal_core.filters import is_irrelevant, promises, sample_predictions
 from evomal_core.learners import Learner, make_learners
 from evomal_core.losses import LearnedLoss, initial_phi
 from evomal_core.program import Program
@@ -180,13 +180,18 @@ def population_250(rounds: int) -> list[Row]:
     return rows
 
 
-def diabetes_search(rounds: int) -> list[Row]:
-    """Local search on Diabetes with an MLP 2 × 1000; the loop is timed on every fifth candidate."""
+def diabetes_learners() -> list[Learner]:
+    """Diabetes with an MLP 2 × 1000."""
     from sklearn.datasets import load_diabetes
 
     x, y = load_diabetes(return_X_y=True)
     task = em.Task.from_arrays(x, y, kind="regression", name="diabetes")
-    learners = make_learners([task], lambda: em.models.mlp(10, [1000, 1000], 1), TABULAR, 0, "benchmark")
+    return make_learners([task], lambda: em.models.mlp(10, [1000, 1000], 1), TABULAR, 0, "benchmark")
+
+
+def diabetes_search(rounds: int) -> list[Row]:
+    """Local search on Diabetes; the loop is timed on every fifth candidate."""
+    learners = diabetes_learners()
     losses = population(25, "regression", "tpami23")
     relevant = [loss for loss in losses if not is_irrelevant(loss.expression)]
     config = TABULAR.replace(meta_steps=4)
@@ -207,6 +212,40 @@ def diabetes_search(rounds: int) -> list[Row]:
     return [
         row(what, against, found["all"], "≥ 6, aim 8", **more, zero_gradients=zero),
         row(left_out, against, found["skipping"], "", ms=ms),
+    ]
+
+
+def rejection(rounds: int) -> list[Row]:
+    """The rejection protocol on Diabetes, 1,000 steps of Adam; autograd is timed on every fifth candidate."""
+    losses = population(25, "regression", "tpami23")
+    samples = sample_predictions(diabetes_learners(), TABULAR)
+
+    def protocol(losses: Sequence[LearnedLoss], engine: str, compiled: bool) -> Callable[[], object]:
+        def work() -> object:
+            with kernels(compiled):
+                return promises(losses, samples, TABULAR, "regression", engine)
+
+        return work
+
+    seconds = interleaved(
+        {
+            "autograd": protocol(losses[::5], "autograd", False),
+            "compiled": protocol(losses, "batched", True),
+            "torch": protocol(losses, "batched", False),
+        },
+        rounds,
+    )
+    loop = 5e3 * statistics.median(seconds["autograd"])
+    return [
+        row(
+            f"Rejection protocol on Diabetes, {name}",
+            "one candidate at a time",
+            5 * ratio(seconds["autograd"], seconds[name]),
+            goal,
+            ms=1e3 * statistics.median(seconds[name]),
+            reference_ms=loop,
+        )
+        for name, goal in (("compiled", "≥ 100"), ("torch", ""))
     ]
 
 
@@ -240,6 +279,7 @@ CASES: dict[str, Callable[[int], list[Row]]] = {
     "sine-fitness": sine_fitness,
     "population-250": population_250,
     "diabetes-search": diabetes_search,
+    "rejection": rejection,
     "import-time": import_time,
     "precision": precision,
 }
