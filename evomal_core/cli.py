@@ -228,17 +228,19 @@ def _methods_and_seeds(options: argparse.Namespace) -> tuple[list[str] | None, l
 def _verify(options: argparse.Namespace) -> int:
     from tempfile import TemporaryDirectory
 
+    from tqdm import tqdm
+
     from evomal_core.verify import chosen_runs, verify
 
     methods, seeds = _methods_and_seeds(options)
     runs = chosen_runs(options.experiment, options.profile, methods, seeds, options.results_dir)
+    different = 0
     with TemporaryDirectory(prefix="evomal-") as temporary:
         into = Path(options.into or temporary)
-        found = verify(runs, into, options.device, _jobs(options.jobs), not options.quiet)
-    for run, difference in found.items():
-        print(f"{run.folder}: {difference or 'the same'}")
-    different = sum(map(bool, found.values()))
-    print(f"{len(found) - different} of {len(found)} runs are the same, bit by bit")
+        for run, difference in verify(runs, into, options.device, _jobs(options.jobs), not options.quiet):
+            tqdm.write(f"{run.folder}: {difference or 'the same'}")  # beside a bar, where there is one
+            different += bool(difference)
+    print(f"{len(runs) - different} of {len(runs)} runs are the same, bit by bit")
     return 1 if different else 0
 
 

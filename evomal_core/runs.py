@@ -261,9 +261,16 @@ def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def compute_all(runs: Sequence[Run], device: str = "cpu", jobs: int = 1, progress: bool = True) -> None:
-    """Compute those of the runs that are not complete, `jobs` at a time (0: one for each core).
+    """Compute those of the runs that are not complete, as `computed` does."""
+    for _ in computed(runs, device, jobs, progress):
+        pass
 
-    All folders are checked before the first run starts. Each job computes on one thread.
+
+def computed(runs: Sequence[Run], device: str = "cpu", jobs: int = 1, progress: bool = True) -> Iterator[Run]:
+    """Each run as soon as it is complete: first those that are, then the others, computed `jobs` at a time.
+
+    With 0 jobs there is one for each core; each computes on one thread. All folders are checked before the first
+    run starts.
 
     Raises:
         ValueError: a folder holds a run of another configuration, or the device or `jobs` makes no sense.
@@ -275,10 +282,12 @@ def compute_all(runs: Sequence[Run], device: str = "cpu", jobs: int = 1, progres
     for name in dict.fromkeys(run.experiment for run in todo):
         if missing := experiment(name).missing():
             raise FileNotFoundError(missing)
+    yield from (run for run in runs if run not in todo)
     jobs = min(jobs or os.cpu_count() or 1, len(todo))
     if jobs <= 1:
         for run in todo:
             compute(run, device, progress)
+            yield run
         return
     # Started anew, not forked: a fork after torch has started threads can deadlock.
     context = multiprocessing.get_context("spawn")
@@ -291,6 +300,7 @@ def compute_all(runs: Sequence[Run], device: str = "cpu", jobs: int = 1, progres
                 future.result()
                 done = futures[future]
                 bar.set_postfix_str(f"{done.experiment} {done.method} seed {done.seed}")
+                yield done
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():

@@ -9,7 +9,7 @@ then, single runs can't.
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
@@ -17,7 +17,7 @@ from pathlib import Path
 from evomal_core.checkpoint import first_difference
 from evomal_core.experiment import check_methods, experiment
 from evomal_core.files import read_json
-from evomal_core.runs import FILES, Run, complete_runs, compute_all, hardware, versions
+from evomal_core.runs import FILES, Run, complete_runs, computed, hardware, versions
 
 
 def chosen_runs(
@@ -49,8 +49,8 @@ def chosen_runs(
 
 def verify(
     runs: Sequence[Run], into: Path, device: str = "cpu", jobs: int = 1, progress: bool = True
-) -> dict[Run, str]:
-    """Compute runs anew, and say of each where it differs first; "" if all its files are the same, bit by bit.
+) -> Iterator[tuple[Run, str]]:
+    """Compute runs anew, and say of each, once it is, where it differs first; "" if bit by bit it is the same.
 
     Args:
         runs: complete ones.
@@ -64,9 +64,9 @@ def verify(
     """
     if any(run.results_dir.resolve() == into.resolve() for run in runs):
         raise ValueError(f"the runs to verify lie in {into} themselves; name another folder to compute them in")
-    again = [replace(run, results_dir=into) for run in runs]
-    compute_all(again, device, jobs, progress)
-    return {run: _difference(run, new, device) for run, new in zip(runs, again, strict=True)}
+    again = {replace(run, results_dir=into): run for run in runs}
+    for new in computed(list(again), device, jobs, progress):
+        yield again[new], _difference(again[new], new, device)
 
 
 def _difference(run: Run, new: Run, device: str) -> str:

@@ -60,11 +60,18 @@ def test_another_loss_and_other_columns_differ(results, tmp_path):
     record = json.loads(loss.read_text())
     loss.write_text(json.dumps(record | {"kind": "binary"}))
     front.write_text(front.read_text().replace("score", "points"))
-    first, second = verify(runs, tmp_path / "again", progress=False).values()
+    (_, first), (_, second) = verify(runs, tmp_path / "again", progress=False)
     assert first.startswith(
         "loss.json differs: kind is 'binary' there and 'regression' here; its recorded versions"
     )
     assert second.startswith("front.csv differs in line 1, points: points there and score here")
+
+
+def test_each_run_is_reported_as_soon_as_it_is_computed(results, tmp_path):
+    runs = chosen_runs("sine", "smoke", results_dir=results)
+    found = verify(runs, tmp_path / "again", progress=False)
+    assert next(found) == (runs[0], "")
+    assert [(tmp_path / "again" / run.folder.relative_to(results)).exists() for run in runs] == [True, False]
 
 
 def test_what_is_not_there_or_lies_in_the_same_folder_is_refused(results, capsys):
@@ -83,7 +90,7 @@ def test_ctrl_c_promises_only_what_is_kept(results, tmp_path, monkeypatch, capsy
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("evomal_core.verify.compute_all", stop)
+    monkeypatch.setattr("evomal_core.verify.computed", stop)
     assert check(results) == 130
     assert capsys.readouterr().err == "\nstopped; --into would have kept it\n"
     assert check(results, "--into", str(tmp_path / "again")) == 130
