@@ -108,7 +108,7 @@ def _shared(command: argparse.ArgumentParser, *names: str) -> None:
             "--profile",
             {
                 "default": "quick",
-                "help": "smoke, quick (default), paper or calibrated; with changes, as in quick@base.lr=0.003",
+                "help": "smoke, quick (default), narrow, paper, calibrated; with changes: quick@base.lr=0.003",
             },
         ),
         "device": ("--device", {"default": "cpu", "help": "cpu (default) or cuda"}),

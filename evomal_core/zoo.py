@@ -2,7 +2,7 @@
 
 `python -m evomal_core.zoo` writes `results/zoo/<experiment>/<method>.json` from the complete runs in `results`.
 Of the seeds of one experiment, profile and method, the run of lowest fitness gives the loss; of equals, the lower
-seed. The profile is the first of paper, calibrated and quick that has been run; variants of a profile
+seed. The profile is the first of paper, calibrated, narrow and quick that has been run; variants of a profile
 (`paper@split=leaking`) give none. Fitness is measured on training rows or, where a data set is split so, on
 validation rows: no test row has a say. Methods whose losses have no closed formula (baseline, ML³) are left out.
 The best loss found need not be a good one: each file says what networks end at with it, and with the baseline.
@@ -77,7 +77,7 @@ def records(results_dir: Path | str = "results") -> Iterator[tuple[str, dict[str
             yield f"{experiment}/{method}", _entry(chosen, complete)
 
 
-_PROFILES = ("paper", "calibrated", "quick")
+_PROFILES = ("paper", "calibrated", "narrow", "quick")
 
 
 def _lowest(runs: Sequence[Any]) -> Any | None:

@@ -80,6 +80,13 @@ def test_the_two_splits_are_two_runs_in_two_folders(tmp_path):
     assert "split" not in profile_table("diabetes", "quick")["setting"].tolist()
 
 
+def test_narrow_is_the_published_protocol_but_for_the_width():
+    for name, whole in {"diabetes": "paper", "boston": "paper", "california": "calibrated"}.items():
+        profiles = EXPERIMENTS[name].profiles
+        assert profiles["narrow"] == profiles[whole].replace(hidden=(100, 100))
+        assert profiles[whole].hidden == (1000, 1000)
+
+
 def test_an_unknown_split_is_refused():
     with pytest.raises(ValueError, match="'disjoint' or 'leaking'"):
         experiment("diabetes").profile("quick@split=leeking")
@@ -91,7 +98,7 @@ def test_only_california_leaves_the_stated_rate_and_not_in_paper():
         assert "calibrated" not in EXPERIMENTS[name].profiles
     rates = {key: profile.search.base.lr for key, profile in EXPERIMENTS["california"].profiles.items()}
     found = tabular.NEAREST_RATES["california"]
-    assert rates == {"smoke": 0.01, "quick": found, "paper": 0.01, "calibrated": found}
+    assert rates == {"smoke": 0.01, "quick": found, "narrow": found, "paper": 0.01, "calibrated": found}
     assert found in base_rate.RATES
     changed = profile_table("california", "calibrated")
     assert changed.to_dict("records") == [

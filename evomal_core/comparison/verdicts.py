@@ -60,14 +60,14 @@ CELL = ["table", "experiment", "group", "method"]
 """What identifies a published number."""
 
 
-_STRENGTH = ("paper", "calibrated", "quick", "smoke")
+_STRENGTH = ("paper", "calibrated", "narrow", "quick", "smoke")
 
 
 def strength(profile: str) -> tuple[bool, int, bool, str]:
     """What profiles are sorted by, the fairest comparison with the papers first.
 
-    That is paper, calibrated, quick, smoke; each after its variant with the split of the authors' code, where
-    there is one; and other variants after all of these.
+    That is paper, calibrated, narrow, quick, smoke; each after its variant with the split of the authors' code,
+    where there is one; and other variants after all of these.
     """
     base, _, changes = profile.partition("@")
     return not is_counted(profile), _STRENGTH.index(base), changes != "split=leaking", profile

@@ -2,8 +2,8 @@
 
 The stated base learning rate, 0.01, makes training diverge on California Housing, whose features have extreme
 outliers. `python -m evomal_core.protocols.base_rate california` looks for the nearest rate that trains, with the
-task loss alone; it is what the profiles `quick` and `calibrated` of that data set use, while `paper` keeps the
-stated one.
+task loss alone; it is what the profiles `quick`, `narrow` and `calibrated` of that data set use, while `paper`
+keeps the stated one.
 """
 
 from __future__ import annotations
@@ -57,11 +57,13 @@ def _tabular(name: str, title: str, minutes: dict[str, float]) -> Experiment:
     profiles = {
         "smoke": Profile(search=tiny, test_steps=5, seeds=1, hidden=(8,)),
         "quick": Profile(search=quick, test_steps=1000, seeds=3, hidden=(100, 100)),
+        "narrow": paper.replace(hidden=(100, 100)),
         "paper": paper,
     }
     if name in NEAREST_RATES:
+        profiles |= {"calibrated": paper}
         changed = f"base.lr={NEAREST_RATES[name]}"
-        profiles |= {"quick": profiles["quick"].changed(changed), "calibrated": paper.changed(changed)}
+        profiles |= {key: profiles[key].changed(changed) for key in ("quick", "narrow", "calibrated")}
     return Experiment(
         name,
         title,
@@ -77,11 +79,11 @@ def _tabular(name: str, title: str, minutes: dict[str, float]) -> Experiment:
 
 
 TABULAR: tuple[Experiment, ...] = (
-    _tabular("diabetes", "Diabetes regression", {"smoke": 0.1, "quick": 2, "paper": 600}),
-    _tabular("boston", "Boston Housing regression", {"smoke": 0.1, "quick": 2, "paper": 600}),
+    _tabular("diabetes", "Diabetes regression", {"smoke": 0.1, "quick": 2, "narrow": 15, "paper": 600}),
+    _tabular("boston", "Boston Housing regression", {"smoke": 0.1, "quick": 2, "narrow": 15, "paper": 600}),
     _tabular(
         "california",
         "California Housing regression",
-        {"smoke": 0.1, "quick": 2, "paper": 600, "calibrated": 600},
+        {"smoke": 0.1, "quick": 2, "narrow": 15, "paper": 600, "calibrated": 600},
     ),
 )
