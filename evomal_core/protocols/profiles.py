@@ -35,8 +35,8 @@ def protocol(profile: str) -> str:
         "calibrated": " Its base settings are not the stated ones: on GECCO's tasks they, and the task that "
         "losses are learned on, were chosen by the baseline's published errors; on California Housing the "
         "learning rate is the nearest that trains.",
-        "narrow": " Its networks are a tenth as wide as the paper's; on California Housing its learning rate is the "
-        "nearest that trains.",
+        "narrow": " Its networks are a tenth as wide as the paper's; on California Housing its learning rate is "
+        "the nearest that trains.",
         "quick": " It is smaller than the paper's, on some data sets with another base learning rate (on CIFAR-10 "
         "and Surname chosen by the baseline's published error): a difference can come from that alone.",
     }.get(base, " It is smaller than the paper's: a difference can come from that alone.")
