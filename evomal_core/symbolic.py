@@ -131,10 +131,12 @@ def wrap_source(lines: Sequence[str], kind: str, name: str, summary: str) -> str
     """A function around the lines that compute `value` from f and y.
 
     Raises:
-        ValueError: `name` can't name a Python function.
+        ValueError: `name` can't name a Python function, or names a module that the function uses.
     """
-    if not name.isidentifier() or iskeyword(name):
-        raise ValueError(f"a function name is a Python identifier and no keyword, got {name!r}")
+    if not name.isidentifier() or iskeyword(name) or name in ("torch", "functional"):
+        raise ValueError(
+            f"a function name is a Python identifier, no keyword, 'torch' or 'functional', got {name!r}"
+        )
     body = "\n    ".join((_FLOAT, *_PRELUDE[kind], *lines, "return value.sum(dim=1).mean()"))
     return (
         "import torch\nfrom torch.nn import functional\n\n\n"

@@ -78,8 +78,8 @@ def test_python_source_needs_nothing_but_torch_and_keeps_the_name_given():
             loss.python_source(bad)
 
 
-@pytest.mark.parametrize("bad", ["class", "lambda", "None"])
-def test_python_source_refuses_a_keyword_as_name(bad):
+@pytest.mark.parametrize("bad", ["class", "lambda", "None", "torch", "functional"])
+def test_python_source_refuses_a_keyword_or_a_module_of_its_own_as_name(bad):
     with pytest.raises(ValueError, match="identifier"):
         em.LearnedLoss("square(sub(y, f))").python_source(bad)
 
