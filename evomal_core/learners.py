@@ -261,9 +261,10 @@ def _check_output(learner: Learner) -> None:
     task = learner.task
     x, y = (part[:2] for part in task.train)
     given = x.clone()
+    theta = {name: weights.requires_grad_() for name, weights in learner.theta.items()}
     try:
-        with torch.autograd.graph.disable_saved_tensors_hooks(CHECKPOINTING):
-            output = learner.forward(learner.theta, given)
+        with torch.enable_grad(), torch.autograd.graph.disable_saved_tensors_hooks(CHECKPOINTING):
+            output = learner.forward(theta, given)
     except (RuntimeError, IndexError, ValueError, TypeError) as error:
         raise ValueError(
             f"the model fails on rows of shape {task.features} from {task.name!r}: {str(error).splitlines()[0]}"
@@ -273,6 +274,11 @@ def _check_output(learner: Learner) -> None:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(
             f"the model's output for {len(x)} rows of {task.name!r} has shape {got}, but its labels need {wanted}"
+        )
+    if not output.requires_grad:
+        raise ValueError(
+            "the model's output has no gradient by its weights; let its forward do without torch.no_grad, "
+            "torch.inference_mode, detach and NumPy"
         )
     if not torch.equal(given, x):
         raise ValueError(

@@ -272,6 +272,28 @@ def test_buffers_that_a_network_moves_carry_nothing_from_one_candidate_to_the_ne
     assert torch.equal(after.loss.phi, alone.loss.phi)
 
 
+class Detached(nn.Linear):
+    """Cuts its output off from its weights."""
+
+    def forward(self, x):
+        return super().forward(x).detach()
+
+
+class Undifferentiated(nn.Linear):
+    """Is computed without gradients, as for prediction only."""
+
+    @torch.no_grad()
+    def forward(self, x):
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("model", [Detached, Undifferentiated])
+@pytest.mark.parametrize("method", ["baseline", "evomal"])
+def test_a_network_whose_output_has_no_gradient_is_refused(model, method):
+    with pytest.raises(ValueError, match=r"output has no gradient by its weights.*torch\.no_grad"):
+        em.learn_loss([regression_task()], lambda: model(3, 1), method, config=tiny_config(), progress=False)
+
+
 @pytest.mark.parametrize("model", [Shifted, lambda: nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 1))])
 def test_a_network_that_writes_on_its_input_is_refused_and_the_data_are_kept(model):
     task = regression_task()
