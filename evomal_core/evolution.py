@@ -51,7 +51,7 @@ def _evolve(search: Search, *, tuned: bool, bred: bool) -> SearchResult:
     population: list[Evaluation] = []
     if (state := search.checkpoint.load()) is not None:
         with search.checkpoint.reading():
-            rows, population = state["generations"], evaluator.restore(state)
+            rows, population = list(state["generations"]), evaluator.restore(state)
             search.seconds.update(state["seconds"])
     search.progress.start(config.generations)
     for row in rows:

@@ -18,12 +18,12 @@ from evomal_core.checkpoint import Checkpoint, fingerprint
 from evomal_core.config import SearchConfig
 from evomal_core.expression import Expression
 from evomal_core.learners import Learner, ModelFactory, make_learners
-from evomal_core.losses import TASK_LOSSES, Kind, LearnedLoss, TaskLoss
+from evomal_core.losses import TASK_LOSSES, Kind, LearnedLoss, Loss, TaskLoss
 from evomal_core.primitives import FUNCTION_SETS, TERMINALS
 from evomal_core.progress import Progress
 from evomal_core.result import SearchResult
 from evomal_core.seeds import check_seed
-from evomal_core.tasks import Task
+from evomal_core.tasks import Task, check_values, missing_classes
 from evomal_core.threads import threads_for
 from evomal_core.training import fitness
 
@@ -210,7 +210,8 @@ def check_task(task: Task, config: SearchConfig) -> Task:
     """The task, if it has the parts that the configuration reads.
 
     Raises:
-        ValueError: it is not a Task, or has no validation part although the configuration needs one.
+        ValueError: it is not a Task, has values that can't be learned from, or has no validation part although
+            the configuration needs one.
     """
     if not isinstance(task, Task):
         raise ValueError(f"tasks are evomal_core.Task objects, got {type(task).__name__}; see Task.from_arrays")
@@ -219,6 +220,15 @@ def check_task(task: Task, config: SearchConfig) -> Task:
             raise ValueError(
                 f"task {task.name!r} has no validation part, which {name}='validation' reads; "
                 f"give it one (Task.from_arrays splits), or choose another {name}"
+            )
+    check_values(task)
+    for split in sorted({"train", config.task_loss_on, config.fitness_on} & {"train", "validation"}):
+        if missing := missing_classes(task, split):
+            log.warning(
+                "the %s part of %r has no row of class %s; another seed or split of Task.from_arrays may help",
+                split,
+                task.name,
+                ", ".join(missing[:5]) + (", …" if len(missing) > 5 else ""),
             )
     return task
 
@@ -229,8 +239,10 @@ def _initial_expressions(
     if isinstance(initial, SearchResult):
         known = [e.loss for e in (initial.best_evaluation, *initial.population) if isinstance(e.loss, LearnedLoss)]
         initial = list(dict.fromkeys(loss.expression for loss in known))[: config.population]
-    if isinstance(initial, str):
+    if isinstance(initial, str | Expression | Loss):
         raise ValueError(f"initial is a list of losses; write initial=[{initial!r}]")
+    if not isinstance(initial, Iterable):
+        raise ValueError(f"initial is a list of losses, got {initial!r:.100}; leave it out to start from none")
     names = {*FUNCTION_SETS[config.function_set], *TERMINALS}
     expressions = []
     for item in initial:

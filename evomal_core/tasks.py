@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from evomal_core.augmentation import Augmentation
 from evomal_core.losses import Kind, check_kind
@@ -88,6 +89,14 @@ class Task:
                     f"a {self.kind} task's labels are (rows, outputs), got {tuple(y.shape)}; write "
                     f"y.unsqueeze(1), or {ARRAYS}"
                 )
+            if not len(x):
+                raise ValueError(f"the {split} part of {self.name!r} has no rows; a part without rows is None")
+            for array, rows, first in zip("xy", part, self.train, strict=True):
+                if (rows.dtype, rows.shape[1:]) != (first.dtype, first.shape[1:]):
+                    raise ValueError(
+                        f"a row of {array} has shape {tuple(rows.shape[1:])} and {rows.dtype} in the {split} part "
+                        f"of {self.name!r}, but {tuple(first.shape[1:])} and {first.dtype} in the training part"
+                    )
 
     @classmethod
     def from_arrays(
@@ -119,16 +128,18 @@ class Task:
 
         Raises:
             ValueError: x and y have different lengths, rows of unequal lengths, missing or infinite values,
-                dates, a dtype that is not numeric, or fewer than two classes; or x can't be indices.
+                dates, a dtype that is not numeric, or fewer than two classes; a column varies too little for
+                float32; x can't be indices; or the two are tables of the same rows in different orders.
         """
         check_kind(kind)
         if not isinstance(standardise, bool):
             raise ValueError(f"standardise is True or False, got {standardise!r}")
+        _check_order(x, y)
         x, y = _array(x, "x"), _array(y, "y")
         x = _indices(x) if indices else _features(x)
         if y.ndim and len(x) != len(y):
             raise ValueError(f"x has {len(x)} rows but y has {len(y)}; they must be equally many")
-        y = _labels(y, kind)
+        y, classes = _labels(y, kind)
         parts = _split_rows(len(x), split, check_seed(seed))
         x_scale = Scale.of(x, parts[0]) if standardise and not indices else None
         y_scale = Scale.of(y, parts[0]) if standardise and kind == "regression" else None
@@ -138,7 +149,7 @@ class Task:
             (whole[0][rows], whole[1][rows]) if len(rows) else None for rows in map(torch.from_numpy, parts)
         )
         assert train is not None  # _split_rows leaves no training part empty
-        return cls(name, kind, train, validation, test, x_scale=x_scale, y_scale=y_scale)
+        return cls(name, kind, train, validation, test, x_scale=x_scale, y_scale=y_scale, classes=classes)
 
     @property
     def outputs(self) -> int:
@@ -176,6 +187,13 @@ def _array(values: Any, name: str) -> np.ndarray:
     if isinstance(values, Tensor):
         # NumPy has no bfloat16
         return (values.float() if values.dtype == torch.bfloat16 else values).detach().cpu().numpy()
+    if isinstance(values, Dataset | DataLoader):
+        rows = "loader.dataset" if isinstance(values, DataLoader) else "dataset"
+        raise ValueError(f"{name} is a {type(values).__name__}; give arrays: x, y = zip(*{rows})")
+    if hasattr(values, "toarray"):
+        raise ValueError(f"{name} is a sparse matrix; write {name}.toarray()")
+    if np.ma.is_masked(values):
+        raise ValueError(f"{name} has {np.ma.count_masked(values)} masked value(s); drop or impute them")
     try:
         array = np.asarray(values)
     except ValueError:
@@ -191,14 +209,28 @@ def _array(values: Any, name: str) -> np.ndarray:
     return array
 
 
+def _check_order(x: Any, y: Any) -> None:
+    """Raise ValueError if x and y are tables of the same rows in different orders: rows are paired by position."""
+    import pandas as pd
+
+    if not all(isinstance(table, pd.DataFrame | pd.Series) for table in (x, y)) or x.index.equals(y.index):
+        return
+    if len(x) == len(y) and x.index.is_unique and x.index.sort_values().equals(y.index.sort_values()):
+        raise ValueError(
+            "x and y have the same index in different orders, and rows are paired by position; give "
+            "y.loc[x.index], or y.to_numpy() if they fit as they are"
+        )
+
+
 def _features(x: np.ndarray) -> np.ndarray:
     if x.ndim == 0 or not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
-        raise ValueError(f"x must be an array of numbers (rows, features), got dtype {x.dtype}")
+        hint = "; of numbers, write x.astype(float)" if x.ndim and x.dtype == object else ""
+        raise ValueError(f"x must be an array of numbers (rows, features), got dtype {x.dtype}{hint}")
     if np.issubdtype(x.dtype, np.complexfloating):
         raise ValueError("x must hold real numbers, got complex ones")
     if not x.size:
         raise ValueError(f"x has no rows or no features: its shape is {x.shape}")
-    x = _single(x.reshape(len(x), 1) if x.ndim == 1 else x)
+    x = _single(x.reshape(len(x), 1) if x.ndim == 1 else x, "x")
     bad = np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))
     if len(bad):
         raise ValueError(
@@ -217,13 +249,30 @@ def _indices(x: np.ndarray) -> np.ndarray:
     return (x.reshape(len(x), 1) if x.ndim == 1 else x).astype(np.int64)
 
 
-def _single(array: np.ndarray) -> np.ndarray:
-    """In float32; a number beyond its range becomes infinite, and is then refused as such."""
+def _single(array: np.ndarray, name: str) -> np.ndarray:
+    """In float32; a number beyond its range becomes infinite, and is then refused as such.
+
+    Raises:
+        ValueError: a column spans less than a hundred of float32's steps, so that rounding would drown it.
+    """
+    if not np.can_cast(array.dtype, np.float32) and array.size:
+        low, high = (bound(axis=0).astype(np.float64) for bound in (array.min, array.max))
+        with np.errstate(invalid="ignore", over="ignore"):
+            span, size = high - low, np.maximum(abs(low), abs(high))
+            # What varies by less than float64 resolves is a constant with rounding errors.
+            drowned = (span > 1e-12 * size) & (span < 100 * np.finfo(np.float32).eps * size)
+        for column in np.argwhere(drowned)[:1]:
+            place, column = ", ".join(map(str, column)), tuple(column)
+            raise ValueError(
+                f"column {place} of {name} varies by {span[column]:.3g} around {low[column]:.6g}, which float32 "
+                "can't resolve; subtract its mean first"
+            )
     with np.errstate(over="ignore"):
         return array.astype(np.float32)
 
 
-def _labels(y: np.ndarray, kind: Kind) -> np.ndarray:
+def _labels(y: np.ndarray, kind: Kind) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels as a task holds them, and what the numbers of classes stand for."""
     import pandas as pd
 
     if y.ndim not in (1, 2) or (y.ndim == 2 and kind != "regression" and y.shape[1] != 1):
@@ -238,8 +287,9 @@ def _labels(y: np.ndarray, kind: Kind) -> np.ndarray:
                 "y of a regression task holds real numbers, got booleans; write y.astype(float), or kind='binary'"
             )
         if not np.issubdtype(y.dtype, np.number) or np.issubdtype(y.dtype, np.complexfloating):
-            raise ValueError(f"y of a regression task holds real numbers, got dtype {y.dtype}")
-        return _finite(_single(y.reshape(len(y), -1)))
+            hint = "; write y.astype(float)" if y.dtype == object else ""
+            raise ValueError(f"y of a regression task holds real numbers, got dtype {y.dtype}{hint}")
+        return _finite(_single(y.reshape(len(y), -1), "y")), ()
     if y.dtype == object:
         if not all(isinstance(label, str) for label in y.flat):
             raise ValueError("y has dtype object; give class labels of one type, numbers or strings")
@@ -247,16 +297,17 @@ def _labels(y: np.ndarray, kind: Kind) -> np.ndarray:
     classes, indices = np.unique(_finite(y).reshape(-1), return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"y has only one class, {classes[0]}; a {kind} task needs at least two")
+    names = tuple(map(str, classes))
     if kind == "multiclass":
         if np.issubdtype(y.dtype, np.floating) and len(fractions := classes[classes != np.round(classes)]):
             raise ValueError(
                 f"y of a multiclass task holds class labels, got fractions such as {fractions[0]}; "
                 "is this a regression?"
             )
-        return indices.astype(np.int64)
+        return indices.astype(np.int64), names
     if len(classes) > 2:
         raise ValueError(f"y of a binary task has two classes, got {len(classes)}; use kind='multiclass'")
-    return indices.reshape(-1, 1).astype(np.float32)
+    return indices.reshape(-1, 1).astype(np.float32), names
 
 
 def _finite(y: np.ndarray) -> np.ndarray:
@@ -291,6 +342,41 @@ def sine_tasks(seed: int, count: int, low: float, high: float, *, purpose: str, 
         train, test = ((torch.from_numpy(x[i]), torch.from_numpy(y[i])) for i in range(2))
         tasks.append(Task(f"{amplitude:.2f}·sin(x {phase:+.2f})", "regression", train, test=test))
     return tasks
+
+
+def check_values(task: Task) -> None:
+    """Refuse a task of tensors whose values can't be learned from; `Task.from_arrays` makes none.
+
+    Raises:
+        ValueError: features or labels are NaN or infinite, or class labels are out of their range.
+    """
+    for split, (x, y) in task.parts().items():
+        for name, array in (("x", x), ("y", y)):
+            if bad := int((~torch.isfinite(array.flatten(1))).any(dim=1).sum() if array.ndim > 1 else 0):
+                raise ValueError(
+                    f"{name} has NaN or infinite values in {bad} row(s) of the {split} part of {task.name!r}; "
+                    "drop or impute them"
+                )
+        if task.kind == "binary" and (y.min() < 0 or y.max() > 1):
+            raise ValueError(
+                f"a binary task's labels are 0 and 1, got {y.min().item():g} to {y.max().item():g} in the {split} "
+                f"part of {task.name!r}; {ARRAYS}"
+            )
+        if task.kind == "multiclass" and y.min() < 0:
+            raise ValueError(
+                f"a multiclass task's labels are class indices from 0, got {y.min().item()} in the {split} part "
+                f"of {task.name!r}; {ARRAYS}"
+            )
+
+
+def missing_classes(task: Task, split: str) -> list[str]:
+    """The classes of a task that have no row in one of its parts."""
+    if task.kind == "regression":
+        return []
+    number = 2 if task.kind == "binary" else task.outputs
+    there = set(task.parts()[split][1].unique().tolist())
+    names = task.classes or tuple(map(str, range(number)))
+    return [name for index, name in enumerate(names[:number]) if index not in there]
 
 
 Metric = Callable[[Tensor, Tensor], Tensor]

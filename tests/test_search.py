@@ -239,6 +239,8 @@ def test_a_search_goes_on_from_an_earlier_result():
     ("initial", "message"),
     [
         ("square(sub(y, f))", r"write initial=\['square\(sub\(y, f\)\)'\]"),
+        (em.LearnedLoss("sub(y, f)"), r"write initial=\[LearnedLoss\(sub\(y, f\), kind='regression'\)\]"),
+        (None, "initial is a list of losses, got None; leave it out"),
         (["square(sub(y, g))"], "unknown name 'g'"),
         (["square(y)"], "uses both f and y"),
         (["tanh(sub(f, y))"], "'tanh' .*not in function_set='gecco23'"),
@@ -367,6 +369,17 @@ def test_a_damaged_checkpoint_is_one_clear_error(damage, tmp_path, monkeypatch):
         learn(seed=2, checkpoint=tmp_path)
     assert len(str(caught.value).splitlines()) == 1
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("part", ["generations", "seconds", "archive", "signatures", "population"])
+def test_a_checkpoint_with_a_part_missing_or_of_another_type_is_damaged(part, tmp_path, monkeypatch):
+    stopped_after("evomal", 1, tmp_path, tiny_config(), monkeypatch)
+    path = tmp_path / "checkpoint.json"
+    whole = json.loads(path.read_text())
+    for state in (whole["state"] | {part: None}, {k: v for k, v in whole["state"].items() if k != part}):
+        path.write_text(json.dumps(whole | {"state": state}))
+        with pytest.raises(ValueError, match=r"checkpoint\.json is damaged .*delete it"):
+            learn(seed=2, checkpoint=tmp_path)
 
 
 @pytest.mark.parametrize("inner", ["", "state"])

@@ -8,15 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import SEEDS, class_task, global_generators_untouched, regression_task
+from helpers import SEEDS, class_task, global_generators_untouched, regression_task, tiny_config
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
+from torch.utils.data import DataLoader, TensorDataset
 
 import evomal_core as em
-from evomal_core.tasks import sine_tasks
+from evomal_core.tasks import check_values, missing_classes, sine_tasks
 
 X = np.arange(20.0).reshape(10, 2)
 Y = np.arange(10.0)
+PAIRS = TensorDataset(torch.tensor(X), torch.tensor(Y))
 
 
 @given(rows=st.integers(5, 60), seed=SEEDS)
@@ -140,6 +143,14 @@ def test_parts_of_share_zero_are_left_out():
         (X, Y, "regresion", "unknown kind 'regresion'"),
         (X, Y, ["regression"], "unknown kind"),
         (X[:2], Y[:2], "regression", "too few for split"),
+        (X.astype(object), Y, "regression", r"got dtype object; of numbers, write x\.astype\(float\)"),
+        (X, Y.astype(object), "regression", r"got dtype object; write y\.astype\(float\)"),
+        (np.ma.masked_less(X, 3), Y, "regression", r"x has 3 masked value\(s\); drop or impute"),
+        (csr_matrix(X), Y, "regression", r"x is a sparse matrix; write x\.toarray\(\)"),
+        (PAIRS, Y, "regression", r"x is a TensorDataset; give arrays: x, y = zip\(\*dataset\)"),
+        (DataLoader(PAIRS), Y, "regression", r"x is a DataLoader; .* = zip\(\*loader\.dataset\)"),
+        (np.add(X, [0, 1e8]), Y, "regression", r"column 1 of x varies by 18 around 1e\+08, .*subtract its mean"),
+        (X, np.arange(10) + 2**40, "regression", "column 0 of y varies by 9 around 1.09951e"),
         ([[1.0], [1.0, 2.0]], [0, 1], "regression", "x has rows of unequal lengths; pad or cut them"),
     ],
 )
@@ -280,6 +291,95 @@ def test_a_table_with_text_names_the_column_and_one_with_flags_is_taken():
         em.Task.from_arrays(table, table["size"], "regression")
     task = em.Task.from_arrays(table.drop(columns="town"), table["size"], "regression")
     assert task.features == (2,)
+
+
+def test_rows_of_a_dataset_are_taken_as_its_refusal_says():
+    x, y = zip(*PAIRS, strict=True)
+    task, same = em.Task.from_arrays(x, y, "regression"), em.Task.from_arrays(X, Y, "regression")
+    assert all(torch.equal(*both) for both in zip(task.train, same.train, strict=True))
+
+
+@pytest.mark.parametrize("column", [0.1 + np.arange(10) * 1e-17, np.full(10, 1e8), 1e8 + 1e4 * Y, Y * 1e-30])
+def test_columns_that_float32_resolves_and_constants_with_rounding_errors_are_taken(column):
+    em.Task.from_arrays(np.c_[column, Y], Y, "regression")
+
+
+def test_tables_of_the_same_rows_in_different_orders_are_refused():
+    x, y = pd.DataFrame(X), pd.Series(Y)
+    shuffled = x.sample(frac=1, random_state=0)
+    with pytest.raises(ValueError, match=r"same index in different orders.*y\.loc\[x\.index\]"):
+        em.Task.from_arrays(shuffled, y, "regression")
+    task = em.Task.from_arrays(shuffled, y.loc[shuffled.index], "regression", standardise=False)
+    assert torch.equal(task.train[0][:, :1], 2 * task.train[1])
+    em.Task.from_arrays(shuffled.reset_index(drop=True), y.loc[shuffled.index].to_numpy(), "regression")
+    em.Task.from_arrays(x.set_index(np.arange(10) + 7), y, "regression")
+
+
+def test_a_task_knows_what_its_classes_stand_for():
+    labels = np.array([7, 100, -3, 7, 100] * 2)
+    task = em.Task.from_arrays(np.arange(10.0), labels, "multiclass", standardise=False)
+    assert task.classes == ("-3", "7", "100")
+    for x, y in task.parts().values():
+        assert [int(task.classes[index]) for index in y] == labels[x[:, 0].long()].tolist()
+    assert em.Task.from_arrays(X, Y > 4, "binary").classes == ("False", "True")
+
+
+ZEROS = torch.zeros(4, 2)
+
+
+@pytest.mark.parametrize(
+    ("validation", "message"),
+    [
+        ((ZEROS[:0], ZEROS[:0, :1]), "the validation part of 'mine' has no rows; a part without rows is None"),
+        (
+            (torch.zeros(4, 3), ZEROS[:, :1]),
+            r"a row of x has shape \(3,\) .* in the validation .* but \(2,\)",
+        ),
+        ((ZEROS, ZEROS), r"a row of y has shape \(2,\) .* but \(1,\)"),
+        ((ZEROS.double(), ZEROS[:, :1]), "torch.float64 in the validation part of 'mine', but .* torch.float32"),
+    ],
+)
+def test_parts_that_do_not_fit_the_training_part_are_refused(validation, message):
+    with pytest.raises(ValueError, match=message):
+        em.Task("mine", "regression", (ZEROS, ZEROS[:, :1]), validation)
+
+
+@pytest.mark.parametrize(
+    ("kind", "x", "y", "message"),
+    [
+        (
+            "regression",
+            ZEROS / 0,
+            ZEROS,
+            r"x has NaN or infinite values in 4 row\(s\) of the train part",
+        ),
+        ("regression", ZEROS, ZEROS + torch.tensor([[0.0, math.inf]]), "y has NaN or infinite values in 4"),
+        ("binary", ZEROS, 2.0 * torch.eye(4)[:, :1] - 1, "labels are 0 and 1, got -1 to 1 in the train part"),
+        ("multiclass", ZEROS, torch.tensor([0, 1, -100, 1]), "class indices from 0, got -100"),
+    ],
+)
+def test_a_search_refuses_tensors_that_can_not_be_learned_from(kind, x, y, message):
+    task = em.Task("mine", kind, (x, y), (x, y))
+    with pytest.raises(ValueError, match=message):
+        em.learn_loss([task], lambda: em.models.mlp(2, [3], 2), progress=False)
+
+
+def test_values_of_good_tasks_are_taken():
+    for task in (regression_task(), class_task(2), class_task(3), sine_tasks(0, 1, -2, 2, purpose="test")[0]):
+        check_values(task)
+
+
+def test_a_class_without_rows_in_a_part_is_named(caplog):
+    labels = np.zeros(40, dtype=int)
+    labels[:2] = 5, 9
+    task = em.Task.from_arrays(np.arange(40.0), labels, "multiclass", standardise=False)
+    for split, (x, _) in task.parts().items():
+        there = set(labels[x[:, 0].long()].tolist())
+        assert missing_classes(task, split) == [str(label) for label in (0, 5, 9) if label not in there]
+    assert missing_classes(class_task(3), "train") == missing_classes(regression_task(), "train") == []
+    config = tiny_config(generations=1, population=1, meta_steps=0)
+    em.learn_loss([task], lambda: em.models.mlp(1, [2], 3), config=config, progress=False, compare=False)
+    assert "the validation part of 'task' has no row of class" in caplog.text
 
 
 def test_a_seed_that_is_none_is_refused():
