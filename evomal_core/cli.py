@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from evomal_core import __version__
+
 MOST_SEEDS = 10_000
 DESCRIPTION = "Learn loss functions by genetic programming and unrolled differentiation (EvoMAL)."
 
@@ -53,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         description=DESCRIPTION,
         epilog="Set EVOMAL_TRACEBACK=1 to see where an error came from.",
     )
+    parser.add_argument("--version", action="version", version=f"evomal {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     command = _command(commands, "list", _list, "list experiments and profiles, with data at hand and minutes")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,13 @@ def test_commands_that_write_runs_take_a_results_dir(command, capsys):
     out = capsys.readouterr().out
     assert "--results-dir" in out
     assert "default: results" in out
+
+
+def test_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"evomal {version('evomal')}\n"
 
 
 def test_list_shows_every_experiment_profile_and_method(capsys):
