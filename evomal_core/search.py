@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
+from threading import RLock
 from typing import Any, NoReturn
 
 import torch
@@ -165,25 +166,39 @@ def learn_loss(
     if not tasks or len({task.kind for task in tasks}) > 1:
         kinds = ", ".join(sorted({task.kind for task in tasks})) or "none"
         raise ValueError(f"a search needs one or more tasks of one kind, got kinds: {kinds}")
-    learners = make_learners(tasks, model, config, seed, "meta-train")
     known = _initial_expressions(initial, config)
     if known and method not in ("evomal", "gp-lfl", "random"):
         raise ValueError(f"method {method!r} does not start from known losses; leave initial out")
-    search = Search(
-        method,
-        learners,
-        config,
-        seed,
-        Checkpoint(checkpoint, fingerprint(method, learners, config, seed, known)),
-        Progress(method, progress),
-        known,
-    )
-    try:
-        with threads_for(sum(weights.numel() for weights in learners[0].theta.values())):
-            result = _methods()[method](search)
-            return _compared(search, result) if compare and method != "baseline" else result
-    finally:
-        search.progress.close()
+    with _undisturbed(place):
+        learners = make_learners(tasks, model, config, seed, "meta-train")
+        search = Search(
+            method,
+            learners,
+            config,
+            seed,
+            Checkpoint(checkpoint, fingerprint(method, learners, config, seed, known)),
+            Progress(method, progress),
+            known,
+        )
+        try:
+            with threads_for(sum(weights.numel() for weights in learners[0].theta.values())):
+                result = _methods()[method](search)
+                return _compared(search, result) if compare and method != "baseline" else result
+        finally:
+            search.progress.close()
+
+
+_SEARCHING = RLock()
+
+
+@contextmanager
+def _undisturbed(device: torch.device) -> Iterator[None]:
+    """One search at a time, with gradients and without autocast, whatever the caller's modes of PyTorch are.
+
+    Its random generators and the levels of its forward-mode derivatives belong to the process, not to a thread.
+    """
+    with _SEARCHING, torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        yield
 
 
 def _compared(search: Search, result: SearchResult) -> SearchResult:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -391,6 +392,33 @@ def test_a_file_in_place_of_the_checkpoints_folder_is_refused_at_once(inner, tmp
     ):
         learn(checkpoint=file / inner)
     assert file.read_text() == "mine"
+
+
+def dropping() -> nn.Module:
+    """A network that draws random numbers, and whose meta-gradients are taken by PyTorch's forward mode."""
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.2), nn.Linear(4, 1))
+
+
+def learn_dropping(_: object = None) -> object:
+    return outcome(em.learn_loss([regression_task()], dropping, config=tiny_config(), progress=False))
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)],
+    ids=["no_grad", "inference_mode", "autocast"],
+)
+def test_the_callers_modes_of_pytorch_change_nothing(mode):
+    wanted = learn_dropping()
+    with mode():
+        assert learn_dropping() == wanted
+        assert not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
+
+
+def test_searches_in_several_threads_do_not_disturb_each_other():
+    wanted = learn_dropping()
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(learn_dropping, range(4))) == [wanted] * 4
 
 
 class Grumpy:
