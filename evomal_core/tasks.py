@@ -35,12 +35,24 @@ class Scale:
         return cls(torch.from_numpy(train.mean(axis=0)), torch.from_numpy(np.where(spread > 0, spread, 1.0)))
 
     def __call__(self, array: Any) -> Tensor:
-        """Standardised rows, float32."""
-        rows = torch.as_tensor(array)
+        """Standardised rows, float32; of one column also (rows,), as `Task.from_arrays` takes them.
+
+        Raises:
+            ValueError: the rows have another shape than those that the scale is of.
+        """
+        rows = array if isinstance(array, Tensor) else torch.tensor(_array(array, "x"))
+        rows = rows.unsqueeze(1) if rows.ndim == 1 and self.mean.shape == (1,) else rows
+        try:
+            fits = torch.broadcast_shapes(rows.shape, self.mean.shape) == rows.shape
+        except RuntimeError:
+            fits = False
+        if not fits:
+            raise ValueError(f"a scale of rows of shape {tuple(self.mean.shape)} got {tuple(rows.shape)}")
         return ((rows - self.mean.to(rows.device)) / self.spread.to(rows.device)).float()
 
-    def undo(self, array: Tensor) -> Tensor:
+    def undo(self, array: Any) -> Tensor:
         """Standardised rows in their own unit again, float32."""
+        array = torch.as_tensor(array)
         return (array * self.spread.to(array.device) + self.mean.to(array.device)).float()
 
 
@@ -215,7 +227,7 @@ def _check_order(x: Any, y: Any) -> None:
 
     if not all(isinstance(table, pd.DataFrame | pd.Series) for table in (x, y)) or x.index.equals(y.index):
         return
-    if len(x) == len(y) and x.index.is_unique and x.index.sort_values().equals(y.index.sort_values()):
+    if len(x) == len(y) and x.index.is_unique and set(x.index) == set(y.index):
         raise ValueError(
             "x and y have the same index in different orders, and rows are paired by position; give "
             "y.loc[x.index], or y.to_numpy() if they fit as they are"

@@ -270,6 +270,23 @@ def test_the_scales_of_standardisation_are_kept():
     assert em.Task.from_arrays(x, y, "regression", standardise=False).x_scale is None
 
 
+def test_new_rows_are_standardised_whatever_holds_them():
+    x = np.random.default_rng(0).normal(3.0, 2.0, (50, 3))
+    task = em.Task.from_arrays(x, x[:, 0], "regression")
+    assert task.x_scale is not None
+    assert task.y_scale is not None
+    wanted = task.x_scale(torch.tensor(x[:3]))
+    for rows in (x[:3], x[:3].tolist(), pd.DataFrame(x[:3]), pd.DataFrame(x[:3], columns=list("abc"))):
+        assert torch.equal(task.x_scale(rows), wanted), "a square table is not transposed"
+    assert torch.equal(task.x_scale(x[0]), wanted[0])
+    for column in (x[:3, 0], pd.Series(x[:3, 0]), x[:3, :1]):
+        torch.testing.assert_close(task.y_scale(column), wanted[:, :1])
+    assert torch.equal(task.y_scale.undo(wanted[:, 0].numpy()), task.y_scale.undo(wanted[:, 0]))
+    for rows in (x[:3, :1], x[:3, :2], x[:2, 0]):
+        with pytest.raises(ValueError, match=r"a scale of rows of shape \(3,\) got "):
+            task.x_scale(rows)
+
+
 def test_bfloat16_which_numpy_lacks_is_taken():
     x = torch.arange(20.0).reshape(10, 2)
     task, same = (em.Task.from_arrays(a, a[:, 0], "regression") for a in (x.bfloat16(), x))
@@ -313,6 +330,9 @@ def test_tables_of_the_same_rows_in_different_orders_are_refused():
     assert torch.equal(task.train[0][:, :1], 2 * task.train[1])
     em.Task.from_arrays(shuffled.reset_index(drop=True), y.loc[shuffled.index].to_numpy(), "regression")
     em.Task.from_arrays(x.set_index(np.arange(10) + 7), y, "regression")
+    mixed = pd.Index([1, "a", (2, "b"), *range(3, 10)], dtype=object, tupleize_cols=False)
+    with pytest.raises(ValueError, match="same index in different orders"):
+        em.Task.from_arrays(x.set_index(mixed), y.set_axis(mixed[::-1]), "regression")
 
 
 def test_a_task_knows_what_its_classes_stand_for():
