@@ -91,7 +91,10 @@ class Run:
         path = self.folder / "run.json"
         if not path.exists():
             return None
-        record = read_json(path)
+        try:
+            record = read_json(path)
+        except ValueError as error:
+            raise ValueError(f"{error}; delete it, or move it away") from None
         if not isinstance(record, dict) or "configuration" not in record or "status" not in record:
             raise ValueError(f"{path} is not the record of a run; move it away")
         if difference := first_difference(self._completed(record["configuration"]), self.configuration()):

@@ -80,7 +80,10 @@ def _difference(run: Run, new: Run, device: str) -> str:
 def _where(before: Path, now: Path) -> str:
     """The first number, or word, that differs between two tables or losses."""
     if before.suffix == ".json":
-        return f": {first_difference(read_json(before), read_json(now)) or 'in its spelling only'}"
+        try:
+            return f": {first_difference(read_json(before), read_json(now)) or 'in its spelling only'}"
+        except ValueError as damaged:
+            return f": {damaged}"
     tables = [list(csv.reader(path.read_text(encoding="utf-8").splitlines())) for path in (before, now)]
     for line, rows in enumerate(zip_longest(*tables, fillvalue=[]), start=1):
         for column, cells in enumerate(zip_longest(*rows, fillvalue="nothing")):

@@ -306,6 +306,7 @@ def test_a_damaged_run_record_is_one_clear_error_and_is_not_overwritten(damage, 
         with pytest.raises(ValueError, match=r"run\.json is not") as caught:
             action()
         assert len(str(caught.value).splitlines()) == 1
+        assert str(caught.value).endswith("move it away")
     assert path.read_bytes() == before
 
 

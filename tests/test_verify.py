@@ -58,6 +58,11 @@ def test_another_loss_and_other_columns_differ(results, tmp_path):
     assert [run.method for run in runs] == ["random", "gp-lfl"]
     loss, front = runs[0].folder / "loss.json", runs[1].folder / "front.csv"
     record = json.loads(loss.read_text())
+    for damaged in ("", loss.read_text()[:50], b"\xff".decode("latin1")):
+        loss.write_text(damaged, encoding="latin1")
+        first, second = verify(runs, tmp_path / "again", progress=False)
+        assert first[1].startswith(f"loss.json differs: {loss} is not a whole JSON file")
+        assert second[1] == ""
     loss.write_text(json.dumps(record | {"kind": "binary"}))
     front.write_text(front.read_text().replace("score", "points"))
     (_, first), (_, second) = verify(runs, tmp_path / "again", progress=False)
