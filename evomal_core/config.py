@@ -26,6 +26,8 @@ class Config(BaseModel):
             if name not in known:
                 near = get_close_matches(name, known, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+                if "base" in known and name in SGD.model_fields:
+                    hint = f"it is a setting of the base optimiser: write base=SGD({name}=…)"
                 raise ValueError(f"{type(self).__name__} has no field {name!r}; {hint}")
         try:
             super().__init__(**values)

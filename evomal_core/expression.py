@@ -109,7 +109,8 @@ def _check_name(name: str) -> None:
     if name in PRIMITIVES or name in TERMINALS:
         return
     near = get_close_matches(str(name), [*PRIMITIVES, *TERMINALS], n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join([*PRIMITIVES, *TERMINALS])}"
+    known = f"known are {', '.join([*PRIMITIVES, *TERMINALS])}, written as in square(sub(y, f))"
+    hint = f"did you mean {near[0]!r}?" if near else known
     raise ValueError(f"unknown name {name!r:.40} in an expression; {hint}")
 
 

@@ -265,6 +265,7 @@ def _check_output(learner: Learner) -> None:
     try:
         with torch.enable_grad(), torch.autograd.graph.disable_saved_tensors_hooks(CHECKPOINTING):
             output = learner.forward(theta, given)
+        _ = learner.replaces_buffers  # asks the network itself for a batch, where batch norm refuses one row
     except (RuntimeError, IndexError, ValueError, TypeError) as error:
         raise ValueError(
             f"the model fails on rows of shape {task.features} from {task.name!r}: {str(error).splitlines()[0]}"

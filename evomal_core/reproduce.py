@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evomal_core.experiment import EXPERIMENTS, PROFILES, Experiment, experiment
+from evomal_core.files import check_writable
 from evomal_core.search import check_device, refuse_unknown
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
@@ -113,7 +114,7 @@ def _declared(stem: str) -> set[str]:
 def _execute(stem: str, parameters: dict[str, Any], target: Path) -> None:
     import papermill
 
-    target.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(target)
     print(f"{stem} …", flush=True)
     begin = time.perf_counter()
     try:

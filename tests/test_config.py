@@ -36,6 +36,11 @@ def test_a_misspelt_field_names_the_nearest_known_one(make, field, near):
             build(**{field: 1})
 
 
+def test_a_base_setting_given_to_the_search_is_told_its_place():
+    with pytest.raises(ValueError, match=r"no field 'lr'; .* write base=SGD\(lr=…\)"):
+        em.SearchConfig(lr=0.1)
+
+
 def test_a_field_unlike_any_other_lists_the_known_ones():
     with pytest.raises(ValueError, match="no field 'qqq'; known are lr, momentum, nesterov"):
         em.SGD(qqq=1)

@@ -78,3 +78,9 @@ def test_searches_with_a_filter_switched_are_as_small_as_the_profile_only_for_sm
     run(tmp_path, "runtime", profile="smoke")
     run(tmp_path, "runtime", profile="paper")
     assert [given.get("switched") for _, given, _ in executed] == ["smoke", None]
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_the_remedy(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match=r"quickstart.*can't be written: .*file is a file"):
+        reproduce(["quickstart"], profile="smoke", device="cpu", results_dir=tmp_path / "file", jobs=1)

@@ -243,6 +243,7 @@ def test_a_search_goes_on_from_an_earlier_result():
         (em.LearnedLoss("sub(y, f)"), r"write initial=\[LearnedLoss\(sub\(y, f\), kind='regression'\)\]"),
         (None, "initial is a list of losses, got None; leave it out"),
         (["square(sub(y, g))"], "unknown name 'g'"),
+        (["(y - f)**2"], r"written as in square\(sub\(y, f\)\)"),
         (["square(y)"], "uses both f and y"),
         (["tanh(sub(f, y))"], "'tanh' .*not in function_set='gecco23'"),
         (["square(" * 11 + "sub(f, y)" + ")" * 11], "above height_limit 10"),
@@ -413,6 +414,14 @@ def test_the_callers_modes_of_pytorch_change_nothing(mode):
     with mode():
         assert learn_dropping() == wanted
         assert not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
+
+
+def test_batches_of_one_row_with_batch_norm_are_refused_before_the_search():
+    config = tiny_config().replace(base=em.SGD(batch_size=1))
+    with pytest.raises(
+        ValueError, match=r"the model fails on rows of shape .*Expected more than 1 value per channel"
+    ):
+        em.learn_loss([regression_task()], dropping, config=config, progress=False)
 
 
 def test_searches_in_several_threads_do_not_disturb_each_other():
