@@ -39,7 +39,7 @@ def results_block(results_dir: Path) -> str:
     smaller = agree[~agree.str.startswith("paper").astype(bool)]
     lines = [
         f"Of {len(counted)} numbers in the papers' tables: {_counts(counted['verdict'])}. "
-        f"{len(smaller)} of those reproduced were measured under other settings than the papers', and "
+        f"{len(smaller)} of those reproduced {'was' if len(smaller) == 1 else 'were'} measured under other settings than the papers', and "
         f"{int(undecided(counted).sum())} of those not reproduced are of one run or too uncertain to decide. "
         f"Of {len(judged)} claims in words: {_counts(judged['verdict'])}; "
         f"{int((judged['covered'] == 1).sum())} were run on all the experiments that they are about.",
