@@ -36,7 +36,7 @@ def test_a_row_holds_means_over_seeds_and_the_published_cells(folder):
     assert cells[4:6] == [f"{by_hand.mean():.3g} ± {by_hand.std():.2g} (2)", "1.27 ± 0.81"]
     assert "Of 227 numbers" in block
     assert "; 0 were run on all the experiments that they are about." in block
-    counted = re.search(r"(\d+) reproduced, .* (\d+) of those reproduced were measured", block)
+    counted = re.search(r"(\d+) reproduced, .*Reproduced under other settings than the papers': (\d+)\.", block)
     reproduced, otherwise = counted.groups()
     assert reproduced == otherwise  # all of `quick`
 
@@ -45,7 +45,7 @@ def test_single_runs_are_said_to_decide_nothing(folder):
     for method in ("baseline", "evomal"):
         shutil.rmtree(folder / f"sine/quick/{method}/seed-1")
     block = results_block(folder)
-    counted = re.search(r"(\d+) not reproduced, .* (\d+) of those not reproduced are of one run", block)
+    counted = re.search(r"(\d+) not reproduced, .*of one run or too uncertain to decide: (\d+)\.", block)
     assert counted.group(1) == counted.group(2) != "0"
 
 

@@ -39,8 +39,8 @@ def results_block(results_dir: Path) -> str:
     smaller = agree[~agree.str.startswith("paper").astype(bool)]
     lines = [
         f"Of {len(counted)} numbers in the papers' tables: {_counts(counted['verdict'])}. "
-        f"{len(smaller)} of those reproduced {'was' if len(smaller) == 1 else 'were'} measured under other settings than the papers', and "
-        f"{int(undecided(counted).sum())} of those not reproduced are of one run or too uncertain to decide. "
+        f"Reproduced under other settings than the papers': {len(smaller)}. Not reproduced, but of one run or too "
+        f"uncertain to decide: {int(undecided(counted).sum())}. "
         f"Of {len(judged)} claims in words: {_counts(judged['verdict'])}; "
         f"{int((judged['covered'] == 1).sum())} were run on all the experiments that they are about.",
         "[`notebooks/13_paper_vs_measured.ipynb`](notebooks/13_paper_vs_measured.ipynb) says by which rule, and "
