@@ -10,6 +10,7 @@ from evomal_core.plots.style import (
     draw_points,
     draw_published,
     headline,
+    leave_room_for_diverged,
     log_scale,
     method_axis,
     new_figure,
@@ -48,6 +49,7 @@ def final_errors(final: pd.DataFrame, published: pd.DataFrame | None = None, met
         axes.set_title(f"{group}, {SPLITS[split]} error", loc="left")
         method_axis(axes, methods)
     log_scale(grid[0, 0])
+    leave_room_for_diverged(grid[0, 0], final["error"])
     for row in grid:
         row[0].set_ylabel(f"final error ({metric})")
     n = final.groupby(["method", "group", "split"], observed=True).size().max()

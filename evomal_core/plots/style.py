@@ -156,6 +156,13 @@ def draw_points(axes: Axes, position: float, method: str, values: np.ndarray) ->
         axes.annotate(text, place, xycoords=("data", "axes fraction"), ha="center", fontsize=7, bbox=backing)
 
 
+def leave_room_for_diverged(axes: Axes, values: pd.Series) -> None:
+    """On a logarithmic axis, room below all points for the counts of `draw_points`, if any value is infinite."""
+    if np.isinf(values).any():
+        low, high = axes.get_ylim()
+        axes.set_ylim(low / (high / low) ** 0.2, high)
+
+
 def draw_published(axes: Axes, position: float, cell: pd.DataFrame) -> None:
     """A diamond at each published mean with its standard deviation, for rows of `paper.published`."""
     for row in cell.to_dict("records"):

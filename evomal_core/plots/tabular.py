@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -12,6 +11,7 @@ from evomal_core.plots.style import (
     draw_points,
     draw_published,
     headline,
+    leave_room_for_diverged,
     log_scale,
     method_axis,
     new_figure,
@@ -44,9 +44,7 @@ def errors_by_split(final: pd.DataFrame, published: pd.DataFrame) -> Figure:
         axes.set_title(f"{split} split: {here['profile'].iloc[0]}", loc="left")
         method_axis(axes, methods)
     log_scale(grid[0, 0])
-    if np.isinf(part["error"]).any():  # the count of the diverged stands below all points
-        low, high = grid[0, 0].get_ylim()
-        grid[0, 0].set_ylim(low / (high / low) ** 0.2, high)
+    leave_room_for_diverged(grid[0, 0], part["error"])
     grid[0, 0].set_ylabel("final test error (MSE)")
     n = part.groupby(["method", "rows"], observed=True).size().max()
     beside = ", diamond: published mean ± standard deviation" if "leaking" in shown else ""
