@@ -1,4 +1,4 @@
-"""Compiled CPU kernels (Numba): the fused meta-step and fitness training of small perceptrons.
+"""Compiled CPU kernels (Numba): fused meta-step and fitness training of small perceptrons; rejection protocol.
 
 One candidate on one task at a time stays in the processor's cache from the loss's slope to its
 meta-gradient, as `batched` and `program` compute it with whole tensors. No sum crosses candidates, so a

@@ -1,4 +1,5 @@
-"""Where the compiled kernels take over from `batched`: small perceptrons on a CPU, one unrolled step.
+"""Where the compiled kernels take over from `batched`, on a CPU: small perceptrons with one unrolled step, and the
+rejection protocol of any network.
 
 Each candidate is computed on its own, so its result is the same bit by bit whatever it is batched with and
 however many threads there are. EVOMAL_KERNELS=0 in the environment switches the kernels off.
