@@ -214,6 +214,41 @@ def test_each_profile_has_its_own_row_and_the_fairest_is_counted():
     assert rows == [["paper", "direction reproduced", True], ["quick", "not reproduced", False]]
 
 
+def headline(values, name="better-than-parents"):
+    rows = judge_claims(evidence(values=pd.concat(values))).query("claim == @name")
+    assert rows["headline"].tolist() == [True] + [False] * (len(rows) - 1)
+    return rows.iloc[0][["profile", "verdict", "covered"]].tolist(), rows["profile"].tolist()
+
+
+def test_a_claim_rests_on_each_experiment_under_its_own_fairest_profile():
+    """An experiment that was run at `quick` only can't be passed over for one that was run at `paper`."""
+    paper = sine(LOWER)
+    quick = [paper.assign(experiment=name, profile="quick") for name in DATA_SETS]
+    worse = quick[1].assign(value=quick[1]["value"].mask(quick[1]["method"] == "evomal", 9.0))
+    mixed = "paper (sine), quick (mnist, cifar10, surname)"
+    assert headline([paper, *quick]) == ([mixed, "reproduced", 1.0], [mixed, "paper", "quick"])
+    assert headline([paper, quick[0], worse, *quick[2:]])[0] == [mixed, "not reproduced", 1.0]
+    assert headline([paper, quick[0], worse])[0] == ["paper (sine), quick (mnist)", "not reproduced", 0.5]
+    assert headline(quick) == (["quick", "reproduced", 1.0], ["quick"])
+
+
+def test_a_whole_experiment_at_a_smaller_profile_is_fairer_than_half_of_it():
+    paper, quick = sine(LOWER), sine(LOWER).assign(profile="quick")
+    half = paper[paper["method"] != "ml3"]
+    assert headline([half, quick]) == (["quick", "direction reproduced", 0.25], ["quick", "paper"])
+    assert headline([half])[0] == ["paper", "direction reproduced", 0.0]
+
+
+def test_single_runs_are_left_out_where_others_can_decide():
+    single = sine(LOWER, n=1).assign(experiment="mnist")
+    (profile, verdict, covered), others = headline([sine(LOWER), single])
+    assert (profile, verdict, covered) == ("paper (sine)", "direction reproduced", 0.25)
+    assert others == ["paper (sine)", "paper"]
+    several = sine(LOWER, n=5).assign(experiment="mnist", profile="quick")
+    assert headline([sine(LOWER), single, several])[0][0] == "paper (sine), quick (mnist)"
+    assert headline([single])[0] == ["paper", "not reproduced", 0.25]
+
+
 def history(method, best, seed=0, experiment="sine", **counts):
     keys = {"experiment": experiment, "profile": "paper", "method": method, "seed": seed}
     blank = dict.fromkeys(("cached", "optimised", "rejected", "equivalent", "evaluated"), np.nan)

@@ -15,6 +15,7 @@ from evomal_core.comparison.findings import (
     Finding,
     beats,
     decide,
+    fewest,
     n_text,
     number,
     pairs,
@@ -82,10 +83,10 @@ def _fewer_generations(evidence: Evidence) -> Finding:
     least = min(1.0, len(p) * smallest_p(int(n.max())))
     few = f"; not testable at 5 %, as corrected p ≥ {least:.2g}" if least >= LEVEL else ""
     verdict = decide(bool((fewer & (p < LEVEL)).all()), bool(fewer.all()), n)
-    rivals = n.groupby("experiment").size()
-    return Finding(
-        verdict, f"{text} ({n_text(n)}{few}).", frozenset(rivals.index[rivals == 2]), frozenset(rivals.index)
-    )
+    experiments = n.index.get_level_values("experiment")
+    rivals = experiments.value_counts()
+    whole = frozenset(rivals.index[rivals == 2])
+    return Finding(verdict, f"{text} ({n_text(n)}{few}).", fewest(experiments, n), whole)
 
 
 def _few_weights(evidence: Evidence) -> Finding:
@@ -103,7 +104,7 @@ def _few_weights(evidence: Evidence) -> Finding:
     )
     n = weights[weights["method"] == "evomal"].groupby("experiment").size()[shares.index]
     verdict = decide(bool((shares <= LARGEST_SHARE).all()), bool((shares < 1).all()), n)
-    return Finding(verdict, f"{text} ({n_text(n)}).", frozenset(map(str, shares.index)))
+    return Finding(verdict, f"{text} ({n_text(n)}).", fewest(n.index, n), frozenset(n.index))
 
 
 def steps_to_baseline(curves: pd.DataFrame, table: str = "2") -> pd.DataFrame:
@@ -141,9 +142,10 @@ def _faster(evidence: Evidence) -> Finding:
         for place, share in medians.items()
     )
     verdict = decide(bool((medians <= SMALL_SUBSET).all()), bool((medians < 1).all()), n)
-    both = n.groupby("experiment").size()
+    experiments = n.index.get_level_values("experiment")
+    both = experiments.value_counts()
     said = f"EvoMAL comes below the baseline's final error, and ends there, after: {text} ({n_text(n)})."
-    return Finding(verdict, said, frozenset(both.index[both == 2]), frozenset(both.index))
+    return Finding(verdict, said, fewest(experiments, n), frozenset(both.index[both == 2]))
 
 
 DATA_SETS = tuple(dict.fromkeys(published("2")["experiment"]))

@@ -11,7 +11,7 @@ from evomal_core.analysis.landscapes import RADIUS, sharpness
 from evomal_core.analysis.learning_rate import common_seeds, remaining_gain, stated_rate, tuned
 from evomal_core.analysis.runtime import PUBLISHED_SHARES, frequencies
 from evomal_core.comparison.evidence import Evidence
-from evomal_core.comparison.findings import ABSENT, BEATS, Claim, Finding, beats, decide, n_text, pairs
+from evomal_core.comparison.findings import ABSENT, BEATS, Claim, Finding, beats, decide, fewest, n_text, pairs
 from evomal_core.comparison.verdicts import paired
 from evomal_core.paired import interval
 from evomal_core.paper import LABELS, published
@@ -41,13 +41,14 @@ def filter_shares(histories: pd.DataFrame) -> pd.DataFrame:
     n is the number of runs.
     """
     rows = []
-    for experiment, part in frequencies(histories.dropna(subset=["cached"])).groupby("experiment", sort=False):
+    found = frequencies(histories.dropna(subset=["cached"]))
+    found = found[found["experiment"] != "all"]  # the mean over runs; experiments count alike here
+    for experiment, part in found.groupby("experiment", sort=False):
         shares = part.pivot(index="generation", columns="outcome", values="share")
         fifth = max(1, len(shares) // EARLY)
         for when, some in (("all", shares), ("early", shares.iloc[:fifth]), ("late", shares.iloc[-fifth:])):
             rows.append({"experiment": experiment, "when": when, "n": int(part["n"].max()), **some.mean()})
-    found = pd.DataFrame(rows, columns=None if rows else ["experiment", "when", "n"])
-    return found[found["experiment"] != "all"]  # the mean over runs; experiments count alike here
+    return pd.DataFrame(rows, columns=None if rows else ["experiment", "when", "n"])
 
 
 def _filters(evidence: Evidence) -> Finding:
@@ -63,7 +64,12 @@ def _filters(evidence: Evidence) -> Finding:
         f"{repeated:.0%} symbolic repeats (published ~{stated[0]:.0%}), {evaluated:.0%} evaluated (published "
         f"~{stated[1]:.0%}); {n_text(found['n'])} per experiment."
     )
-    return Finding(verdict, text, frozenset(found["experiment"]))
+    return _of_each(found["experiment"], found["n"], verdict, text)
+
+
+def _of_each(experiments: pd.Series | pd.Index, counts: pd.Series, verdict: str, text: str) -> Finding:
+    """A finding whose rule asks for nothing more of an experiment than it has."""
+    return Finding(verdict, text, fewest(experiments, counts), frozenset(experiments))
 
 
 def _filters_over_time(evidence: Evidence) -> Finding:
@@ -77,12 +83,8 @@ def _filters_over_time(evidence: Evidence) -> Finding:
     text = "; ".join(f"{name} from {early[name]:.0%} to {late[name]:.0%}" for name in means)
     direction = bool(late["rejected"] < early["rejected"] and late["equivalent"] > early["equivalent"])
     verdict = decide(direction and bool(early["rejected"] > 0.5), direction, shares["n"])
-    return Finding(
-        verdict,
-        f"Of the optimised, from the first to the last fifth of the generations: {text}; "
-        f"{n_text(shares['n'])} per experiment.",
-        frozenset(shares["experiment"]),
-    )
+    said = f"Of the optimised, from the first to the last fifth of the generations: {text}; "
+    return _of_each(shares["experiment"], shares["n"], verdict, f"{said}{n_text(shares['n'])} per experiment.")
 
 
 def _early(evidence: Evidence) -> Finding:
@@ -112,7 +114,8 @@ def _early(evidence: Evidence) -> Finding:
         for row in rows
     )
     verdict = decide(bool(early.mean() >= 0.8), bool(final.all()), found["n"])
-    return Finding(verdict, f"Mean best fitness: {text} ({n_text(found['n'])}).", frozenset(found["experiment"]))
+    said = f"Mean best fitness: {text} ({n_text(found['n'])})."
+    return _of_each(found["experiment"], found["n"], verdict, said)
 
 
 def _run_time(evidence: Evidence) -> Finding:
@@ -135,7 +138,7 @@ def _run_time(evidence: Evidence) -> Finding:
         f"other method ({n_text(n)})."
     )
     verdict = decide(ABOUT_TWICE[0] <= ratio <= ABOUT_TWICE[1] and dearest, dearest, n)
-    return Finding(verdict, text, frozenset(map(str, means.index)))
+    return _of_each(means.index, n, verdict, text)
 
 
 def _flatter(evidence: Evidence) -> Finding:
@@ -168,7 +171,7 @@ def _flatter(evidence: Evidence) -> Finding:
     where = f"within ±{radius:g} of the trained weights" + (
         "" if radius == RADIUS else f" (no grid for ±{RADIUS:g})"
     )
-    return Finding(verdict, f"{text}; {where} ({n_text(found['n'])}).", frozenset(found["experiment"]))
+    return _of_each(found["experiment"], found["n"], verdict, f"{text}; {where} ({n_text(found['n'])}).")
 
 
 def _not_only_rates(evidence: Evidence) -> Finding:
@@ -192,10 +195,9 @@ def _not_only_rates(evidence: Evidence) -> Finding:
     )
     text += f"; not judged, the best rate being at the edge of the grid: {', '.join(edges)}" if edges else ""
     better = [row["verdict"] == "lower" for row in rows]
-    verdict = decide(all(better), all(row["difference"] < 0 for row in rows), [row["n"] for row in rows])
-    return Finding(
-        verdict, f"At the baseline's best rate: {text}.", frozenset(str(row["experiment"]) for row in rows)
-    )
+    found = pd.DataFrame(rows)
+    verdict = decide(all(better), all(row["difference"] < 0 for row in rows), found["n"])
+    return _of_each(found["experiment"], found["n"], verdict, f"At the baseline's best rate: {text}.")
 
 
 def _transfer(evidence: Evidence) -> Finding:
@@ -217,16 +219,14 @@ def _transfer(evidence: Evidence) -> Finding:
         bool((means["evomal"] < means["ml3"]).sum() > half),
         seeds,
     )
-    whole = means.dropna().index if set(LEARNED) <= set(means) else []
-    tested, covered = (
-        frozenset(target for source, target, _ in some if source.replace("cifar10-", "cifar100-") == target)
-        for some in (means.index, whole)
-    )
+    own = means[[source.replace("cifar10-", "cifar100-") == target for source, target, _ in means.index]]
+    whole = own.dropna() if set(LEARNED) <= set(own) else own[:0]
+    targets, covered = (table.index.get_level_values("experiment") for table in (own, whole))
     return Finding(
         verdict,
         f"Below the target's baseline, of {len(means)} places ({names}): {counts} ({n_text(seeds)}).",
-        covered,
-        tested,
+        fewest(targets, seeds[own.index]),
+        frozenset(covered),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -71,6 +71,12 @@ class Evidence:
         """What was measured under one profile."""
         tables = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: table[table["profile"] == profile] for name, table in tables.items()})
+
+    def of(self, profiles: Mapping[str, str]) -> Evidence:
+        """What was measured of some experiments, each under the profile named for it."""
+        tables = {field.name: getattr(self, field.name) for field in fields(self)}
+        chosen = {name: table["profile"] == table["experiment"].map(profiles) for name, table in tables.items()}
+        return replace(self, **{name: table[chosen[name]] for name, table in tables.items()})
 
     def of_paper(self, paper: str) -> Evidence:
         """Without runs of experiments that a paper, "gecco23" or "tpami23", has no published numbers of.

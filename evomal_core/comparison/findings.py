@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -16,19 +16,19 @@ from evomal_core.statistics import LEVEL, holm, smallest_p
 
 @dataclass(frozen=True)
 class Finding:
-    """The verdict on a claim under one profile, and the numbers that it rests on, with n.
+    """The verdict on a claim, and the numbers that it rests on, with n.
 
     Attributes:
         verdict: by the claim's rule, for what was run.
         text: the numbers.
-        covered: the experiments of which all was run that the rule asks for.
-        tested: further experiments that it rests on.
+        seeds: the fewest seeds behind any comparison of each experiment that it rests on.
+        covered: those of them of which all was run that the rule asks for.
     """
 
     verdict: str
     text: str = ""
+    seeds: Mapping[str, int] = field(default_factory=dict)
     covered: frozenset[str] = frozenset()
-    tested: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Claim:
         section: where it stands.
         text: the claim, quoted briefly.
         rule: when it is reproduced, when in direction only.
-        judge: gives the finding from the evidence of one profile and paper.
+        judge: gives the finding from the evidence of one paper, of each experiment under one profile.
         experiments: what the claim is about; it can be reproduced only if all of them were run, with all rivals.
     """
 
@@ -61,14 +61,15 @@ class Claim:
         finding = self.judge(evidence)
         if finding.verdict == NOT_RUN:
             return finding
-        covered = finding.covered & set(self.experiments)
-        if not (covered | finding.tested) & set(self.experiments):
+        seeds = {name: n for name, n in finding.seeds.items() if name in self.experiments}
+        if not seeds:
             none = "No experiment that the claim is about was run."
             return Finding(NOT_RUN, f"On stand-ins only: {finding.text} {none}")
+        covered = finding.covered & seeds.keys()
         whole = len(covered) == len(self.experiments)
         verdict = DIRECTION if finding.verdict == REPRODUCED and not whole else finding.verdict
         said = f"Complete on {len(covered)} of the {len(self.experiments)} experiments that the claim is about."
-        return Finding(verdict, f"{finding.text} {said}", covered)
+        return Finding(verdict, f"{finding.text} {said}", seeds, covered)
 
 
 ABSENT = Finding(NOT_RUN)
@@ -133,8 +134,8 @@ def beats(found: pd.DataFrame, rivals: Sequence[str]) -> Finding:
     return Finding(
         verdict,
         f"{'; '.join(lines)} ({n_text(found['n'])}).",
+        fewest(found["experiment"], found["n"]),
         _compared_whole(found, rivals),
-        frozenset(found["experiment"]),
     )
 
 
@@ -166,6 +167,11 @@ def listed(found: pd.DataFrame, most: int = 6) -> str:
 def place_name(experiment: str, group: str, table: str = "2") -> str:
     """`sine in-sample`; of a table that has no groups, the experiment alone."""
     return f"{experiment} {group}" if table == "2" else experiment
+
+
+def fewest(experiments: Iterable[str], counts: Iterable[int]) -> dict[str, int]:
+    """The smallest count of each experiment, for `Finding.seeds`."""
+    return pd.Series([*counts]).groupby([*experiments], sort=False).min().to_dict()
 
 
 def n_text(counts: Iterable[int]) -> str:

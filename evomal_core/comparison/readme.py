@@ -37,12 +37,15 @@ def results_block(results_dir: Path) -> str:
     errors = errors[np.array([_is_compared(cell) for cell in errors.to_dict("records")], bool)]
     agree = counted.loc[counted["verdict"] == REPRODUCED, "profile"]
     smaller = agree[~agree.str.startswith("paper").astype(bool)]
+    whole = judged[judged["covered"] == 1]
+    as_stated = ~whole["profile"].str.contains("calibrated|narrow|quick").astype(bool)
     lines = [
         f"Of {len(counted)} numbers in the papers' tables: {_counts(counted['verdict'])}. "
         f"Reproduced under other settings than the papers': {len(smaller)}. Not reproduced, but of one run or too "
         f"uncertain to decide: {int(undecided(counted).sum())}. "
         f"Of {len(judged)} claims in words: {_counts(judged['verdict'])}; "
-        f"{int((judged['covered'] == 1).sum())} were run on all the experiments that they are about.",
+        f"{len(whole)} were run on all the experiments that they are about, {int(as_stated.sum())} of them under "
+        "the papers' settings alone.",
         "[`notebooks/13_paper_vs_measured.ipynb`](notebooks/13_paper_vs_measured.ipynb) says by which rule, and "
         "shows all of them.",
     ]
