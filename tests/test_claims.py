@@ -489,6 +489,17 @@ def test_learning_rates_are_compared_at_the_seeds_that_both_methods_have():
     assert verdict("not-only-learning-rate", evidence(values=values, rates=apart))[0] == "not run"
 
 
+def test_learning_rates_of_other_methods_have_no_say():
+    values = final([0.1], "evomal", "diabetes", table="III")
+    table = rates([0.3, 0.3, 0.3], [0.9, 0.4, 0.5])
+    other = table[(table["method"] == "baseline") & (table["seed"] == 0)].assign(method="random")
+    found, text = verdict("not-only-learning-rate", evidence(values=values, rates=pd.concat([table, other])))
+    assert found == "reproduced"
+    assert "lower in 6 of 6 seeds" in text
+    without = pd.concat([table[table["method"] == "baseline"], other])
+    assert verdict("not-only-learning-rate", evidence(values=values, rates=without))[0] == "not run"
+
+
 def transferred(**means):
     keys = {
         "source": "cifar10-allcnnc",
