@@ -11,18 +11,21 @@ from evomal_core.comparison.evidence import Evidence
 from evomal_core.comparison.findings import (
     ABSENT,
     BEATS,
+    MOST,
     Claim,
     Finding,
     beats,
+    corrected,
     decide,
     fewest,
     n_text,
     number,
     pairs,
     place_name,
+    untestable,
 )
 from evomal_core.paper import COMPARED, LABELS, count_seeds, published
-from evomal_core.statistics import LEVEL, holm, paired_differences, smallest_p, wilcoxon_p
+from evomal_core.statistics import LEVEL, paired_differences, wilcoxon_p
 
 SMALL_SUBSET = 0.5
 """The largest share of the gradient steps that counts as "a small subset"."""
@@ -69,24 +72,28 @@ def _fewer_generations(evidence: Evidence) -> Finding:
     found = generations_to_match(evidence.histories)
     if found.empty:
         return ABSENT
-    groups = found.groupby(["experiment", "rival"], sort=False)
-    medians = groups[["ours", "theirs"]].median()
-    p = holm([wilcoxon_p(paired_differences(part["ours"], part["theirs"])) for _, part in groups])
-    fewer = medians["ours"] < medians["theirs"]
+    rows = [
+        {
+            **{"experiment": experiment, "rival": rival, "n": len(part)},
+            **part[["ours", "theirs"]].median(),
+            "p": wilcoxon_p(paired_differences(part["ours"], part["theirs"])),
+        }
+        for (experiment, rival), part in found.groupby(["experiment", "rival"], sort=False)
+    ]
+    compared = pd.DataFrame(rows)
+    compared["p"] = corrected(compared)
     text = "; ".join(
-        f"{experiment}: what {LABELS[rival]} reaches after {number(row['theirs'])} generations, EvoMAL "
-        + (f"reaches after {row['ours']:.3g}" if np.isfinite(row["ours"]) else "does not reach")
-        + f" (medians), p = {value:.2g}"
-        for ((experiment, rival), row), value in zip(medians.iterrows(), p, strict=True)
+        f"{row['experiment']}: what {LABELS[row['rival']]} reaches after {number(row['theirs'])} generations, "
+        + (f"EvoMAL reaches after {row['ours']:.3g}" if np.isfinite(row["ours"]) else "EvoMAL does not reach")
+        + f" (medians), p = {row['p']:.2g}"
+        for row in compared.to_dict("records")
     )
-    n = groups.size()
-    least = min(1.0, len(p) * smallest_p(int(n.max())))
-    few = f"; not testable at 5 %, as corrected p ≥ {least:.2g}" if least >= LEVEL else ""
-    verdict = decide(bool((fewer & (p < LEVEL)).all()), bool(fewer.all()), n)
-    experiments = n.index.get_level_values("experiment")
-    rivals = experiments.value_counts()
+    fewer, n = compared["ours"] < compared["theirs"], compared["n"]
+    verdict = decide(bool((fewer & (compared["p"] < LEVEL)).all()), bool(fewer.all()), n)
+    rivals = compared["experiment"].value_counts()
     whole = frozenset(rivals.index[rivals == 2])
-    return Finding(verdict, f"{text} ({n_text(n)}{few}).", fewest(experiments, n), whole)
+    said = f"{text}{untestable(compared)} ({n_text(n)})."
+    return Finding(verdict, said, fewest(compared["experiment"], n), whole)
 
 
 def _few_weights(evidence: Evidence) -> Finding:
@@ -104,7 +111,8 @@ def _few_weights(evidence: Evidence) -> Finding:
     )
     n = weights[weights["method"] == "evomal"].groupby("experiment").size()[shares.index]
     verdict = decide(bool((shares <= LARGEST_SHARE).all()), bool((shares < 1).all()), n)
-    return Finding(verdict, f"{text} ({n_text(n)}).", fewest(n.index, n), frozenset(n.index))
+    said = f"EvoMAL's mean number of weights as a share of ML³'s: {text} ({n_text(n)})."
+    return Finding(verdict, said, fewest(n.index, n), frozenset(n.index))
 
 
 def steps_to_baseline(curves: pd.DataFrame, table: str = "2") -> pd.DataFrame:
@@ -141,7 +149,7 @@ def _faster(evidence: Evidence) -> Finding:
         f"never at {never[place]} of {count_seeds(int(n[place]))})"
         for place, share in medians.items()
     )
-    verdict = decide(bool((medians <= SMALL_SUBSET).all()), bool((medians < 1).all()), n)
+    verdict = decide(bool((medians <= SMALL_SUBSET).mean() >= MOST), bool((medians < 1).mean() > 0.5), n)
     experiments = n.index.get_level_values("experiment")
     both = experiments.value_counts()
     said = f"EvoMAL comes below the baseline's final error, and ends there, after: {text} ({n_text(n)})."
@@ -181,8 +189,9 @@ CLAIMS = (
         "iterations "
         "needed to find performant loss functions compared to random search and GP-LFL",
         "reproduced: in every experiment the median over seeds of the generations to reach the rival's final best "
-        "fitness is smaller for EvoMAL than for the rival, and significantly (paired Wilcoxon, Holm-corrected, "
-        "5 %); direction: the median is smaller in every experiment.",
+        "fitness is smaller for EvoMAL than for the rival, and significantly (paired Wilcoxon signed-rank test, "
+        "Holm-corrected for both rivals of an experiment, 5 %); direction: the median is smaller in every "
+        "experiment.",
         _fewer_generations,
         DATA_SETS,
     ),
@@ -202,11 +211,12 @@ CLAIMS = (
         "faster-convergence",
         "gecco23",
         "5.2, Figure 5",
-        "EvoMAL only requires a small subset of the total gradient steps to surpass the final performance of the "
-        "baseline",
-        f"reproduced: in every experiment and group the median over seeds is at most {SMALL_SUBSET:.0%} of the "
-        "steps, those of a run that does not end below the baseline being endless; direction: it is reached "
-        "before the last step everywhere.",
+        "the performance generally shows that EvoMAL only requires a small subset of the total gradient steps to "
+        "surpass the final performance of the baseline",
+        "reproduced: in at least four fifths of the experiments and groups (“generally”) the median over seeds is "
+        f"at most {SMALL_SUBSET:.0%} of the steps, those of a run that does not end below the baseline being "
+        "endless; direction: it is less than all steps in more than half of them. Seeds at which the baseline "
+        "diverged are left out.",
         _faster,
         DATA_SETS,
     ),
