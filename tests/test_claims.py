@@ -176,6 +176,11 @@ def test_what_is_not_compared_has_no_say_for_want_of_seeds():
     given = {"values": final([0.1], "evomal", "diabetes", table="III")}
     alone = moved.query("method == 'evomal' and seed == 0").assign(source="cifar10-vgg16")
     assert verdict("transfer", evidence(**given, transfers=pd.concat([moved, alone])))[0] == "reproduced"
+    other = transferred(baseline=0.3, evomal=0.5, ml3=0.4).assign(source="mnist-mlp")  # not the paper's
+    both = evidence(transfers=pd.concat([moved, other, other.assign(experiment="sine")]))
+    assert counted("transfer", both)[0] == "direction reproduced"
+    assert "of 1 comparisons (cifar10-allcnnc → cifar100-allcnnc): EvoMAL 1, ML³ 0" in counted("transfer", both)[2]
+    assert counted("transfer", evidence(transfers=other))[0] == "not run"
     single = moved[(moved["method"] != "ml3") | (moved["seed"] == 0)]
     assert verdict("transfer", evidence(**given, transfers=single))[0] == "not reproduced"
 
@@ -257,6 +262,8 @@ def test_single_runs_are_left_out_where_others_can_decide():
     (profile, verdict, covered), others = headline([sine(LOWER), single])
     assert (profile, verdict, covered) == ("paper (sine)", "direction reproduced", 0.25)
     assert others == ["paper (sine)", "paper"]
+    text = counted("better-than-parents", evidence(values=pd.concat([sine(LOWER), single])))[2]
+    assert text.endswith(" Left out, for a comparison of a single seed: mnist.")
     several = sine(LOWER, n=5).assign(experiment="mnist", profile="quick")
     assert headline([sine(LOWER), single, several])[0][0] == "paper (sine), quick (mnist)"
     assert headline([single])[0] == ["paper", "not reproduced", 0.25]
@@ -482,6 +489,16 @@ def test_each_landscape_is_measured_within_its_own_grid():
     assert "cifar10-alexnet, within ±1: sharpness -1, the baseline's -2" in text
 
 
+def test_stand_ins_have_no_say_beside_the_claims_own_experiments():
+    bowls = {"evomal": 1, "baseline": 2}
+    parts = [landscape(m, bowl, s, "cifar10-allcnnc") for m, bowl in bowls.items() for s in (0, 1)]
+    sharper = [landscape(m, 3 - bowl, s, "digits-mlp") for m, bowl in bowls.items() for s in (0, 1)]
+    table = judge_claims(evidence(landscapes=pd.concat([*parts, *sharper])))
+    rows = table.query("claim == 'flatter-landscapes'")
+    assert rows[["profile", "verdict", "covered"]].to_numpy().tolist() == [["paper", "direction reproduced", 0.5]]
+    assert "digits-mlp" not in rows["finding"].iloc[0]
+
+
 def rates(evomal, baseline):
     """Errors at three rates, the same for each of six seeds; a rate is chosen by validation error."""
     rows = [
@@ -533,6 +550,11 @@ def test_learning_rates_are_compared_at_the_seeds_that_both_methods_have():
     assert "lower in 4 of 4 seeds" in text
     apart = table[(table["method"] == "baseline") == (table["seed"] < 3)]
     assert verdict("not-only-learning-rate", evidence(values=values, rates=apart))[0] == "not run"
+
+
+def test_varied_rates_are_judged_without_runs_at_the_stated_one():
+    table = rates([0.3, 0.3, 0.3], [0.9, 0.4, 0.5]).assign(experiment="cifar10-allcnnc", profile="quick")
+    assert counted("not-only-learning-rate", evidence(rates=table))[:2] == ("reproduced", 1.0)
 
 
 def test_learning_rates_of_other_methods_have_no_say():

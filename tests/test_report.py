@@ -111,6 +111,8 @@ def test_counts_stand_on_top_and_every_cell_below(page):
         assert name in words
     for oddity in (line for lines in paper.ODDITIES.values() for line in lines):
         assert oddity.partition("`")[0].strip() in words
+    for rule in ("counted under the fairest of them", "The first row of a claim names these profiles"):
+        assert rule in words
 
 
 def test_formulas_and_provenance_of_each_run_are_there(text, page, folder):

@@ -219,6 +219,8 @@ def _transfer(evidence: Evidence) -> Finding:
     means = means.dropna(subset=needed)
     if means.empty:
         return ABSENT
+    own = np.array([source.replace("cifar10-", "cifar100-") == target for source, target, _ in means.index])
+    means = means[own] if own.any() else means  # all others are stand-ins
     better = means.drop(columns="baseline").lt(means["baseline"], axis=0).sum()
     seeds = groups["seed"].nunique().unstack().loc[means.index, needed].min(axis=1)
     counts = ", ".join(f"{LABELS[name]} {count}" for name, count in better.items())
@@ -229,14 +231,13 @@ def _transfer(evidence: Evidence) -> Finding:
         bool((means["evomal"] < means["ml3"]).sum() > half),
         seeds,
     )
-    own = means[[source.replace("cifar10-", "cifar100-") == target for source, target, _ in means.index]]
-    whole = own.dropna() if set(LEARNED) <= set(own) else own[:0]
-    targets, covered = (table.index.get_level_values("experiment") for table in (own, whole))
+    whole = means.dropna(subset=[*LEARNED]) if set(LEARNED) <= set(means) else means[:0]
+    targets, covered = (table.index.get_level_values("experiment") for table in (means, whole))
     return Finding(
         verdict,
         f"Mean held-out error below the target's own baseline, of {len(means)} comparisons ({names}): {counts} "
         f"({n_text(seeds)}).",
-        fewest(targets, seeds[own.index]),
+        fewest(targets, seeds) if own.any() else {},
         frozenset(covered),
     )
 
@@ -288,7 +289,7 @@ CLAIMS = (
         "transfers "
         "that were run, and in at least as many as each other method's; direction: it is below ML³'s in more "
         "than half. "
-        "The paper transfers from CIFAR-10 to CIFAR-100; other transfers that were run are named.",
+        "The paper transfers from CIFAR-10 to CIFAR-100 with the same network; other transfers are stand-ins.",
         _transfer,
         _of("IV"),
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -65,18 +65,24 @@ class Evidence:
     @property
     def profiles(self) -> list[str]:
         """The profiles that were run, the fairest comparison with the papers first."""
-        return sorted(set(self.values["profile"]), key=strength)
+        names = {name for field in fields(self) for name in getattr(self, field.name)["profile"]}
+        return sorted(names, key=strength)
 
     def at(self, profile: str) -> Evidence:
         """What was measured under one profile."""
-        tables = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: table[table["profile"] == profile] for name, table in tables.items()})
+        return self._where(lambda table: table["profile"] == profile)
 
     def of(self, profiles: Mapping[str, str]) -> Evidence:
         """What was measured of some experiments, each under the profile named for it."""
+        return self._where(lambda table: table["profile"] == table["experiment"].map(profiles))
+
+    def about(self, experiments: Iterable[str]) -> Evidence:
+        """What was measured of some experiments; a transfer belongs to its target."""
+        return self._where(lambda table: table["experiment"].isin([*experiments]))
+
+    def _where(self, kept: Callable[[pd.DataFrame], pd.Series]) -> Evidence:
         tables = {field.name: getattr(self, field.name) for field in fields(self)}
-        chosen = {name: table["profile"] == table["experiment"].map(profiles) for name, table in tables.items()}
-        return replace(self, **{name: table[chosen[name]] for name, table in tables.items()})
+        return replace(self, **{name: table[kept(table)] for name, table in tables.items()})
 
     def of_paper(self, paper: str) -> Evidence:
         """Without runs of experiments that a paper, "gecco23" or "tpami23", has no published numbers of.

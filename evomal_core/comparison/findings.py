@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -58,18 +58,17 @@ class Claim:
 
         Runs of other experiments, its stand-ins, neither confirm a claim nor contradict it.
         """
-        finding = self.judge(evidence)
-        if finding.verdict == NOT_RUN:
-            return finding
-        seeds = {name: n for name, n in finding.seeds.items() if name in self.experiments}
-        if not seeds:
+        finding = self.judge(evidence.about(self.experiments))
+        if not finding.seeds:
+            others = self.judge(evidence)
             none = "No experiment that the claim is about was run."
-            return Finding(NOT_RUN, f"On stand-ins only: {finding.text} {none}")
-        covered = finding.covered & seeds.keys()
-        whole = len(covered) == len(self.experiments)
-        verdict = DIRECTION if finding.verdict == REPRODUCED and not whole else finding.verdict
-        said = f"Complete on {len(covered)} of the {len(self.experiments)} experiments that the claim is about."
-        return Finding(verdict, f"{finding.text} {said}", seeds, covered)
+            return Finding(NOT_RUN, f"On stand-ins only: {others.text} {none}") if others.text else ABSENT
+        covered = len(finding.covered)
+        verdict = finding.verdict
+        if verdict == REPRODUCED and covered < len(self.experiments):
+            verdict = DIRECTION
+        said = f"Complete on {covered} of the {len(self.experiments)} experiments that the claim is about."
+        return replace(finding, verdict=verdict, text=f"{finding.text} {said}")
 
 
 ABSENT = Finding(NOT_RUN)
@@ -79,8 +78,7 @@ MOST = 0.8
 BEATS = (
     "reproduced: EvoMAL's mean error is lower in every comparison that was run, and significantly (paired "
     "Wilcoxon signed-rank test, Holm-corrected for all comparisons of an experiment, 5 %); direction: lower in "
-    "every comparison. A diverged run makes a mean infinite. Reproduced only if each experiment was run, with "
-    "each rival."
+    "every comparison. A diverged run makes a mean infinite."
 )
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from evomal_core import paper, plots
 from evomal_core.comparison import disagreements, variants, verdicts, wording
 from evomal_core.comparison import html_parts as html
-from evomal_core.comparison.claims import judge_claims
+from evomal_core.comparison.claims import CLAIM_RULE, judge_claims
 from evomal_core.comparison.evidence import Evidence, by_profile, collect, with_analyses
 from evomal_core.experiment import EXPERIMENTS
 from evomal_core.files import check_writable, write_atomic
@@ -88,6 +88,7 @@ def _comparison(evidence: Evidence, titles: Sequence[str]) -> Iterator[str]:
     yield html.picture(plots_verdicts.verdict_map(cells), "The verdict on every published cell")
     yield html.picture(plots_verdicts.ratios(cells), "Measured over published mean, cell by cell")
     yield html.heading("Claims in words")
+    yield html.markdown(CLAIM_RULE)
     yield html.table(wording.claim_table(claims), CLASSES)
     yield html.heading("Every published cell")
     for table, name in paper.TABLES.items():

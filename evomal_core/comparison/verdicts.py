@@ -50,6 +50,14 @@ RULE = f"""\
 - *Not reproduced*: none of these; also where the runs are too few to tell, as one alone always is.
 - *Not run*: there is no complete run of that cell.
 
+A cell is compared under each profile that it was run with, and counted under the fairest of them: `paper`, the
+protocol as stated; then `calibrated`, with base settings that suit the baseline; then `narrow`, tabular data with
+networks a tenth as wide; then `quick`, with fewer and smaller searches, shorter trainings and, on most data sets,
+fewer rows or a smaller network. Of tabular data each counts first with the split of the authors' code
+(`@split=leaking`), which the published numbers most probably come from. Profiles with another setting varied are
+shown, but never counted. In-sample errors are those on the tasks that a loss was learned on, out-of-sample errors
+those on other tasks of the same data.
+
 The published side is known by mean, standard deviation and n only, so it is resampled as a normal distribution,
 and the measured side from its seeds. Means and standard deviations are those of the finite runs, to be read with
 the count of the diverged ones."""
