@@ -269,6 +269,38 @@ def test_single_runs_are_left_out_where_others_can_decide():
     assert headline([single])[0] == ["paper", "not reproduced", 0.25]
 
 
+@pytest.mark.parametrize("draw", range(3))
+def test_whatever_was_run_each_claim_has_one_counted_row_and_that_of_no_varied_profile(draw):
+    rng = np.random.default_rng(draw)
+    places = {"II": ["mnist-mlp", "cifar10-vgg16", "digits-mlp"], "III": ["diabetes", "boston"], "2": DATA_SETS}
+    profiles = ["paper", "quick", "paper@softplus=true", "narrow@split=leaking", "narrow@split=leaking,draw=1"]
+    runs = [
+        final(
+            rng.choice([1.0, 2.0, np.inf], n),
+            method,
+            name,
+            group,
+            "train" if table == "2" else "test",
+            table,
+            profile,
+        )
+        for table, names in places.items()
+        for name in names
+        for profile in profiles
+        for method in ("baseline", "ml3", "gp-lfl", "evomal")
+        for group in (("in-sample", "out-of-sample") if table == "2" else ("in-sample",))
+        if (n := rng.choice([0, 1, 5]))
+    ]
+    table = judge_claims(evidence(values=pd.concat(runs)))
+    assert not table.duplicated(["claim", "profile"]).any()
+    counts = table[table["headline"]]
+    assert counts["claim"].tolist() == [claim.name for claim in CLAIMS]
+    assert not counts["profile"].str.contains("softplus|draw").any()
+    assert counts["profile"].str.contains("(", regex=False).any()
+    for names in counts["profile"].str.findall(r"[(,] ?([a-z0-9-]+)(?=[,)])"):
+        assert len(set(names)) == len(names)
+
+
 def history(method, best, seed=0, experiment="sine", **counts):
     keys = {"experiment": experiment, "profile": "paper", "method": method, "seed": seed}
     blank = dict.fromkeys(("cached", "optimised", "rejected", "equivalent", "evaluated"), np.nan)
