@@ -267,6 +267,10 @@ def test_single_runs_are_left_out_where_others_can_decide():
     several = sine(LOWER, n=5).assign(experiment="mnist", profile="quick")
     assert headline([sine(LOWER), single, several])[0][0] == "paper (sine), quick (mnist)"
     assert headline([single])[0] == ["paper", "not reproduced", 0.25]
+    elsewhere = evidence(values=pd.concat([sine(LOWER), single.assign(profile="quick")]))
+    assert counted("better-than-parents", elsewhere)[2].endswith(
+        "Left out, for a comparison of a single seed: mnist."
+    )
 
 
 @pytest.mark.parametrize("draw", range(3))

@@ -50,6 +50,7 @@ def judge_claims(evidence: Evidence) -> pd.DataFrame:
             whole = claim.found(evidence.of(chosen).of_paper(claim.paper))
             first = next(iter(chosen.values()))
             name = first if told[first] == whole else _named(chosen)
+            found.pop(name, None)  # said once, with what was left out
             found = {name: replace(whole, text=whole.text + _left_out(claim, chosen, told))} | found
         elif not any(map(is_counted, found)):
             found = {"": ABSENT} | found

@@ -20,6 +20,7 @@ from evomal_core.comparison.findings import (
     fewest,
     n_text,
     number,
+    of_each,
     pairs,
     place_name,
     untestable,
@@ -112,7 +113,7 @@ def _few_weights(evidence: Evidence) -> Finding:
     n = weights[weights["method"] == "evomal"].groupby("experiment").size()[shares.index]
     verdict = decide(bool((shares <= LARGEST_SHARE).all()), bool((shares < 1).all()), n)
     said = f"EvoMAL's mean number of weights as a share of ML³'s: {text} ({n_text(n)})."
-    return Finding(verdict, said, fewest(n.index, n), frozenset(n.index))
+    return of_each(n.index, n, verdict, said)
 
 
 def steps_to_baseline(curves: pd.DataFrame, table: str = "2") -> pd.DataFrame:

@@ -21,6 +21,7 @@ from evomal_core.comparison.findings import (
     decide,
     fewest,
     n_text,
+    of_each,
     pairs,
 )
 from evomal_core.comparison.verdicts import paired
@@ -75,12 +76,7 @@ def _filters(evidence: Evidence) -> Finding:
         f"Of the population {repeated:.0%} are symbolic repeats (published ~{stated[0]:.0%}), and {evaluated:.0%} "
         f"are evaluated (published ~{stated[1]:.0%}) ({n_text(found['n'])})."
     )
-    return _of_each(found["experiment"], found["n"], verdict, text)
-
-
-def _of_each(experiments: pd.Series | pd.Index, counts: pd.Series, verdict: str, text: str) -> Finding:
-    """A finding whose rule asks for nothing more of an experiment than it has."""
-    return Finding(verdict, text, fewest(experiments, counts), frozenset(experiments))
+    return of_each(found["experiment"], found["n"], verdict, text)
 
 
 def _filters_over_time(evidence: Evidence) -> Finding:
@@ -97,7 +93,7 @@ def _filters_over_time(evidence: Evidence) -> Finding:
     said = (
         f"Of the optimised, from the first to the last fifth of the generations: {text} ({n_text(shares['n'])})."
     )
-    return _of_each(shares["experiment"], shares["n"], verdict, said)
+    return of_each(shares["experiment"], shares["n"], verdict, said)
 
 
 def _early(evidence: Evidence) -> Finding:
@@ -128,7 +124,7 @@ def _early(evidence: Evidence) -> Finding:
     )
     verdict = decide(bool(early.mean() >= MOST), bool(final.all()), found["n"])
     said = f"EvoMAL's mean best fitness: {text} ({n_text(found['n'])})."
-    return _of_each(found["experiment"], found["n"], verdict, said)
+    return of_each(found["experiment"], found["n"], verdict, said)
 
 
 def _run_time(evidence: Evidence) -> Finding:
@@ -151,7 +147,7 @@ def _run_time(evidence: Evidence) -> Finding:
         f"other method ({n_text(n)})."
     )
     verdict = decide(ABOUT_TWICE[0] <= ratio <= ABOUT_TWICE[1] and dearest, dearest, n)
-    return _of_each(means.index, n, verdict, text)
+    return of_each(means.index, n, verdict, text)
 
 
 def _flatter(evidence: Evidence) -> Finding:
@@ -181,7 +177,7 @@ def _flatter(evidence: Evidence) -> Finding:
     )
     said = bool(found["as said"].all())
     verdict = decide(said and bool((p < LEVEL).all()), said, found["n"])
-    return _of_each(found["experiment"], found["n"], verdict, f"{text} ({n_text(found['n'])}).")
+    return of_each(found["experiment"], found["n"], verdict, f"{text} ({n_text(found['n'])}).")
 
 
 def _not_only_rates(evidence: Evidence) -> Finding:
@@ -207,7 +203,7 @@ def _not_only_rates(evidence: Evidence) -> Finding:
     better = [row["verdict"] == "lower" for row in rows]
     found = pd.DataFrame(rows)
     verdict = decide(all(better), all(row["difference"] < 0 for row in rows), found["n"])
-    return _of_each(found["experiment"], found["n"], verdict, f"At the baseline's best rate: {text}.")
+    return of_each(found["experiment"], found["n"], verdict, f"At the baseline's best rate: {text}.")
 
 
 def _transfer(evidence: Evidence) -> Finding:

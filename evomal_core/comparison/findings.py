@@ -190,6 +190,11 @@ def fewest(experiments: Iterable[str], counts: Iterable[int]) -> dict[str, int]:
     return pd.Series([*counts]).groupby([*experiments], sort=False).min().to_dict()
 
 
+def of_each(experiments: pd.Series | pd.Index, counts: pd.Series, verdict: str, text: str) -> Finding:
+    """A finding whose rule asks for nothing more of an experiment than it has."""
+    return Finding(verdict, text, fewest(experiments, counts), frozenset(experiments))
+
+
 def n_text(counts: Iterable[int]) -> str:
     """`n = 5 seeds`, or `n = 3 to 5 seeds`; where there is only one, with what that means for the verdict."""
     numbers = [*map(int, counts)]
