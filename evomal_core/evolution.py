@@ -254,7 +254,7 @@ class Evaluator:
     def _initial_phi(self, expression: Expression) -> torch.Tensor:
         """Weights near 1 for a loss that is to be tuned, the unit form for one that is not."""
         phi = initial_phi(expression, self.search.seed) if self.tuned else torch.ones(expression.edges)
-        return phi.to(self.search.learners[0].task.train[1].device)
+        return phi.to(self.search.learners[0].device)
 
     def _reject(self, losses: Sequence[LearnedLoss], done: dict[int, Evaluation], status: str) -> None:
         """Mark those that the rejection protocol finds unpromising as done."""
@@ -297,11 +297,11 @@ class Evaluator:
     def restore(self, state: dict[str, Any]) -> list[Evaluation]:
         """Take up a saved state; returns the population."""
         kind, softplus = self.search.kind, self.search.config.softplus
-        device = self.search.learners[0].task.train[1].device
         for text, value, status, phi in state["archive"]:
             loss = LearnedLoss(text, kind, softplus=softplus)
-            weights = torch.tensor(phi, device=device).reshape(loss.phi.shape)
-            loss.phi.data = weights  # which may have diverged, and would be refused above
+            with torch.no_grad():
+                loss.phi.copy_(torch.tensor(phi).reshape(loss.phi.shape))  # diverged ones would be refused above
+            loss.to(self.search.learners[0].device)
             self.archive[loss.expression] = Evaluation(loss, value, status)
         self.signatures = {tuple(key): value for key, value in state["signatures"]}
         entries = list(self.archive.values())

@@ -48,6 +48,11 @@ class Learner:
     _orders: dict[tuple[str, int], Tensor] = field(default_factory=dict, repr=False)
 
     @property
+    def device(self) -> torch.device:
+        """Where its task and its network lie, and the losses that it trains with."""
+        return self.task.train[0].device
+
+    @property
     def theta(self) -> Weights:
         """The initial weights that are trained (detached; do not change them in place); frozen ones stay out."""
         trained = ((name, w) for name, w in self.network.named_parameters() if w.requires_grad)

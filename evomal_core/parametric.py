@@ -26,7 +26,7 @@ def baseline(search: Search) -> SearchResult:
 def ml3(search: Search) -> SearchResult:
     """ML³ (Bechtle et al. 2021): one neural loss, tuned for `meta_steps` by unrolled differentiation."""
     config = search.config
-    loss = NeuralLoss(search.kind, seed=search.seed).to(search.learners[0].task.train[1].device)
+    loss = NeuralLoss(search.kind, seed=search.seed).to(search.learners[0].device)
     search.engine = choose_engine(search.learners, config, loss)
     search.progress.start(1)
     share = 1 / max(config.meta_steps, 1)
@@ -86,7 +86,7 @@ def taylorglo(search: Search) -> SearchResult:
     search.progress.start(config.generations)
     for generation in range(config.generations):
         points = [optimiser.ask() for _ in range(optimiser.population_size)]
-        device = search.learners[0].task.train[1].device
+        device = search.learners[0].device
         losses = [TaylorLoss(search.kind, theta=torch.from_numpy(point)).to(device) for point in points]
         if generation == len(state["fitness"]):
             with search.timed("fitness"):

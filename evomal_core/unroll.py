@@ -235,7 +235,7 @@ def choose_engine(
 
     if not unrolled:
         return "batched" if config.engine == "auto" else config.engine
-    probe = loss or LearnedLoss("square(sub(f, y))", learners[0].task.kind)
+    probe = loss or LearnedLoss("square(sub(f, y))", learners[0].task.kind).to(learners[0].device)
     order = ["batched", *ENGINES]
     if not isinstance(probe, LearnedLoss):
         order.remove("batched")

@@ -213,7 +213,8 @@ def check_batchable(learners: Sequence[Learner], config: SearchConfig) -> None:
     Raises:
         NotBatchable: the network can't be stacked; the text is one line that says why.
     """
-    probes = [LearnedLoss(text, learners[0].task.kind) for text in ("square(sub(f, y))", "abs(sub(f, y))")]
+    kind, device = learners[0].task.kind, learners[0].device
+    probes = [LearnedLoss(text, kind).to(device) for text in ("square(sub(f, y))", "abs(sub(f, y))")]
     with stackable():
         _search(probes, learners[:1], config.replace(meta_steps=1), lambda: None)
 
@@ -301,7 +302,8 @@ def _search(
         if not loss.size:
             results.append(Tuned(loss, diverged=False))
             continue
-        loss.phi.data = weights[: loss.size].clone()
+        with torch.no_grad():
+            loss.phi.copy_(weights[: loss.size])
         results.append(Tuned(loss, diverged=not lives, task_loss=(start, end)))
     return results
 

@@ -4,8 +4,8 @@ A meta-step of small networks is hundreds of short kernels, whose launching take
 but the numbers in phi and in the batches changes between the steps of one local search, so both lie in buffers
 that stay where they are, and a replay launches all kernels at once.
 
-This has been tested with a stand-in for `torch.cuda` on a CPU, which records operations and runs them again. It
-has not yet run on a GPU; where capturing fails there, one line says so and the steps go on without a graph.
+This has been tested on a simulated device, which records operations and runs them again. It has not yet run on a
+GPU; where capturing fails there, one line says so and the steps go on without a graph.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class Step(Protocol):
 
 
 class GraphedStep:
-    """As the step given, by a CUDA graph; `cuda` is `torch.cuda` but in tests."""
+    """As the step given, by a CUDA graph."""
 
-    def __init__(self, step: Step, cuda: Any = torch.cuda) -> None:
-        self.step, self.cuda = step, cuda
+    def __init__(self, step: Step) -> None:
+        self.step = step
         self.eager = step.random
         self.graph: Any = None
         self._phi = torch.empty(0)
@@ -71,15 +71,15 @@ class GraphedStep:
         self._phi = phi.clone()
         self._batches = [Rows(b.features.clone(), b.y.clone(), b.given.clone()) for b in batches]
         try:
-            aside = self.cuda.Stream()
-            aside.wait_stream(self.cuda.current_stream())
-            with self.cuda.stream(aside):
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
                 for _ in range(WARM_UP):
                     self.step.compute(self._phi, self._batches, draw)
-            self.cuda.current_stream().wait_stream(aside)
+            torch.cuda.current_stream().wait_stream(aside)
             self.step.forget()  # the pass at the initial weights belongs into the graph: batches change
-            graph = self.cuda.CUDAGraph()
-            with self.cuda.graph(graph):
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
                 self._result = self.step.compute(self._phi, self._batches, draw)
             self.graph = graph
         except RuntimeError as error:
