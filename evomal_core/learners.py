@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from evomal_core.batched.memory import keep_freed_memory
@@ -128,14 +128,32 @@ class Learner:
     def dropout(self, draw: int) -> Iterator[None]:
         """Within it, a network that draws random numbers (dropout) draws the same for the same `draw`.
 
-        Attention is computed by PyTorch's plain operations: the fused ones have no second derivative.
+        Attention and recurrent layers are computed by PyTorch's own operations: the fused ones of attention, and
+        those of cuDNN for recurrent layers, have no second derivative.
         """
-        with sdpa_kernel(SDPBackend.MATH):
+        recurrent = any(isinstance(module, nn.RNNBase) for module in self.network.modules())
+        with sdpa_kernel(SDPBackend.MATH), _without_cudnn() if recurrent else nullcontext():
             if self.draws:
                 with isolated_torch(self.seed, "dropout", draw):
                     yield
             else:
                 yield
+
+    @cached_property
+    def vectorises(self) -> bool:
+        """Whether `torch.vmap` takes the network, and its derivative along weights: found out by trying."""
+        x = self.task.train[0][:2].clone()
+        pair = {name: torch.stack([weights, weights]) for name, weights in self.theta.items()}
+        both = torch.vmap(lambda theta: self.call(theta, x), randomness="same")
+        try:
+            with torch.no_grad(), self.dropout(0):
+                both(pair)
+                jvp(both, (pair,), (pair,))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            return False
+        return True
 
     @cached_property
     def draws(self) -> bool:
@@ -170,6 +188,16 @@ def sgd(network: nn.Module, base: SGD) -> torch.optim.SGD:
 
 def _generator_state(device: torch.device) -> Tensor:
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+@contextmanager
+def _without_cudnn() -> Iterator[None]:
+    before = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = before
 
 
 class PureBatchNorm(nn.Module):

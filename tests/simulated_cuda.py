@@ -104,6 +104,7 @@ def _dispatch(func: Any, args: Any, kwargs: Any) -> Any:
     if _captures and any(places):
         _check_capture(func, args, crosses=not all([*places, here]))
     unwrapped = tree_map(_held, (args, {**kwargs, "device": HOST} if device is not None else kwargs))
+    given = _aliases(unwrapped) if _captures else None  # as shaped before the operation
     with _disable_current_modes():
         result = func(*unwrapped[0], **unwrapped[1])
     if here:
@@ -115,7 +116,7 @@ def _dispatch(func: Any, args: Any, kwargs: Any) -> Any:
     elif device is not None and any(places):
         result = result.clone()  # a move to the host is a copy
     if _captures and (here or any(places)):
-        _captures[-1].operations.append((func, args, kwargs, result))
+        _captures[-1].operations.append((func, given, _aliases(tree_map(_held, result))))
     return result
 
 
@@ -167,22 +168,30 @@ def _inward(leaf: Any) -> Any:
     return META if named or (isinstance(leaf, torch.device) and leaf.type == "cuda") else leaf
 
 
+def _aliases(tree: Any) -> Any:
+    """The same numbers in tensors of their own, whose shapes nothing else changes in place."""
+    with _disable_current_modes():
+        return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, tree)
+
+
 class Graph:
     """A CUDA graph: every operation with its arguments and results, which `replay` writes anew where they lie."""
 
     captured = replays = 0
 
     def __init__(self) -> None:
-        self.operations: list[tuple[Any, Any, Any, Any]] = []
+        self.operations: list[tuple[Any, Any, Any]] = []
 
     def replay(self) -> None:
         Graph.replays += 1
-        for func, args, kwargs, result in self.operations:
-            storages = {_held(t).untyped_storage().data_ptr() for t in _tensors((args, kwargs))}
-            again = _dispatch(func, args, kwargs)
-            for old, new in zip(_tensors(result), _tensors(again), strict=True):
-                if _held(old).untyped_storage().data_ptr() not in storages:  # neither a view nor in place
-                    _held(old).copy_(_held(new))
+        with _disable_current_modes():
+            for func, given, result in self.operations:
+                args, kwargs = _aliases(given)
+                storages = {t.untyped_storage().data_ptr() for t in _tensors(given)}
+                again = func(*args, **kwargs)
+                for old, new in zip(_tensors(result), _tensors(again), strict=True):
+                    if old.untyped_storage().data_ptr() not in storages:  # neither a view nor in place
+                        old.copy_(new)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import class_task, regression_task, tiny_config
 from simulated_cuda import Graph, simulated_cuda
+from test_own_networks import Centred
 from torch import nn
 
 import evomal_core as em
@@ -25,6 +26,18 @@ from evomal_core.results import load_or_run
 from evomal_core.search import METHODS
 from evomal_core.unroll import local_search
 
+
+class Recurrent(nn.Module):
+    """Reads the features one after another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells, self.out = nn.GRU(1, 4, batch_first=True), nn.Linear(4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.cells(x[:, :, None])[0][:, -1])
+
+
 TASKS = {"regression": regression_task(), "binary": class_task(2), "multiclass": class_task(3)}
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "mlp": lambda outputs: em.models.mlp(3, [4], outputs),
@@ -37,6 +50,8 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
         nn.Flatten(),
         nn.Linear(8, outputs),
     ),
+    "recurrent": lambda outputs: Recurrent(),
+    "running mean": lambda outputs: Centred(),
     "dropout": lambda outputs: nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.3), nn.Linear(4, outputs)),
 }
 
@@ -131,14 +146,19 @@ def assert_same(ours: em.SearchResult, theirs: em.SearchResult) -> None:
         ("multiclass", "linear", "evomal"),
         ("multiclass", "convolutions", "evomal"),
         ("multiclass", "convolutions", "ml3"),
+        ("regression", "recurrent", "evomal"),
+        ("regression", "running mean", "evomal"),
         ("binary", "dropout", "evomal"),
         ("binary", "mlp", "taylorglo"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:PyTorch was compiled without cuDNN")
 def test_a_search_is_the_same_on_both_devices(
     kind: str, network: str, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = tiny_config(meta_optimizer="sgd")  # Adam makes whole steps of gradients that are rounding alone
+    config = tiny_config(
+        generations=2, meta_optimizer="sgd"
+    )  # Adam makes whole steps of gradients that are rounding alone
     with caplog.at_level(logging.WARNING, "evomal"):
         ours, theirs = on_both(lambda device: learned(kind, network, method, device, config=config))
     assert_same(ours, theirs)
@@ -146,7 +166,7 @@ def test_a_search_is_the_same_on_both_devices(
 
 
 def test_on_cuda_a_population_is_meta_trained_at_once_by_graphs() -> None:
-    config = tiny_config()
+    config = tiny_config(generations=2)
     with simulated_cuda():
         result = learned("regression", "mlp", "evomal", "cuda", config=config)
         assert Graph.captured > 0
@@ -155,7 +175,7 @@ def test_on_cuda_a_population_is_meta_trained_at_once_by_graphs() -> None:
 
 
 def test_a_stopped_search_goes_on_on_cuda(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = tiny_config()
+    config = tiny_config(generations=2)
     whole = learned("regression", "mlp", "evomal", "cpu", config=config)
     save = Checkpoint.save
 

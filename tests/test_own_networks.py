@@ -256,6 +256,22 @@ def test_dropout_within_attention_is_the_same_in_every_pass():
     assert (found - wanted).norm() <= 1e-10 * wanted.norm()
 
 
+def test_recurrent_layers_are_computed_without_cudnn_which_has_no_second_derivative():
+    seen = []
+
+    class Watched(nn.GRU):
+        def forward(self, x):
+            seen.append(torch.backends.cudnn.enabled)
+            return super().forward(x)[0]
+
+    made = learner(lambda: nn.Sequential(Watched(3, 4), nn.Linear(4, 1)), tiny_config())
+    assert torch.backends.cudnn.enabled
+    seen.clear()
+    made.forward(made.theta, made.batch(0)[0], 0)
+    assert seen == [False]
+    assert torch.backends.cudnn.enabled
+
+
 def spectral() -> nn.Module:
     return nn.utils.parametrizations.spectral_norm(nn.Linear(3, 1))
 

@@ -225,17 +225,18 @@ def _through(activation: str, change: Tensor, output: Tensor) -> Tensor:
 
 
 class NetworkStack(Stack):
-    """Any network of one learner: one task's candidates through `torch.vmap`, or one after another on a CPU.
+    """Any network of one learner: one task's candidates through `torch.vmap`, or one after another.
 
     A CPU gains little from grouped convolutions, so there each candidate has its own products, and its
-    result can't depend on its company; the initial forward pass is still shared.
+    result can't depend on its company; so it is with a network that vmap does not take. The initial forward
+    pass is still shared.
     """
 
     def __init__(self, learners: Sequence[Learner]) -> None:
         super().__init__(learners)
         (self.learner,) = learners
         self.names = tuple(self.learner.theta)
-        self.vectorised = self.theta0[0].is_cuda
+        self.vectorised = self.theta0[0].is_cuda and self.learner.vectorises
         self.trained = copy.deepcopy(self.learner.network)
         self.buffer_names = tuple(name for name, _ in self.trained.named_buffers())
 
