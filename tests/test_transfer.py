@@ -1,5 +1,7 @@
 """Transfer: which loss is taken, that the target trains with it as it would itself, and what is published."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -87,6 +89,20 @@ def test_finished_pieces_are_loaded_and_others_refused(moved, monkeypatch):
     with pytest.raises(TypeError):  # it is computed again
         transfer.load_or_transfer(Transfer("sine", "diabetes"), "smoke", **options)
     record.write_text(whole)
+
+
+def test_a_source_with_another_best_seed_is_transferred_anew(moved, tmp_path):
+    (chosen, final), folder, options = moved
+    (best,) = chosen["source seed"]
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    one = options | {"seeds": [1 - best], "results_dir": tmp_path}
+    two = options | {"results_dir": tmp_path}
+    for asked, taken in ((one, 1 - best), (two, best), (one, 1 - best)):
+        found = transfer.load_or_transfer(Transfer("sine", "diabetes"), "smoke", **asked)
+        assert found[0]["source seed"].tolist() == [taken]
+    pd.testing.assert_frame_equal(
+        transfer.load_or_transfer(Transfer("sine", "diabetes"), "smoke", **two)[1], final
+    )
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,11 @@ class Piece:
     name: str
     configuration: dict[str, Any]
     """What the table is a function of, as JSON-ready data."""
+    renewed_by: str = ""
+    """A key of the configuration: a table with another value there is an old one, and is computed anew."""
 
     def load(self) -> pd.DataFrame | None:
-        """The table, or None if it was never finished.
+        """The table, or None if it was never finished or is an old one.
 
         Raises:
             ValueError: a file is damaged, or belongs to a piece of another configuration.
@@ -42,7 +44,10 @@ class Piece:
         found = read_json(record)
         if not isinstance(found, dict) or "configuration" not in found:
             raise ValueError(f"{record} is not the record of a table; move it away")
-        if difference := first_difference(found["configuration"], encode(self.configuration)):
+        held, key = found["configuration"], self.renewed_by
+        if key and isinstance(held, dict) and held.get(key) != self.configuration[key]:
+            return None
+        if difference := first_difference(held, encode(self.configuration)):
             raise ValueError(
                 f"{record} is of another configuration: {difference}; "
                 "choose another results_dir, or delete that file"

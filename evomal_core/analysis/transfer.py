@@ -93,7 +93,8 @@ def load_or_transfer(
 
     The target's networks are trained as in its own meta-testing: the same initial weights and batches at a seed,
     and its baseline is the run of that name. Each piece is kept in
-    `<results_dir>/transfer/<source>-to-<target>/<profile>/<method>/seed-<k>/test.csv`.
+    `<results_dir>/transfer/<source>-to-<target>/<profile>/<method>/seed-<k>/test.csv`, and computed anew if
+    another seed of the source has become the best one.
 
     Args:
         transfer: source and target.
@@ -130,7 +131,7 @@ def load_or_transfer(
         loss = sources.losses[source.name, method, row["source seed"]]
         names = {"source": source.name, "target": target.name, "profile": profile, "method": method, "seed": seed}
         configuration = names | {"source seed": row["source seed"]} | training_configuration(sizes, loss)
-        piece = Piece(place / method / f"seed-{seed}", "test", configuration)
+        piece = Piece(place / method / f"seed-{seed}", "test", configuration, renewed_by="source seed")
 
         def compute(loss: Loss = loss, seed: int = seed) -> pd.DataFrame:
             with one_thread():  # as the target's own runs are computed
