@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from evomal_core.batched.memory import keep_freed_memory
 from evomal_core.config import SGD, SearchConfig
+from evomal_core.cuda import without_cudnn
 from evomal_core.models import glorot_
 from evomal_core.seeds import derive, isolated_torch, torch_rng
 from evomal_core.tasks import Task
@@ -124,15 +125,18 @@ class Learner:
         network = copy.deepcopy(self.network).to("cpu", torch.float64)
         return Learner(task.to("cpu", torch.float64), network, min(self.batch_size, rows), self.seed)
 
+    def kernels(self) -> AbstractContextManager[None]:
+        """Within it, the network's layers are computed by kernels that can be differentiated twice."""
+        recurrent = any(isinstance(module, nn.RNNBase) for module in self.network.modules())
+        return without_cudnn() if recurrent else nullcontext()
+
     @contextmanager
     def dropout(self, draw: int) -> Iterator[None]:
         """Within it, a network that draws random numbers (dropout) draws the same for the same `draw`.
 
-        Attention and recurrent layers are computed by PyTorch's own operations: the fused ones of attention, and
-        those of cuDNN for recurrent layers, have no second derivative.
+        Attention is computed by PyTorch's plain operations: the fused ones have no second derivative.
         """
-        recurrent = any(isinstance(module, nn.RNNBase) for module in self.network.modules())
-        with sdpa_kernel(SDPBackend.MATH), _without_cudnn() if recurrent else nullcontext():
+        with sdpa_kernel(SDPBackend.MATH), self.kernels():
             if self.draws:
                 with isolated_torch(self.seed, "dropout", draw):
                     yield
@@ -187,17 +191,9 @@ def sgd(network: nn.Module, base: SGD) -> torch.optim.SGD:
 
 
 def _generator_state(device: torch.device) -> Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-@contextmanager
-def _without_cudnn() -> Iterator[None]:
-    before = torch.backends.cudnn.enabled
-    torch.backends.cudnn.enabled = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.enabled = before
+    """Of the CPU, where a network may draw on any device, and of a CUDA device."""
+    own = torch.get_rng_state()
+    return torch.cat([own, torch.cuda.get_rng_state(device)]) if device.type == "cuda" else own
 
 
 class PureBatchNorm(nn.Module):
@@ -275,7 +271,7 @@ def _make_learner(task: Task, model: ModelFactory, base: SGD, initialisation: st
     if not isinstance(network, nn.Module) or not any(p.requires_grad for p in network.parameters()):
         raise TypeError(f"model() must return an nn.Module with trainable weights, got {type(network).__name__}")
     if initialisation == "glorot":
-        glorot_(network, torch_rng(seed, "initial weights"))
+        glorot_(network.cpu(), torch_rng(seed, "initial weights"))
     network.to(device=x.device, dtype=dtype).train()
     learner = Learner(task, network, base.batch_size, seed)
     _check_output(learner)

@@ -125,7 +125,8 @@ def _execute(stem: str, parameters: dict[str, Any], target: Path) -> None:
             cwd=NOTEBOOKS,
             kernel_name="python3",
             progress_bar=False,
-            extra_arguments=["--IPKernelApp.log_level=ERROR"],  # else it warns of TCP, which stays on this machine
+            # Its own log is of connections, and of the interrupt that ends it; errors of cells are raised.
+            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
         )
     except papermill.PapermillExecutionError as error:
         raise RuntimeError(f"{stem} failed: {error.ename}: {error.evalue}; see {target}") from None

@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from evomal_core.batched.training import train_all
 from evomal_core.checkpoint import digest_of, first_difference
 from evomal_core.config import SGD
+from evomal_core.cuda import repeatable
 from evomal_core.experiment import EXPERIMENTS, PROFILES, Problem, Profile, experiment
 from evomal_core.files import digest, read_json, write_atomic, write_json
 from evomal_core.learners import Learner, make_learners
@@ -204,6 +205,7 @@ def _tasks(problem: Problem) -> dict[str, Any]:
     }
 
 
+@repeatable()
 def meta_test(
     loss: Loss,
     problem: Problem,
@@ -243,7 +245,9 @@ def base_trainings(
     """The base networks that meta-testing trains with a loss on each task of a group, one after the other."""
     base, steps, record, milestones = _test_length(sizes)
     for learner in _base_learners(problem, sizes, seed, group, device):
-        yield learner, train(loss, learner, base, steps, record, milestones=milestones)
+        with repeatable():
+            trained = train(loss, learner, base, steps, record, milestones=milestones)
+        yield learner, trained
 
 
 def _base_learners(problem: Problem, sizes: Profile, seed: int, group: str, device: str) -> list[Learner]:
@@ -272,13 +276,13 @@ def compute_all(runs: Sequence[Run], device: str = "cpu", jobs: int = 1, progres
 def computed(runs: Sequence[Run], device: str = "cpu", jobs: int = 1, progress: bool = True) -> Iterator[Run]:
     """Each run as soon as it is complete: first those that are, then the others, computed `jobs` at a time.
 
-    With 0 jobs there is one for each core; each computes on one thread. All folders are checked before the first
-    run starts.
+    With 0 jobs there is one for each core, on CUDA one; each computes on one thread. All folders are checked
+    before the first run starts.
 
     Raises:
         ValueError: a folder holds a run of another configuration, or the device or `jobs` makes no sense.
     """
-    check_device(device)
+    place = check_device(device)
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 0:
         raise ValueError(f"jobs is a whole number of at least 0, got {jobs!r}")
     todo = [run for run in runs if not run.is_complete]
@@ -286,7 +290,7 @@ def computed(runs: Sequence[Run], device: str = "cpu", jobs: int = 1, progress: 
         if missing := experiment(name).missing():
             raise FileNotFoundError(missing)
     yield from (run for run in runs if run not in todo)
-    jobs = min(jobs or os.cpu_count() or 1, len(todo))
+    jobs = min(jobs or (1 if place.type == "cuda" else os.cpu_count()) or 1, len(todo))
     if jobs <= 1:
         for run in todo:
             compute(run, device, progress)

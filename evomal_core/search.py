@@ -17,6 +17,7 @@ from torch import nn
 
 from evomal_core.checkpoint import Checkpoint, fingerprint
 from evomal_core.config import SearchConfig
+from evomal_core.cuda import repeatable
 from evomal_core.expression import Expression
 from evomal_core.learners import Learner, ModelFactory, make_learners
 from evomal_core.losses import TASK_LOSSES, Kind, LearnedLoss, Loss, TaskLoss
@@ -197,7 +198,8 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
 
     Its random generators and the levels of its forward-mode derivatives belong to the process, not to a thread.
     """
-    with _SEARCHING, torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+    plain = torch.autocast(device.type, enabled=False)
+    with _SEARCHING, torch.inference_mode(False), torch.enable_grad(), plain, repeatable():
         yield
 
 

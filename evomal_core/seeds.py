@@ -54,6 +54,6 @@ def isolated_torch(seed: int, *purpose: str | int) -> Iterator[None]:
 
     The global generators of the CPU and of every CUDA device are put back afterwards.
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(range(torch.cuda.device_count())):  # else it warns of more than one
         torch.manual_seed(derive(seed, *purpose))
         yield

@@ -32,6 +32,7 @@ WAITING = tuple(
 aten = torch.ops.aten
 COPIES = (aten.copy_.default, aten._to_copy.default)
 _captures: list[Graph] = []
+_sync = SimpleNamespace(mode="default")
 
 
 class DeviceTensor(Tensor):
@@ -62,8 +63,8 @@ class DeviceTensor(Tensor):
         return f"DeviceTensor({self.held!r})"
 
     def read(self) -> Tensor:
-        if _captures:
-            raise RuntimeError("operation not permitted when stream is capturing: a value is read")
+        if _captures or _sync.mode == "error":
+            _refuse("reading a value")
         return self.held
 
     def item(self) -> Any:
@@ -101,8 +102,8 @@ def _dispatch(func: Any, args: Any, kwargs: Any) -> Any:
     here = device == META if device is not None else places[0] if func is aten.copy_.default else any(places)
     if any(places) and not all(places):
         _check_places(func, args, tensors)
-    if _captures and any(places):
-        _check_capture(func, args, crosses=not all([*places, here]))
+    if (_captures or _sync.mode == "error") and (here or any(places)):
+        _check_waiting(func, args, crosses=not all([*places, here]))
     unwrapped = tree_map(_held, (args, {**kwargs, "device": HOST} if device is not None else kwargs))
     given = _aliases(unwrapped) if _captures else None  # as shaped before the operation
     with _disable_current_modes():
@@ -132,11 +133,16 @@ def _check_places(func: Any, args: Any, tensors: list[Tensor]) -> None:
         raise RuntimeError(f"Expected all tensors to be on the same device, but {func} got {found}")
 
 
-def _check_capture(func: Any, args: Any, crosses: bool) -> None:
-    """What a graph can't hold: whatever makes the host wait for the device."""
+def _check_waiting(func: Any, args: Any, crosses: bool) -> None:
+    """What a graph can't hold, and the synchronisation debug mode refuses: the host waits for the device."""
     masks = func._schema.name in INDEXING and any(t.dtype == torch.bool for t in _tensors(args[1]))
     if masks or (func in COPIES and crosses) or func._schema.name in WAITING:
-        raise RuntimeError(f"operation not permitted when stream is capturing: {func}")
+        _refuse(func)
+
+
+def _refuse(what: object) -> None:
+    why = "operation not permitted when stream is capturing" if _captures else "called a synchronizing operation"
+    raise RuntimeError(f"{why}: {what}")
 
 
 class _Operations(TorchDispatchMode):
@@ -195,7 +201,7 @@ class Graph:
 
 
 @contextmanager
-def _capture(graph: Graph) -> Iterator[None]:
+def _capture(graph: Graph, stream: Any = None, capture_error_mode: str = "global") -> Iterator[None]:
     Graph.captured += 1
     _captures.append(graph)
     try:
@@ -208,16 +214,20 @@ def _capture(graph: Graph) -> Iterator[None]:
 def simulated_cuda() -> Iterator[None]:
     """Within it, this machine has one CUDA device; `Graph.captured` and `Graph.replays` count from 0."""
     stream = SimpleNamespace(wait_stream=lambda other: None)
+    own_states = torch.zeros(16, dtype=torch.uint8)  # a device has a generator of its own
     runtime = {
         "_lazy_init": lambda: None,
         "is_available": lambda: True,
         "device_count": lambda: 1,
         "get_device_name": lambda device=None: "simulated",
-        "get_rng_state": lambda device=None: torch.get_rng_state(),
+        "get_rng_state": lambda device=None: own_states,
         "empty_cache": lambda: None,
-        "Stream": lambda: stream,
-        "current_stream": lambda: stream,
+        "get_sync_debug_mode": lambda: _sync.mode,
+        "set_sync_debug_mode": lambda mode: setattr(_sync, "mode", mode),
+        "Stream": lambda device=None: stream,
+        "current_stream": lambda device=None: stream,
         "stream": lambda chosen: nullcontext(),
+        "set_stream": lambda chosen: None,
         "CUDAGraph": Graph,
         "graph": _capture,
     }

@@ -26,18 +26,6 @@ from evomal_core.results import load_or_run
 from evomal_core.search import METHODS
 from evomal_core.unroll import local_search
 
-
-class Recurrent(nn.Module):
-    """Reads the features one after another."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cells, self.out = nn.GRU(1, 4, batch_first=True), nn.Linear(4, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.out(self.cells(x[:, :, None])[0][:, -1])
-
-
 TASKS = {"regression": regression_task(), "binary": class_task(2), "multiclass": class_task(3)}
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "mlp": lambda outputs: em.models.mlp(3, [4], outputs),
@@ -50,7 +38,6 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
         nn.Flatten(),
         nn.Linear(8, outputs),
     ),
-    "recurrent": lambda outputs: Recurrent(),
     "running mean": lambda outputs: Centred(),
     "dropout": lambda outputs: nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.3), nn.Linear(4, outputs)),
 }
@@ -123,6 +110,47 @@ def test_the_simulation_refuses_to_wait_within_a_capture(forbidden: Callable[[to
         forbidden(x)
 
 
+@pytest.mark.usefixtures("cuda")
+def test_a_network_that_draws_on_the_cpu_is_seen_to_draw() -> None:
+    class Drawing(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) * float(torch.rand(()))
+
+    (made,) = make_learners([regression_task().to("cuda")], lambda: Drawing(3, 1), tiny_config(), 0, "test")
+    assert made.draws
+
+
+def test_a_network_that_makes_the_host_wait_goes_without_a_graph(caplog: pytest.LogCaptureFixture) -> None:
+    class Waiting(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) * torch.tensor([1.0, 2.0]).to(x.device).sum()
+
+    with simulated_cuda(), caplog.at_level(logging.WARNING, "evomal"):
+        result = em.learn_loss(
+            [regression_task()], lambda: Waiting(3, 1), config=tiny_config(), device="cuda", progress=False
+        )
+        assert Graph.captured == 0
+    assert result.engine == "batched"
+    assert "meta-steps go on without a CUDA graph (called a synchronizing operation" in caplog.messages[0]
+
+
+def test_within_a_search_convolutions_are_repeatable_and_of_whole_precision() -> None:
+    seen = []
+
+    def settings() -> tuple[bool, str]:
+        return torch.backends.cudnn.deterministic, torch.backends.cudnn.conv.fp32_precision
+
+    class Watching(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(settings())
+            return super().forward(x)
+
+    before = settings()
+    em.learn_loss([regression_task()], lambda: Watching(3, 1), config=tiny_config(), progress=False)
+    assert set(seen) == {(True, "ieee")}
+    assert settings() == before
+
+
 def learned(kind: str, network: str, method: str, device: str, **keywords: Any) -> em.SearchResult:
     outputs = 3 if kind == "multiclass" else 1
     keywords |= {"seed": 0, "compare": False, "progress": False}
@@ -146,13 +174,11 @@ def assert_same(ours: em.SearchResult, theirs: em.SearchResult) -> None:
         ("multiclass", "linear", "evomal"),
         ("multiclass", "convolutions", "evomal"),
         ("multiclass", "convolutions", "ml3"),
-        ("regression", "recurrent", "evomal"),
         ("regression", "running mean", "evomal"),
         ("binary", "dropout", "evomal"),
         ("binary", "mlp", "taylorglo"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:PyTorch was compiled without cuDNN")
 def test_a_search_is_the_same_on_both_devices(
     kind: str, network: str, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:

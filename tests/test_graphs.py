@@ -66,7 +66,7 @@ def test_results_outlive_the_next_replay() -> None:
 def test_a_capture_that_fails_leaves_plain_steps_and_one_line(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(graph: Graph) -> Any:
+    def failing(graph: Graph, **options: object) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     step, phi = meta_step()
@@ -85,7 +85,7 @@ def test_a_capture_that_fails_leaves_plain_steps_and_one_line(
 
 @torch.no_grad()
 def test_memory_running_out_in_a_capture_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(graph: Graph) -> Any:
+    def full(graph: Graph, **options: object) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     step, phi = meta_step()

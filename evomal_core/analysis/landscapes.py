@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from evomal_core.analysis.pieces import Piece, training_configuration
 from evomal_core.config import Config, Positive, PositiveFloat
+from evomal_core.cuda import repeatable
 from evomal_core.experiment import experiment
 from evomal_core.learners import Weights
 from evomal_core.losses import Loss, TaskLoss
@@ -121,7 +122,7 @@ def heights(
         return torch.stack(found) if found else torch.empty(0, len(measures), dtype=torch.float64)
 
     result = torch.empty(len(offsets), len(measures), dtype=torch.float64)
-    with one_thread(), ThreadPoolExecutor(workers) as pool:
+    with one_thread(), repeatable(), ThreadPoolExecutor(workers) as pool:
         for first, found in enumerate(pool.map(share, range(workers))):
             result[first::workers] = found
     return result.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from evomal_core.batched.population import link
+from evomal_core.cuda import repeatable
 from evomal_core.experiment import experiment
 from evomal_core.losses import Kind, Loss
 from evomal_core.paper import LABELS
@@ -51,6 +52,7 @@ def predictions(
     return task, pd.DataFrame({"row": np.arange(len(label)), "label": label} | columns)
 
 
+@repeatable()
 @torch.no_grad()
 def probabilities(network: nn.Module, task: Task) -> Tensor:
     """The network's probabilities for the task's test rows: (rows, classes), two of a binary task."""

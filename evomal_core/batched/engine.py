@@ -280,6 +280,7 @@ def _search(
         assert isinstance(value, Tensor)
         assert isinstance(gradient, Tensor)
         if number == 0 and repeats and not bool((moves := gradient.ne(0).any(dim=1)).all()):
+            steps.clear()  # with the memory of their graphs
             others = [loss for loss, moved in zip(losses, moves.tolist(), strict=True) if moved]
             found = iter(_search(others, learners, config, tick))
             return [

@@ -5,23 +5,45 @@ but the numbers in phi and in the batches changes between the steps of one local
 that stay where they are, and a replay launches all kernels at once.
 
 This has been tested on a simulated device, which records operations and runs them again. It has not yet run on a
-GPU; where capturing fails there, one line says so and the steps go on without a graph.
+GPU; where the host waits for the device within a step, or capturing fails, one line says so and the steps go on
+without a graph.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from evomal_core.batched.population import Rows, out_of_memory
+from evomal_core.batched.stacks import NotBatchable
 
 log = logging.getLogger("evomal")
 
 WARM_UP = 3
 """Steps on a stream of their own before the capture, in which libraries choose their algorithms."""
+
+
+@cache
+def _stream(device: torch.device) -> Any:
+    """A device's stream for all captures: the libraries keep memory for each stream that they have seen."""
+    return torch.cuda.Stream(device)
+
+
+@contextmanager
+def _never_waiting() -> Iterator[None]:
+    """Within it, what makes the host wait for the device fails: a capture that fails of it leaves traces."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 class Step(Protocol):
@@ -70,20 +92,24 @@ class GraphedStep:
     def _capture(self, phi: Tensor, batches: list[Rows], draw: int) -> None:
         self._phi = phi.clone()
         self._batches = [Rows(b.features.clone(), b.y.clone(), b.given.clone()) for b in batches]
+        aside, now = _stream(phi.device), torch.cuda.current_stream(phi.device)
         try:
-            aside = torch.cuda.Stream()
-            aside.wait_stream(torch.cuda.current_stream())
+            aside.wait_stream(now)
             with torch.cuda.stream(aside):
-                for _ in range(WARM_UP):
+                for _ in range(WARM_UP - 1):
                     self.step.compute(self._phi, self._batches, draw)
-            torch.cuda.current_stream().wait_stream(aside)
-            self.step.forget()  # the pass at the initial weights belongs into the graph: batches change
+                self.step.forget()  # the pass at the initial weights belongs into the graph: batches change
+                with _never_waiting():
+                    self.step.compute(self._phi, self._batches, draw)
+            now.wait_stream(aside)
+            self.step.forget()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
                 self._result = self.step.compute(self._phi, self._batches, draw)
             self.graph = graph
         except RuntimeError as error:
-            if out_of_memory(error):
+            torch.cuda.set_stream(now)
+            if out_of_memory(error) or isinstance(error, NotBatchable):
                 raise
             log.warning("meta-steps go on without a CUDA graph (%s)", str(error).splitlines()[0])
             self.step.forget()

@@ -136,8 +136,9 @@ def in_chunks(
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error says that memory ran out, on a CUDA device or on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """Whether an error says that memory ran out, on a CUDA device, in its libraries or on the CPU."""
+    texts = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in texts)
 
 
 @contextmanager

@@ -327,7 +327,7 @@ class NetworkStack(Stack):
     def evaluate(self, theta: Stacked, x: Tensor, draw: int) -> Tensor:
         """Predictions (1, P, B, C) in evaluation mode."""
         self.trained.eval()
-        with torch.no_grad():
+        with torch.no_grad(), self.learner.kernels():
             one = partial(self._call, x=x[0])
             scope = partial(isolated_torch, 0, "evaluation", draw)
             return self._map(one, scope, [w[0] for w in theta], self.buffers).unsqueeze(0)
