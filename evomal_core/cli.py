@@ -126,7 +126,11 @@ def _shared(command: argparse.ArgumentParser, *names: str) -> None:
         ),
         "jobs": (
             "--jobs",
-            {"default": "1", "metavar": "N", "help": "runs computed at once, 0 for one a core (default: 1)"},
+            {
+                "default": "1",
+                "metavar": "N",
+                "help": "runs computed at once, 0 for one a core, on CUDA one in all (default: 1)",
+            },
         ),
     }
     for name in names:
