@@ -24,6 +24,7 @@ from evomal_core.checkpoint import Checkpoint
 from evomal_core.learners import make_learners
 from evomal_core.results import load_or_run
 from evomal_core.search import METHODS
+from evomal_core.training import fitness
 from evomal_core.unroll import local_search
 
 TASKS = {"regression": regression_task(), "binary": class_task(2), "multiclass": class_task(3)}
@@ -108,6 +109,23 @@ def test_the_simulation_refuses_to_wait_within_a_capture(forbidden: Callable[[to
     x = torch.ones(1, device="cuda")
     with torch.cuda.graph(torch.cuda.CUDAGraph()), pytest.raises(RuntimeError, match="stream is capturing"):
         forbidden(x)
+
+
+@pytest.mark.usefixtures("cuda")
+def test_a_population_is_evaluated_on_as_many_fewer_rows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evomal_core.training.ROWS_AT_ONCE", 8)
+    rows = set()
+
+    class Watching(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not self.training:
+                rows.add(len(x))
+            return super().forward(x * x)
+
+    (made,) = make_learners([regression_task().to("cuda")], lambda: Watching(3, 1), tiny_config(), 0, "test")
+    texts = ("square(sub(f, y))", "abs(sub(f, y))", "tanh(mul(f, y))", "mul(f, f)")
+    fitness([em.LearnedLoss(text).to("cuda") for text in texts], [made], tiny_config(), "batched")
+    assert max(rows) == 8 / len(texts)
 
 
 @pytest.mark.usefixtures("cuda")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -240,6 +241,8 @@ def _depends_on_f(loss: Loss) -> bool:
 def _errors(stack: Stack, theta: Stacked, splits: Sequence[str]) -> dict[str, Tensor]:
     """The performance metric (T, P) of each part, as `training.error` has it."""
     found, size = {}, rows_at_once(stack.learners[0].task)
+    if theta[0].is_cuda and not isinstance(stack, MLPStack):
+        size = math.ceil(size / theta[0].shape[1])  # the activations of all candidates are there at once
     for name in splits:
         parts = [learner.task.parts()[name] for learner in stack.learners]
         rows = stack_rows(stack, parts)
