@@ -127,8 +127,11 @@ class Learner:
 
     def kernels(self) -> AbstractContextManager[None]:
         """Within it, the network's layers are computed by kernels that can be differentiated twice."""
-        recurrent = any(isinstance(module, nn.RNNBase) for module in self.network.modules())
-        return without_cudnn() if recurrent else nullcontext()
+        return without_cudnn() if self._recurrent else nullcontext()
+
+    @cached_property
+    def _recurrent(self) -> bool:
+        return any(isinstance(module, nn.RNNBase) for module in self.network.modules())
 
     @contextmanager
     def dropout(self, draw: int) -> Iterator[None]:

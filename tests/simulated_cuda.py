@@ -22,6 +22,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
 
+from evomal_core.batched.graphs import _stream
+
 CUDA, META, HOST = torch.device("cuda", 0), torch.device("meta"), torch.device("cpu")
 INDEXING = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")
 WAITING = tuple(
@@ -221,6 +223,7 @@ def simulated_cuda() -> Iterator[None]:
         "device_count": lambda: 1,
         "get_device_name": lambda device=None: "simulated",
         "get_rng_state": lambda device=None: own_states,
+        "set_rng_state": lambda state, device=None: None,
         "empty_cache": lambda: None,
         "get_sync_debug_mode": lambda: _sync.mode,
         "set_sync_debug_mode": lambda mode: setattr(_sync, "mode", mode),
@@ -233,6 +236,7 @@ def simulated_cuda() -> Iterator[None]:
     }
     Graph.captured = Graph.replays = 0
     with ExitStack() as stack:
+        stack.callback(_stream.cache_clear)  # a GPU that is really there has another
         for name, value in runtime.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
         stack.enter_context(_Operations())
