@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from evomal_core.config import SGD
-from evomal_core.learners import Learner, sgd
+from evomal_core.learners import Learner
 from evomal_core.losses import Loss
 from evomal_core.unroll import task_loss
 
@@ -30,7 +30,7 @@ def meta_step(losses: Sequence[Loss], learners: Sequence[Learner], base: SGD, lo
         for learner in learners:
             x, y = next(iter(_loader(learner))) if loaders else learner.batch(0)
             network = copy.deepcopy(learner.network)
-            with higher.innerloop_ctx(network, sgd(network, base)) as (functional, inner):
+            with higher.innerloop_ctx(network, base.make(network.parameters())) as (functional, inner):
                 inner.step(loss(functional(x), y))
                 task_loss(learner)(functional(x), y).backward()
         optimiser.step()
@@ -44,7 +44,7 @@ def training(
     for loss in losses:
         for learner in learners:
             network = copy.deepcopy(learner.network)
-            optimiser = sgd(network, base)
+            optimiser = base.make(network.parameters())
             for step in range(steps):
                 x, y = next(iter(_loader(learner))) if loaders else learner.batch(step)
                 optimiser.zero_grad()

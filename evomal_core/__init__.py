@@ -8,7 +8,7 @@ result.best.save("loss.json")
 """
 
 from evomal_core import models
-from evomal_core.config import SGD, SearchConfig
+from evomal_core.config import SGD, Optimizer, SearchConfig
 from evomal_core.expression import Expression
 from evomal_core.known import known_losses
 from evomal_core.loss_files import load_loss
@@ -25,6 +25,7 @@ __all__ = [
     "LearnedLoss",
     "Loss",
     "NeuralLoss",
+    "Optimizer",
     "SearchConfig",
     "SearchResult",
     "Task",

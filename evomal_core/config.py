@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+import math
+from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 Count = Annotated[int, Field(ge=0, strict=True)]
 Positive = Annotated[int, Field(ge=1, strict=True)]
@@ -65,6 +69,109 @@ class SGD(Config):
             raise ValueError("nesterov needs a momentum above 0")
         return self
 
+    @property
+    def unrolled(self) -> SGD:
+        """The steps that local search unrolls: these."""
+        return self
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of a step (from 0) of a training of `steps`: always lr."""
+        return self.lr
+
+    def make(self, weights: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """PyTorch's optimiser of some weights."""
+        own = {name: getattr(self, name) for name in ("lr", "momentum", "nesterov", "weight_decay")}
+        return torch.optim.SGD(weights, **own)
+
+
+class Optimizer(Config):
+    """Any optimiser of `torch.optim` for the base network, e.g. `Optimizer("AdamW", lr=3e-4, weight_decay=0.01)`.
+
+    It trains base networks for fitness, comparison and meta-testing. Local search goes on unrolling plain steps of
+    SGD, with a learning rate of their own: Adam and its relatives divide the gradient by its own size, so their
+    first step is lr · sign(∇M), whose derivative with respect to the loss's weights is zero.
+
+    Args:
+        name: a class of `torch.optim`; the first argument, without its name.
+        options: whatever else that class takes, by name.
+
+    Raises:
+        ValueError: `torch.optim` has no such optimiser, or it does not take these options.
+    """
+
+    name: str
+    lr: PositiveFloat = 1e-3
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate goes from lr to 0 over a training, if it does."""
+    warmup: Rate = 0.0
+    """Share of a training in which the learning rate first rises linearly to lr."""
+    unrolled_lr: PositiveFloat = 0.01
+    """The learning rate α of the steps of SGD that local search unrolls."""
+    batch_size: Positive = 128
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def __init__(self, name: str | None = None, /, **values: Any) -> None:
+        known = type(self).model_fields
+        options = dict(values.pop("options", ()))
+        options |= {option: values.pop(option) for option in list(values) if option not in known}
+        named = {} if name is None else {"name": name}
+        super().__init__(**named, **values, options=tuple(sorted(options.items())))
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in OPTIMISERS:
+            near = get_close_matches(name, OPTIMISERS, n=1, cutoff=0.4)
+            raise ValueError(f"did you mean {near[0]!r}?" if near else f"known are {', '.join(OPTIMISERS)}")
+        return name
+
+    @field_validator("options")
+    @classmethod
+    def _hashable(cls, options: tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any], ...]:
+        return tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in options)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        taken = [name for name in inspect.signature(OPTIMISERS[self.name]).parameters if name != "params"]
+        for option, _ in self.options:
+            if option not in taken:
+                near = get_close_matches(option, [*taken, *type(self).model_fields], n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(taken)}"
+                raise ValueError(f"torch.optim.{self.name} has no option {option!r}; {hint}")
+        try:
+            self.make([torch.nn.Parameter(torch.zeros(1, 1))])
+        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"torch.optim.{self.name} refuses its options: {error}") from None
+        return self
+
+    @property
+    def unrolled(self) -> SGD:
+        """The steps that local search unrolls: plain ones of SGD."""
+        return SGD(lr=self.unrolled_lr, batch_size=self.batch_size)
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of a step (from 0) of a training of `steps`."""
+        rising = round(self.warmup * steps)
+        if step < rising:
+            return self.lr * (step + 1) / rising
+        share = (step - rising) / max(steps - rising, 1)
+        falling = {"constant": 1.0, "linear": 1 - share, "cosine": (1 + math.cos(math.pi * share)) / 2}
+        return self.lr * falling[self.schedule]
+
+    def make(self, weights: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """PyTorch's optimiser of some weights."""
+        return OPTIMISERS[self.name](weights, lr=self.lr, **dict(self.options))
+
+
+OPTIMISERS: dict[str, Any] = {
+    name: value
+    for name, value in vars(torch.optim).items()
+    if isinstance(value, type)
+    and issubclass(value, torch.optim.Optimizer)
+    and name not in ("Optimizer", "SparseAdam")
+}
+"""The optimisers of `torch.optim` by name; SparseAdam takes no dense gradients."""
+
 
 class SearchConfig(Config):
     """Everything that a search depends on beside its tasks, base network and seed.
@@ -100,7 +207,7 @@ class SearchConfig(Config):
     engine: Literal["auto", "higher", "autograd", "jvp", "batched"] = "auto"
 
     # Fitness by a partial training session (Algorithm 2)
-    base: SGD = SGD(lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    base: SGD | Optimizer = SGD(lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
     fitness_steps: Positive = 500
     fitness_on: Literal["train", "validation"] = "validation"
     initialisation: Literal["default", "glorot"] = "default"

@@ -16,7 +16,7 @@ from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from evomal_core.batched.memory import keep_freed_memory
-from evomal_core.config import SGD, SearchConfig
+from evomal_core.config import SearchConfig
 from evomal_core.cuda import without_cudnn
 from evomal_core.models import glorot_
 from evomal_core.seeds import derive, isolated_torch, torch_rng
@@ -182,17 +182,6 @@ class Learner:
         return any(buffer is not before.get(name) for name, buffer in network.named_buffers())
 
 
-def sgd(network: nn.Module, base: SGD) -> torch.optim.SGD:
-    """PyTorch's optimiser of a network's weights, with a configuration's hyper-parameters."""
-    return torch.optim.SGD(
-        network.parameters(),
-        lr=base.lr,
-        momentum=base.momentum,
-        nesterov=base.nesterov,
-        weight_decay=base.weight_decay,
-    )
-
-
 def _generator_state(device: torch.device) -> Tensor:
     """Of the CPU, where a network may draw on any device, and of a CUDA device."""
     own = torch.get_rng_state()
@@ -258,12 +247,12 @@ def make_learners(
     """
     keep_freed_memory()
     return [
-        _make_learner(task, model, config.base, config.initialisation, derive(seed, purpose, index))
+        _make_learner(task, model, config.base.batch_size, config.initialisation, derive(seed, purpose, index))
         for index, task in enumerate(tasks)
     ]
 
 
-def _make_learner(task: Task, model: ModelFactory, base: SGD, initialisation: str, seed: int) -> Learner:
+def _make_learner(task: Task, model: ModelFactory, batch_size: int, initialisation: str, seed: int) -> Learner:
     x, _ = task.train
     dtype = next((part.dtype for part in task.train if part.is_floating_point()), None)
     with isolated_torch(seed, "initial weights"):
@@ -276,7 +265,7 @@ def _make_learner(task: Task, model: ModelFactory, base: SGD, initialisation: st
     if initialisation == "glorot":
         glorot_(network.cpu(), torch_rng(seed, "initial weights"))
     network.to(device=x.device, dtype=dtype).train()
-    learner = Learner(task, network, base.batch_size, seed)
+    learner = Learner(task, network, batch_size, seed)
     _check_output(learner)
     return learner
 

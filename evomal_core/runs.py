@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from evomal_core.batched.training import train_all
 from evomal_core.checkpoint import digest_of, first_difference
-from evomal_core.config import SGD
+from evomal_core.config import SGD, Optimizer
 from evomal_core.cuda import repeatable
 from evomal_core.experiment import EXPERIMENTS, PROFILES, Problem, Profile, experiment
 from evomal_core.files import digest, read_json, write_atomic, write_json
@@ -256,7 +256,7 @@ def _base_learners(problem: Problem, sizes: Profile, seed: int, group: str, devi
     return make_learners(tasks, problem.model, sizes.search, seed, f"meta-test {group}")
 
 
-def _test_length(sizes: Profile) -> tuple[SGD, int, range, tuple[int, ...]]:
+def _test_length(sizes: Profile) -> tuple[SGD | Optimizer, int, range, tuple[int, ...]]:
     """Optimiser, steps, recorded steps and milestones of meta-testing."""
     return sizes.search.base, sizes.test_steps, sizes.recorded_steps(), sizes.test_milestones
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from evomal_core.checkpoint import Checkpoint, fingerprint
-from evomal_core.config import SearchConfig
+from evomal_core.config import SGD, Optimizer, SearchConfig
 from evomal_core.cuda import repeatable
 from evomal_core.expression import Expression
 from evomal_core.learners import Learner, ModelFactory, make_learners
@@ -172,6 +172,7 @@ def learn_loss(
         raise ValueError(f"method {method!r} does not start from known losses; leave initial out")
     with _undisturbed(place):
         learners = make_learners(tasks, model, config, seed, "meta-train")
+        _check_optimiser(learners[0], config.base)
         search = Search(
             method,
             learners,
@@ -217,6 +218,14 @@ def _compared(search: Search, result: SearchResult) -> SearchResult:
             known,
         )
     return replace(result, task_loss_fitness=own)
+
+
+def _check_optimiser(learner: Learner, base: SGD | Optimizer) -> None:
+    try:
+        base.make(learner.network.parameters())
+    except ValueError as error:
+        name = base.name if isinstance(base, Optimizer) else "SGD"
+        raise ValueError(f"{name} can't train this network: {error}; choose another base") from None
 
 
 def _short(value: Any) -> str:

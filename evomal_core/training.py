@@ -6,13 +6,15 @@ import copy
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
-from evomal_core.config import SGD, SearchConfig
-from evomal_core.learners import Learner, sgd
+from evomal_core.config import SGD, Optimizer, SearchConfig
+from evomal_core.learners import Learner
 from evomal_core.losses import Loss
 from evomal_core.seeds import isolated_torch
 from evomal_core.snapshot import Snapshot
@@ -48,7 +50,7 @@ class Training:
 def train(
     loss: Loss,
     learner: Learner,
-    base: SGD,
+    base: SGD | Optimizer,
     steps: int,
     record: Collection[int] = (),
     splits: Sequence[str] | None = None,
@@ -56,14 +58,14 @@ def train(
     snapshot: Snapshot | None = None,
     tick: Callable[[int], None] = lambda steps: None,
 ) -> Training:
-    """Train a copy of the learner's network with the loss by SGD.
+    """Train a copy of the learner's network with the loss.
 
-    theta ← theta − α ∇_theta M_phi(y, f_theta(x)) for `steps` batches, as at meta-testing time.
+    By SGD, theta ← theta − α ∇_theta M_phi(y, f_theta(x)) for `steps` batches, as at meta-testing time.
 
     Args:
         loss: used in place of the task loss; its weights stay as they are.
         learner: the task with the network's initial weights and batches.
-        base: the optimiser's hyper-parameters.
+        base: the optimiser and its hyper-parameters.
         steps: number of gradient steps.
         record: steps (from 0, before training) after which errors are measured, beside the last.
         splits: the parts of the task to measure; all by default.
@@ -72,7 +74,7 @@ def train(
         tick: called with the number of steps done since its last call.
     """
     network = copy.deepcopy(learner.network)
-    optimiser = sgd(network, base)
+    optimiser = base.make(network.parameters())
     wanted = sorted({step for step in record if 0 <= step <= steps} | {steps})
     parts = {name: learner.task.parts()[name] for name in (splits or learner.task.parts())}
     done, curve = _take_up(snapshot, network, optimiser)
@@ -80,16 +82,9 @@ def train(
     with _frozen(loss):
         for step in wanted[len(curve) :]:
             for number in range(done, step):
-                if number in milestones:
-                    optimiser.param_groups[0]["lr"] *= 0.1
-                x, y = learner.batch(number)
-                with learner.dropout(number):
-                    y_pred = network(x)
-                optimiser.zero_grad(set_to_none=True)
-                value = loss(y_pred, y)
-                if value.requires_grad:
-                    value.backward()
-                    optimiser.step()
+                for group in optimiser.param_groups:
+                    group["lr"] = _rate(base, number, steps, milestones)
+                optimiser.step(partial(_descend, loss, learner, network, number))
                 tick(1)
                 _put_down(snapshot, network, optimiser, number + 1, curve)
             done = step
@@ -101,8 +96,27 @@ def train(
     return Training(network, curve, diverged)
 
 
+def _rate(base: SGD | Optimizer, step: int, steps: int, milestones: Collection[int]) -> float:
+    rate = base.rate(step, steps)
+    for _ in range(sum(milestone <= step for milestone in milestones)):
+        rate *= 0.1
+    return rate
+
+
+def _descend(loss: Loss, learner: Learner, network: nn.Module, step: int) -> Any:
+    """The loss of a step's batch, with its gradient left in the network; none where it does not depend on it."""
+    x, y = learner.batch(step)
+    network.zero_grad(set_to_none=True)
+    with learner.dropout(step):
+        y_pred = network(x)
+    value = loss(y_pred, y)
+    if value.requires_grad:
+        value.backward()
+    return value
+
+
 def _take_up(
-    snapshot: Snapshot | None, network: nn.Module, optimiser: torch.optim.SGD
+    snapshot: Snapshot | None, network: nn.Module, optimiser: torch.optim.Optimizer
 ) -> tuple[int, list[dict[str, float]]]:
     """Steps done and errors so far, from a snapshot if there is one, which also sets network and optimiser."""
     state = None if snapshot is None else snapshot.load()
@@ -116,7 +130,7 @@ def _take_up(
 def _put_down(
     snapshot: Snapshot | None,
     network: nn.Module,
-    optimiser: torch.optim.SGD,
+    optimiser: torch.optim.Optimizer,
     done: int,
     curve: list[dict[str, float]],
     finished: bool = False,

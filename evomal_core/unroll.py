@@ -27,7 +27,7 @@ from torch.func import functional_call, grad, jvp
 from torch.nn.utils import parameters_to_vector
 
 from evomal_core.config import SGD, SearchConfig
-from evomal_core.learners import Learner, Weights, sgd
+from evomal_core.learners import Learner, Weights
 from evomal_core.losses import LearnedLoss, Loss, TaskLoss
 
 log = logging.getLogger("evomal")
@@ -81,7 +81,7 @@ def _higher(loss: Loss, learner: Learner, data: Episode, base: SGD) -> tuple[Ten
     import higher
 
     network = copy.deepcopy(learner.network)
-    optimiser = sgd(network, base)
+    optimiser = base.make(network.parameters())
     with higher.innerloop_ctx(network, optimiser) as (functional_network, optimiser_step):
         for k, (x, y) in enumerate(data.steps):
             with learner.dropout(data.draw + k):
@@ -215,7 +215,7 @@ def meta_gradient(
     Returns:
         The task loss, a detached scalar, and a gradient for each of `loss.parameters()`.
     """
-    return ENGINES[engine](loss, learner, episode(learner, meta_step, config), config.base)
+    return ENGINES[engine](loss, learner, episode(learner, meta_step, config), config.base.unrolled)
 
 
 def choose_engine(

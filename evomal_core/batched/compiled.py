@@ -175,7 +175,7 @@ class CompiledMetaStep:
 
     def __call__(self, phi: Tensor, meta_step: int) -> tuple[Tensor, Tensor]:
         """phi (P, E) → the task loss summed over tasks, (P,), and its gradient (P, E)."""
-        population, base = self.population, self.config.base
+        population, base = self.population, self.config.base.unrolled
         episodes = [episode(learner, meta_step, self.config) for learner in self.stack.learners]
         f0, y, hidden, jacobian = self._once("step", [e.steps[0] for e in episodes], self._at_start)
         x_task, y_task = self._once("task", [e.task for e in episodes], lambda r: (_features(r), _labels(r)))

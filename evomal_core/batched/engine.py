@@ -115,7 +115,7 @@ class MetaStep:
         return f, slope.view(len(phi), tasks, size, outputs).transpose(0, 1), tape
 
     def _one_step(self, phi: Tensor, rows: Rows, task: Rows, draw: int) -> tuple[Tensor, Tensor]:
-        base, stack = self.config.base, self.stack
+        base, stack = self.config.base.unrolled, self.stack
         held = self._cache.get("initial")
         if held is None or held[0] is not rows or stack.random:
             held = self._cache["initial"] = (
@@ -135,7 +135,7 @@ class MetaStep:
 
     def _many_steps(self, phi: Tensor, steps: list[Rows], task: Rows, draw: int) -> tuple[Tensor, Tensor]:
         """The adjoint recursion of `unroll`'s engine `jvp`, for all candidates."""
-        base, stack = self.config.base, self.stack
+        base, stack = self.config.base.unrolled, self.stack
         names = [str(i) for i in range(len(stack.theta0))]
         trajectory, tapes = [stack.start(len(phi))], []
         velocity = None

@@ -26,7 +26,7 @@ from evomal_core.batched.population import (
 )
 from evomal_core.batched.sgd import sgd_in_place
 from evomal_core.batched.stacks import MLPStack, NotBatchable, Stack, Stacked, make_stacks
-from evomal_core.config import SGD, SearchConfig
+from evomal_core.config import SGD, Optimizer, SearchConfig
 from evomal_core.learners import Learner
 from evomal_core.losses import LearnedLoss, Loss
 from evomal_core.snapshot import Snapshot
@@ -49,7 +49,7 @@ class Trained:
 def train_stack(
     losses: Sequence[Loss],
     learners: Sequence[Learner],
-    base: SGD,
+    base: SGD | Optimizer,
     steps: int,
     record: Collection[int] = (),
     splits: Sequence[str] | None = None,
@@ -61,8 +61,10 @@ def train_stack(
         For each loss, the errors for each learner.
 
     Raises:
-        NotBatchable: the losses form no program, or the network can't be stacked.
+        NotBatchable: the losses form no program, the network can't be stacked, or the optimiser is not SGD.
     """
+    if not isinstance(base, SGD):
+        raise NotBatchable(f"populations are trained at once by SGD only, and base is {base.name}")
     wanted = sorted({step for step in record if 0 <= step <= steps} | {steps})
     results: dict[int, list[Trained]] = {}
     for indices, group in groups_of(losses):
@@ -78,7 +80,7 @@ LOOK = 25
 def train_all(
     loss: Loss,
     learners: Sequence[Learner],
-    base: SGD,
+    base: SGD | Optimizer,
     steps: int,
     record: Collection[int] = (),
     milestones: Collection[int] = (),

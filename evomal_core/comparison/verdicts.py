@@ -194,7 +194,8 @@ def _is_fitted(method: str, place: Mapping[str, str]) -> bool:
     profile = place["profile"].partition("@")[0]
     if profile == "calibrated":
         return True
-    own, stated = (experiment(place["experiment"]).profile(name).search.base for name in (profile, "paper"))
+    profiles = (experiment(place["experiment"]).profile(name) for name in (profile, "paper"))
+    own, stated = (each.search.base.unrolled for each in profiles)
     return place["group"] == "in-sample" and (own.lr, own.momentum) != (stated.lr, stated.momentum)
 
 
