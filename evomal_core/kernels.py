@@ -106,61 +106,72 @@ def _log_row_for(x: Any, out: Any) -> Any:
     return log64
 
 
-def _tanh_row(x: Any, out: Any) -> None:
-    """out = tanh x = e / (e + 2) with e = exp(2x) − 1, 2|x| = k·ln 2 + r and a polynomial in r."""
+def _tanh(x: Any) -> Any:
+    """tanh x = e / (e + 2) with e = exp(2x) − 1, 2|x| = k·ln 2 + r and a polynomial in r."""
 
 
-@overload(_tanh_row, jit_options={"nogil": True})
-def _tanh_row_for(x: Any, out: Any) -> Any:
-    if x.dtype == types.float32:
+@overload(_tanh, jit_options={"nogil": True})
+def _tanh_for(x: Any) -> Any:
+    if x == types.float32:
 
-        def tanh32(x: Any, out: Any) -> None:
-            for n in range(x.size):
-                a = min(np.float32(2) * abs(x[n]), np.float32(40))
-                whole = np.int32(a * np.float32(1.44269504089) + np.float32(0.5))
-                k = np.float32(whole)
-                r = a - k * np.float32(0.693359375) + k * np.float32(2.12194440e-4)
-                p = np.float32(1 / 5040)
-                p = p * r + np.float32(1 / 720)
-                p = p * r + np.float32(1 / 120)
-                p = p * r + np.float32(1 / 24)
-                p = p * r + np.float32(1 / 6)
-                p = p * r + np.float32(0.5)
-                p = p * r * r + r
-                power = _bits(np.int32((whole + np.int32(127)) << np.int32(23)))
-                e = power * p + (power - np.float32(1))
-                t = e / (e + np.float32(2))
-                t = -t if x[n] < np.float32(0) else t
-                out[n] = t if x[n] == x[n] else x[n]
+        def tanh32(x: Any) -> Any:
+            a = min(np.float32(2) * abs(x), np.float32(40))
+            whole = np.int32(a * np.float32(1.44269504089) + np.float32(0.5))
+            k = np.float32(whole)
+            r = a - k * np.float32(0.693359375) + k * np.float32(2.12194440e-4)
+            p = np.float32(1 / 5040)
+            p = p * r + np.float32(1 / 720)
+            p = p * r + np.float32(1 / 120)
+            p = p * r + np.float32(1 / 24)
+            p = p * r + np.float32(1 / 6)
+            p = p * r + np.float32(0.5)
+            p = p * r * r + r
+            power = _bits(np.int32((whole + np.int32(127)) << np.int32(23)))
+            e = power * p + (power - np.float32(1))
+            t = e / (e + np.float32(2))
+            t = -t if x < np.float32(0) else t
+            return t if x == x else x
 
         return tanh32
 
-    def tanh64(x: Any, out: Any) -> None:
-        for n in range(x.size):
-            a = min(2.0 * abs(x[n]), 80.0)
-            whole = np.int64(a * 1.4426950408889634 + 0.5)
-            k = np.float64(whole)
-            r = a - k * 6.93147180369123816490e-01 - k * 1.90821492927058770002e-10
-            p = 1 / 6227020800
-            p = p * r + 1 / 479001600
-            p = p * r + 1 / 39916800
-            p = p * r + 1 / 3628800
-            p = p * r + 1 / 362880
-            p = p * r + 1 / 40320
-            p = p * r + 1 / 5040
-            p = p * r + 1 / 720
-            p = p * r + 1 / 120
-            p = p * r + 1 / 24
-            p = p * r + 1 / 6
-            p = p * r + 0.5
-            p = p * r * r + r
-            power = _bits(np.int64((whole + np.int64(1023)) << np.int64(52)))
-            e = power * p + (power - 1.0)
-            t = e / (e + 2.0)
-            t = -t if x[n] < 0.0 else t
-            out[n] = t if x[n] == x[n] else x[n]
+    def tanh64(x: Any) -> Any:
+        a = min(2.0 * abs(x), 80.0)
+        whole = np.int64(a * 1.4426950408889634 + 0.5)
+        k = np.float64(whole)
+        r = a - k * 6.93147180369123816490e-01 - k * 1.90821492927058770002e-10
+        p = 1 / 6227020800
+        p = p * r + 1 / 479001600
+        p = p * r + 1 / 39916800
+        p = p * r + 1 / 3628800
+        p = p * r + 1 / 362880
+        p = p * r + 1 / 40320
+        p = p * r + 1 / 5040
+        p = p * r + 1 / 720
+        p = p * r + 1 / 120
+        p = p * r + 1 / 24
+        p = p * r + 1 / 6
+        p = p * r + 0.5
+        p = p * r * r + r
+        power = _bits(np.int64((whole + np.int64(1023)) << np.int64(52)))
+        e = power * p + (power - 1.0)
+        t = e / (e + 2.0)
+        t = -t if x < 0.0 else t
+        return t if x == x else x
 
     return tanh64
+
+
+@_jit
+def _tanh_row(x, out):
+    for n in range(x.size):
+        out[n] = _tanh(x[n])
+
+
+@_jit
+def _tanh_in_place(x):
+    """As `_tanh_row(x, x)`, which LLVM would not vectorise because its arrays overlap."""
+    for n in range(x.size):
+        x[n] = _tanh(x[n])
 
 
 # ---- expressions -------------------------------------------------------------------------------------
@@ -448,7 +459,7 @@ def _forward(layers, theta, x, hidden):
         if activation == RELU:
             _relu(flat)
         elif activation == TANH_LAYER:
-            _tanh_row(flat, flat)
+            _tanh_in_place(flat)
 
 
 @_jit
@@ -607,7 +618,7 @@ def _through_link(kind, f, change, scale, out):
 
 
 @_jit
-def _task_loss(kind, logits, y, cotangent):
+def task_loss(kind, logits, y, cotangent):
     """The task loss of a batch, and its gradient with respect to the logits."""
     batch, outputs = logits.shape
     zero, one = logits.dtype.type(0), logits.dtype.type(1)
@@ -701,7 +712,7 @@ def meta_steps(kind, softplus, trees, lengths, phi, layers, theta0, f0, y, hidde
             _step(theta, start, gradient, rate, decay)
             _forward(layers, theta, x_task[t], hidden1)
             logits = hidden1[hidden1.size - rows * outputs :].reshape(rows, outputs)
-            values[p] += _task_loss(kind, logits, y_task[t], one[: rows * outputs].reshape(rows, outputs))
+            values[p] += task_loss(kind, logits, y_task[t], one[: rows * outputs].reshape(rows, outputs))
             _backward(layers, theta, ones[:rows], hidden1, one, two, gradient)
             if outputs == 1:
                 change = three
@@ -763,6 +774,45 @@ def train(kind, softplus, trees, lengths, phi, layers, x, y, orders, rates, nest
                     _step(weights, weights, gradient, rate, zero)
                 else:
                     _step(weights, weights, speed, rate, zero)
+
+
+@_jit
+def slopes(kind, softplus, trees, lengths, phi, logits, y, chosen, found):
+    """Cotangents of the logits from the losses of the `chosen` candidates, N of them.
+
+    logits (N or 1, B, C) and y (B, C) → found (N, B, C), the Jacobian of the link times dM/df, over B.
+    """
+    dtype = y.dtype
+    work = np.empty((6, trees.shape[2], y.size), dtype)
+    f, g, scale = np.empty_like(y), np.empty_like(y), dtype.type(1 / len(y))
+    for i, p in enumerate(chosen):
+        tree, w = trees[p][:, : lengths[p]], phi[p]
+        _link(kind, logits[min(i, len(logits) - 1)], f)
+        _expression_slope(tree, w, softplus, f.reshape(-1), y.reshape(-1), work[0], work[1], work[2], work[3],
+                          work[4], work[5], g.reshape(-1))  # fmt: skip
+        _through_link(kind, f, g, scale, found[i])
+
+
+@_jit
+def mixed_products(kind, softplus, trees, lengths, phi, logits, y, change, rate, chosen, gradients):
+    """Meta-gradients of one unrolled step from changes of the logits, for the `chosen` candidates, N of them.
+
+    logits (1, B, C) at the initial weights, y (B, C), change (N, B, C) → gradients (P, E) at the rows `chosen`:
+    −rate/B · ∂/∂phi ⟨dM/df, (Jacobian of the link)·change⟩.
+    """
+    dtype = y.dtype
+    work = np.empty((8, trees.shape[2], y.size), dtype)
+    f, g, u = np.empty_like(y), np.empty_like(y), np.empty_like(y)
+    scale = dtype.type(-rate / len(y))
+    _link(kind, logits[0], f)
+    for i, p in enumerate(chosen):
+        tree, w = trees[p][:, : lengths[p]], phi[p]
+        _expression_slope(tree, w, softplus, f.reshape(-1), y.reshape(-1), work[0], work[1], work[2], work[3],
+                          work[4], work[5], g.reshape(-1))  # fmt: skip
+        _through_link(kind, f, change[i], scale, u)
+        gradients[p] = 0
+        _expression_mixed(tree, w, softplus, u.reshape(-1), work[0], work[1], work[2], work[3], work[4], work[5],
+                          work[6], work[7], gradients[p])  # fmt: skip
 
 
 @_jit

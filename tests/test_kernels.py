@@ -266,3 +266,52 @@ print(must_compile(stacks, config))
         check=True,
     )
     assert done.stdout.split() == ["True", "False", "True", "False", "False"]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_tanh_in_place_has_the_bits_of_tanh_apart(dtype: Any) -> None:
+    special = [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-30]
+    x = np.concatenate([np.linspace(-12, 12, 1001), special]).astype(dtype)
+    apart, in_place = np.empty_like(x), x.copy()
+    kernels._tanh_row(x, apart)
+    kernels._tanh_in_place(in_place)
+    np.testing.assert_array_equal(in_place, apart)
+    np.testing.assert_allclose(apart, np.tanh(x.astype(np.float64)), rtol=8 * np.finfo(dtype).eps)
+
+
+@given(st.lists(trees(), min_size=1, max_size=3), st.sampled_from(KINDS), st.booleans(), SEEDS)
+def test_slopes_and_mixed_products_agree_with_the_losses_own_derivatives(
+    expressions: list[Expression], kind: str, softplus: bool, seed: int
+) -> None:
+    losses = losses_for(expressions, kind, softplus, seed)
+    rng = torch.Generator().manual_seed(seed)
+    outputs = 3 if kind == "multiclass" else 2
+    logits, change = torch.randn(2, 7, outputs, generator=rng, dtype=torch.float64)
+    classes = torch.arange(7) % outputs
+    labels = (
+        nn.functional.one_hot(classes).double()
+        if kind == "multiclass"
+        else torch.rand(7, 2, generator=rng).double().round()
+    )
+    population = compiled._Population(expressions, softplus, kind)
+    phi = compiled._weights_of(losses, torch.float64)
+    chosen = np.arange(len(losses))
+    found, by_phi = np.empty((len(losses), 7, outputs)), np.empty_like(phi)
+    shared = (population.kind, softplus, population.trees, population.lengths, phi, logits[None].numpy())
+    kernels.slopes(*shared, labels.numpy(), chosen, found)
+    spread = change.expand(len(losses), -1, -1).contiguous().numpy()
+    kernels.mixed_products(*shared, labels.numpy(), spread, 0.5, chosen, by_phi)
+    for p, loss in enumerate(losses):
+        z = logits.clone().requires_grad_()
+        value = loss(z, classes if kind == "multiclass" else labels) + 0 * z.sum()  # where f is in no tree
+        (slope,) = torch.autograd.grad(value, z, create_graph=True)
+        product = (slope * change).sum()
+        wanted = (
+            torch.autograd.grad(product, loss.phi, materialize_grads=True)[0]
+            if product.requires_grad
+            else torch.zeros_like(loss.phi)
+        )
+        np.testing.assert_allclose(found[p], slope.detach().numpy(), rtol=1e-9, atol=1e-12)
+        size = float(torch.linalg.vector_norm(wanted))
+        error = float(np.linalg.norm(by_phi[p, : loss.size] + 0.5 * wanted.numpy()))
+        assert error <= 1e-9 * size + 1e-12
