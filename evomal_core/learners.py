@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import torch
@@ -109,7 +110,7 @@ class Learner:
         moves them from step to step, as its library does).
         """
         buffers = {name: buffer.clone() for name, buffer in self.stateless.named_buffers()}
-        return functional_call(self.stateless, buffers | theta, (x,))
+        return pure_call(self.stateless, buffers | theta, x)
 
     def small(self, rows: int = 4) -> Learner:
         """The learner on a few rows, on the CPU in float64, where a disagreement is none of rounding."""
@@ -173,13 +174,75 @@ class Learner:
 
     @cached_property
     def replaces_buffers(self) -> bool:
-        """Whether training steps put new tensors in place of buffers, where in-place changes would be seen."""
+        """Whether training steps change the network's state otherwise than by writing on its buffers in place."""
         network = copy.deepcopy(self.network)
         before = dict(network.named_buffers())
-        if before:
-            with isolated_torch(self.seed, "dropout"), torch.no_grad():
-                network(self.task.train[0][: self.batch_size].clone())
-        return any(buffer is not before.get(name) for name, buffer in network.named_buffers())
+        attributes = [_attributes(module) for module in network.modules()]
+        with isolated_torch(self.seed, "dropout"), torch.no_grad():
+            network(self.task.train[0][: self.batch_size].clone())
+        after = [vars(module) for module in network.modules()]
+        return any(buffer is not before.get(name) for name, buffer in network.named_buffers()) or any(
+            not _same(value, now.get(name))
+            for then, now in zip(attributes, after, strict=True)
+            for name, value in then.items()
+        )
+
+
+def pure_call(network: nn.Module, state: Weights, x: Tensor) -> Tensor:
+    """The network's output for weights and buffers given by their first names; the network stays as it is.
+
+    `functional_call` ties a second name to a first by itself, but leaves a module that stands in two places with
+    the tensors that it was given. Here each module is named once, and each tensor under all its names.
+    """
+    tensors = chain(
+        network.named_parameters(remove_duplicate=False), network.named_buffers(remove_duplicate=False)
+    )
+    owners = {f"{name}." if name else "" for name, _ in network.named_modules()}
+    first: dict[int, str] = {}
+    given = {}
+    for name, tensor in tensors:
+        known = first.setdefault(id(tensor), name)
+        if known in state and name[: name.rfind(".") + 1] in owners:
+            given[name] = state[known]
+    with _attributes_kept(network):
+        return functional_call(network, given, (x,), tie_weights=False)
+
+
+_MODULES_OWN = frozenset(vars(nn.Module()))
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    """Copies of a module's plain attributes that its forward may change: numbers, tensors, collections."""
+    if type(module).__module__.startswith("torch.nn."):
+        return {}  # PyTorch's own layers keep their state in buffers
+    own = ((name, value) for name, value in vars(module).items() if name not in _MODULES_OWN)
+    return {
+        name: value.clone() if isinstance(value, Tensor) else copy.copy(value)
+        for name, value in own
+        if value is None or isinstance(value, int | float | Tensor | list | dict | set)
+    }
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return isinstance(b, Tensor) and a.shape == b.shape and torch.equal(a, b)
+    if isinstance(a, list | dict | set):
+        return isinstance(b, type(a)) and len(a) == len(b)  # a cache of tensors can't be compared
+    return a is b or bool(a == b)
+
+
+@contextmanager
+def _attributes_kept(network: nn.Module) -> Iterator[None]:
+    """Within it, modules may set their plain attributes or change them in place; afterwards all is as before."""
+    kept = [(module, vars(module).copy()) for module in network.modules()]
+    for module, _ in kept:
+        vars(module).update(_attributes(module))
+    try:
+        yield
+    finally:
+        for module, attributes in kept:
+            vars(module).clear()
+            vars(module).update(attributes)
 
 
 def _generator_state(device: torch.device) -> Tensor:

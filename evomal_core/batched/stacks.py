@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jvp
+from torch.func import jvp
 
 from evomal_core.batched.factors import Factors, product, times, times_transposed
-from evomal_core.learners import Learner, hooks
+from evomal_core.learners import Learner, hooks, pure_call
 from evomal_core.losses import Kind
 from evomal_core.seeds import isolated_torch
 
@@ -244,10 +244,12 @@ class NetworkStack(Stack):
         """Initial weights and running statistics for training P candidates apart.
 
         Raises:
-            NotBatchable: the network puts new tensors in place of its buffers.
+            NotBatchable: the network keeps state that no buffer holds, or puts new tensors in place of its buffers.
         """
         if self.learner.replaces_buffers:
-            raise NotBatchable("the network puts new tensors in place of its buffers")
+            raise NotBatchable(
+                "the network puts new tensors in place of its buffers, or keeps state in plain attributes"
+            )
         self.buffers = [b.expand(candidates, *b.shape).clone() for b in self.trained.buffers()]
         return super().start(candidates)
 
@@ -256,7 +258,7 @@ class NetworkStack(Stack):
 
     def _call(self, weights: Stacked, buffers: Stacked, x: Tensor) -> Tensor:
         state = dict(zip(self.names, weights, strict=True)) | dict(zip(self.buffer_names, buffers, strict=True))
-        return functional_call(self.trained, state, (x,)).reshape(len(x), -1)
+        return pure_call(self.trained, state, x).reshape(len(x), -1)
 
     def _map(
         self, function: Callable[..., Tensor], scope: Callable[[], AbstractContextManager[None]], *stacks: Stacked
