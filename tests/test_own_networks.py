@@ -405,7 +405,8 @@ def test_networks_train_all_at_once_as_one_by_one(model):
 def test_that_networks_train_one_by_one_is_said_once_a_search(caplog):
     em.learn_loss([regression_task()], Replacing, "gp-lfl", config=tiny_config(), progress=False, compare=False)
     assert caplog.messages == [
-        "training one network at a time (the network puts new tensors in place of its buffers, or keeps state in plain attributes)"
+        "training one network at a time (the network puts new tensors in place of its buffers, or keeps state in "
+        "plain attributes)"
     ]
 
 

@@ -244,7 +244,7 @@ class NetworkStack(Stack):
         """Initial weights and running statistics for training P candidates apart.
 
         Raises:
-            NotBatchable: the network keeps state that no buffer holds, or puts new tensors in place of its buffers.
+            NotBatchable: the network keeps state outside its buffers, or puts new tensors in their place.
         """
         if self.learner.replaces_buffers:
             raise NotBatchable(
