@@ -14,17 +14,16 @@ from typing import Any
 
 import torch
 
-from evomal_core.batched.compiled import must_compile
-from evomal_core.batched.stacks import make_stacks
 from evomal_core.config import SearchConfig
+from evomal_core.engines import choose_engine, fitness, local_search, promises
 from evomal_core.expression import Expression, crossover, mutate, random_expression, repair
-from evomal_core.filters import gradient_signature, is_irrelevant, is_rejected, promises, sample_predictions
+from evomal_core.filters import gradient_signature, is_irrelevant, is_rejected, sample_predictions
 from evomal_core.losses import LearnedLoss, initial_phi
+from evomal_core.population.compiled import must_compile
+from evomal_core.population.networks import make_stacks
 from evomal_core.result import Evaluation, SearchResult
-from evomal_core.search import Search
 from evomal_core.seeds import python_rng
-from evomal_core.training import fitness
-from evomal_core.unroll import choose_engine, local_search
+from evomal_core.session import Search
 
 
 def evomal(search: Search) -> SearchResult:

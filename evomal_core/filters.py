@@ -8,7 +8,7 @@ lacks: losses whose weights provably can't matter, which look at nothing but the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,10 +16,9 @@ from torch import Tensor
 from evomal_core.config import SearchConfig
 from evomal_core.expression import Expression
 from evomal_core.learners import Learner
-from evomal_core.losses import Kind, Loss, TaskLoss
+from evomal_core.losses import Loss, TaskLoss
 from evomal_core.primitives import EPSILON
 from evomal_core.seeds import torch_rng
-from evomal_core.tasks import metric
 
 Samples = list[tuple[Tensor, Tensor]]
 """For each task, predictions of the untrained network and their labels."""
@@ -35,34 +34,6 @@ def sample_predictions(learners: Sequence[Learner], config: SearchConfig) -> Sam
         with torch.no_grad():
             samples.append((learner.forward(learner.theta, x[rows]), y[rows]))
     return samples
-
-
-def promise(loss: Loss, samples: Samples, config: SearchConfig, kind: Kind) -> float:
-    """The rejection protocol's correlation g (Eq. 10 and 11), summed over tasks.
-
-    g = Σ_b [L_P(ŷ_b, y_b) − L_P(ŷ*_b, y_b)], where ŷ* are the predictions after minimising the loss over
-    them directly, by `rejection_steps` steps of Adam. A loss with g ≤ 0, or NaN, is not worth training with.
-    """
-    (g,) = promises([loss], samples, config, kind)
-    return g
-
-
-def promises(
-    losses: Sequence[Loss], samples: Samples, config: SearchConfig, kind: Kind, engine: str = "autograd"
-) -> list[float]:
-    """The correlation g of each loss, see `promise`; all are minimised at once with the engine "batched"."""
-    measure = metric(kind)
-    totals = [0.0] * len(losses)
-    for y_pred, y_true in samples:
-        if engine == "batched" and losses:
-            from evomal_core.batched.training import batched_minimise_predictions
-
-            minima: Iterator[Tensor] = iter(batched_minimise_predictions(losses, y_pred, y_true, config))
-        else:
-            minima = (minimise_predictions(loss, y_pred, y_true, config) for loss in losses)
-        for index, best in enumerate(minima):
-            totals[index] += len(y_true) * float(measure(y_pred, y_true) - measure(best, y_true))
-    return totals
 
 
 def is_rejected(g: float) -> bool:

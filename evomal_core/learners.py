@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from evomal_core.batched.memory import keep_freed_memory
 from evomal_core.config import SearchConfig
-from evomal_core.cuda import without_cudnn
+from evomal_core.devices import keep_freed_memory, without_cudnn
 from evomal_core.models import glorot_
 from evomal_core.seeds import derive, isolated_torch, torch_rng
 from evomal_core.tasks import Task

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,16 +21,12 @@ from evomal_core.seeds import torch_rng
 if TYPE_CHECKING:
     import sympy
 
-Kind = Literal["regression", "binary", "multiclass"]
-KINDS: tuple[str, ...] = get_args(Kind)
-TASK_LOSSES = {"regression": "squared error", "binary": "cross-entropy", "multiclass": "cross-entropy"}
-"""What the task loss of each kind is called."""
+from typing import TYPE_CHECKING
 
+from evomal_core.kinds import Kind, check_kind
 
-def check_kind(kind: str) -> None:
-    """Raise ValueError unless `kind` is one of the three kinds of task."""
-    if kind not in KINDS:
-        raise ValueError(f"unknown kind {kind!r}; known are {', '.join(KINDS)}")
+if TYPE_CHECKING:
+    import sympy
 
 
 def arguments(y_pred: Tensor, y_true: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
@@ -89,7 +85,7 @@ class Loss(nn.Module):
 
     def save(self, path: Path | str) -> None:
         """Write the loss as JSON, atomically; `load_loss` reads it back, exactly if its weights are float32."""
-        from evomal_core.loss_files import save_loss
+        from evomal_core.library import save_loss
 
         save_loss(self, path)
 

@@ -15,6 +15,11 @@ from torch import Tensor
 if TYPE_CHECKING:
     import sympy
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import sympy
+
 EPSILON = 1e-7
 """The epsilon of the protected logarithm and square root; the papers do not state its value."""
 

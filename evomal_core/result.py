@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from evomal_core.losses import TASK_LOSSES, Loss
+from evomal_core.kinds import TASK_LOSSES
+from evomal_core.losses import Loss
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -3,73 +3,44 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
+from dataclasses import replace
 from pathlib import Path
 from threading import RLock
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import nn
 
-from evomal_core.checkpoint import Checkpoint, fingerprint
+from evomal_core.checkpoints import Checkpoint
+from evomal_core.checks import refuse_unknown
 from evomal_core.config import SGD, Optimizer, SearchConfig
-from evomal_core.cuda import repeatable
+from evomal_core.devices import check_device, repeatable, threads_for
+from evomal_core.engines import fitness
 from evomal_core.expression import Expression
+from evomal_core.kinds import TASK_LOSSES
 from evomal_core.learners import Learner, ModelFactory, make_learners
-from evomal_core.losses import TASK_LOSSES, Kind, LearnedLoss, Loss, TaskLoss
+from evomal_core.losses import LearnedLoss, Loss, TaskLoss
 from evomal_core.primitives import FUNCTION_SETS, TERMINALS
 from evomal_core.progress import Progress
 from evomal_core.result import SearchResult
 from evomal_core.seeds import check_seed
+from evomal_core.session import Search, fingerprint
 from evomal_core.tasks import Task, check_values, missing_classes
-from evomal_core.threads import threads_for
-from evomal_core.training import fitness
 
 log = logging.getLogger("evomal")
 
 
-@dataclass
-class Search:
-    """One search under way: its problem, configuration, seed, and where its state is kept."""
-
-    method: str
-    learners: list[Learner]
-    config: SearchConfig
-    seed: int
-    checkpoint: Checkpoint
-    progress: Progress
-    initial: list[Expression] = field(default_factory=list)
-    engine: str = "none"
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def kind(self) -> Kind:
-        """The kind of the tasks."""
-        return self.learners[0].task.kind
-
-    @contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
-        """Add the wall-clock seconds spent within to a phase."""
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - begin
-
-
 def _methods() -> dict[str, Callable[[Search], SearchResult]]:
-    from evomal_core import evolution, parametric
+    from evomal_core import evolution, rivals
 
     return {
-        "baseline": parametric.baseline,
+        "baseline": rivals.baseline,
         "random": evolution.random_search,
         "gp-lfl": evolution.gp_lfl,
-        "ml3": parametric.ml3,
-        "taylorglo": parametric.taylorglo,
+        "ml3": rivals.ml3,
+        "taylorglo": rivals.taylorglo,
         "evomal": evolution.evomal,
     }
 
@@ -83,35 +54,6 @@ METHODS: dict[str, str] = {
     "evomal": "genetic programming with local search by unrolled differentiation",
 }
 """The methods compared by the papers, in the order used in every table and figure."""
-
-
-def refuse_unknown(what: str, value: Any, known: Sequence[str]) -> None:
-    """Raise ValueError, naming the nearest known value, unless `value` is known."""
-    if value not in known:
-        near = get_close_matches(str(value), known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-        raise ValueError(f"unknown {what} {value!r}; {hint}")
-
-
-def check_device(device: str) -> torch.device:
-    """The device, if this machine has it.
-
-    Raises:
-        ValueError: the name is unknown or the machine has no such device.
-    """
-    try:
-        chosen = torch.device(device)
-    except (RuntimeError, TypeError):
-        _no_device(device, "known are 'cpu' and 'cuda'")
-    if chosen.type not in ("cpu", "cuda"):
-        _no_device(device, "known are 'cpu' and 'cuda'")
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        _no_device(device, f"this machine has {torch.cuda.device_count()} CUDA device(s); use device='cpu'")
-    return chosen
-
-
-def _no_device(device: Any, why: str) -> NoReturn:
-    raise ValueError(f"can't use device {device!r}: {why}") from None
 
 
 def learn_loss(

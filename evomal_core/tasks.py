@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from evomal_core.augmentation import Augmentation
-from evomal_core.losses import Kind, check_kind
+from evomal_core.kinds import Kind, check_kind
 from evomal_core.seeds import check_seed, numpy_rng
+from evomal_paper.experiments.augmentation import Augmentation
 
 SPLITS = ("train", "validation", "test", "unseen")
 ARRAYS = "use Task.from_arrays, which takes arrays of any kind"
@@ -340,22 +338,6 @@ def _split_rows(rows: int, split: tuple[float, float, float], seed: int) -> list
     return parts
 
 
-def sine_tasks(seed: int, count: int, low: float, high: float, *, purpose: str, rows: int = 100) -> list[Task]:
-    """Sine waves y = A·sin(x + p), A ~ U[0.2, 5], p ~ U[−π, π], x ~ U[low, high] (GECCO section 4.1).
-
-    Each task has `rows` training points (the paper's batch) and as many held-out test points.
-    """
-    tasks = []
-    for index in range(count):
-        rng = numpy_rng(seed, "sine", purpose, index)
-        amplitude, phase = rng.uniform(0.2, 5.0), rng.uniform(-math.pi, math.pi)
-        x = rng.uniform(low, high, (2, rows, 1)).astype(np.float32)
-        y = (amplitude * np.sin(x + phase)).astype(np.float32)
-        train, test = ((torch.from_numpy(x[i]), torch.from_numpy(y[i])) for i in range(2))
-        tasks.append(Task(f"{amplitude:.2f}·sin(x {phase:+.2f})", "regression", train, test=test))
-    return tasks
-
-
 def check_values(task: Task) -> None:
     """Refuse a task of tensors whose values can't be learned from; `Task.from_arrays` makes none.
 
@@ -389,30 +371,3 @@ def missing_classes(task: Task, split: str) -> list[str]:
     there = set(task.parts()[split][1].unique().tolist())
     names = task.classes or tuple(map(str, range(number)))
     return [name for index, name in enumerate(names[:number]) if index not in there]
-
-
-Metric = Callable[[Tensor, Tensor], Tensor]
-
-
-def metric(kind: Kind) -> Metric:
-    """The performance metric L_P of a kind: mean squared error, or the error rate in [0, 1]."""
-    return {"regression": _mean_squared_error, "binary": _binary_error, "multiclass": _multiclass_error}[kind]
-
-
-METRIC_NAMES = {"regression": "MSE", "binary": "error rate", "multiclass": "error rate"}
-
-
-def _finite_or_inf(value: Tensor, y_pred: Tensor) -> Tensor:
-    return torch.where(torch.isfinite(y_pred).all(), value, torch.inf)
-
-
-def _mean_squared_error(y_pred: Tensor, y_true: Tensor) -> Tensor:
-    return _finite_or_inf(torch.square(y_pred - y_true).mean(), y_pred)
-
-
-def _binary_error(y_pred: Tensor, y_true: Tensor) -> Tensor:
-    return _finite_or_inf(((y_pred > 0) != (y_true > 0.5)).float().mean(), y_pred)
-
-
-def _multiclass_error(y_pred: Tensor, y_true: Tensor) -> Tensor:
-    return _finite_or_inf((y_pred.argmax(dim=1) != y_true).float().mean(), y_pred)

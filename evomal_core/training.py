@@ -8,25 +8,23 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
-from evomal_core.config import SGD, Optimizer, SearchConfig
+from evomal_core.checkpoints import Snapshot
+from evomal_core.config import SGD, Optimizer
+from evomal_core.kinds import metric
 from evomal_core.learners import Learner
 from evomal_core.losses import Loss
 from evomal_core.seeds import isolated_torch
-from evomal_core.snapshot import Snapshot
-from evomal_core.tasks import Task, metric
+from evomal_core.tasks import Task
 
 log = logging.getLogger("evomal")
 
 ROWS_AT_ONCE = 4096
 CACHED = 2**19
 """Features of rows that a CPU's cache holds along with what a network makes of them."""
-_TOLD: WeakSet[Learner] = WeakSet()
-"""Learners of which was said that their networks are trained one at a time: once a search, not each generation."""
 
 
 @dataclass(frozen=True)
@@ -178,34 +176,3 @@ def error(network: nn.Module, task: Task, part: tuple[Tensor, Tensor]) -> float:
     y_pred = torch.cat(pieces)
     network.train(was_training)
     return float(metric(task.kind)(y_pred, y))
-
-
-def fitness(
-    losses: Sequence[Loss], learners: Sequence[Learner], config: SearchConfig, engine: str = "autograd"
-) -> list[float]:
-    """The fitness of each loss: its mean error over the tasks after a partial training session (Eq. 9).
-
-    Lower is better; inf if training diverged on any task. With the engine "batched", all networks are
-    trained at once wherever the losses and the network allow it.
-    """
-    if engine == "batched" and losses:
-        from evomal_core.batched.stacks import NotBatchable
-        from evomal_core.batched.training import batched_fitness
-
-        try:
-            return batched_fitness(losses, learners, config)
-        except NotBatchable as reason:
-            if learners[0] not in _TOLD:
-                _TOLD.add(learners[0])
-                log.warning("training one network at a time (%s)", reason)
-    return [_fitness(loss, learners, config) for loss in losses]
-
-
-def _fitness(loss: Loss, learners: Sequence[Learner], config: SearchConfig) -> float:
-    total = 0.0
-    for learner in learners:
-        trained = train(loss, learner, config.base, config.fitness_steps, splits=[config.fitness_on])
-        if trained.diverged:
-            return float("inf")
-        total += trained.final[config.fitness_on]
-    return total / len(learners)

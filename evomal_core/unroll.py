@@ -10,7 +10,7 @@ compute that same meta-gradient in different ways:
 - `higher`: per candidate, with the library that the papers used; the oracle for fidelity;
 - `autograd`: per candidate, double backward through `torch.func.functional_call`;
 - `jvp`: per candidate, without double backward: one forward-mode product a step, half the memory;
-- `batched`: as `jvp`, for all candidates at once, see `evomal_core.batched.engine`.
+- `batched`: as `jvp`, for all candidates at once, see `evomal_core.population.local_search`.
 """
 
 from __future__ import annotations
@@ -19,16 +19,14 @@ import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from textwrap import shorten
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad, jvp
-from torch.nn.utils import parameters_to_vector
 
 from evomal_core.config import SGD, SearchConfig
 from evomal_core.learners import Learner, Weights
-from evomal_core.losses import LearnedLoss, Loss, TaskLoss
+from evomal_core.losses import Loss, TaskLoss
 
 log = logging.getLogger("evomal")
 
@@ -218,84 +216,6 @@ def meta_gradient(
     return ENGINES[engine](loss, learner, episode(learner, meta_step, config), config.base.unrolled)
 
 
-def choose_engine(
-    learners: Sequence[Learner], config: SearchConfig, loss: Loss | None = None, *, unrolled: bool = True
-) -> str:
-    """The first engine that takes this network, from the one asked for on; a line says what was passed over.
-
-    The order is `batched` (which takes symbolic losses only), `jvp`, `autograd`, `higher`. A network falls past
-    `jvp`, for example, if one of its operations has no forward-mode derivative. A method that unrolls nothing,
-    and so needs no second derivatives, trains by `batched` unless another engine is asked for.
-
-    Raises:
-        ValueError: no engine takes the network.
-    """
-    from evomal_core.batched.engine import check_batchable
-    from evomal_core.batched.stacks import NotBatchable
-
-    if not unrolled:
-        return "batched" if config.engine == "auto" else config.engine
-    probe = loss or LearnedLoss("square(sub(f, y))", learners[0].task.kind).to(learners[0].device)
-    order = ["batched", *ENGINES]
-    if not isinstance(probe, LearnedLoss):
-        order.remove("batched")
-    start = order.index(config.engine) if config.engine in order else 0
-    problem = ""
-    for name in order[start:]:
-        try:
-            if name == "batched":
-                check_batchable(learners, config)
-            else:
-                meta_gradient(probe, learners[0], 0, config, name)
-            if name in ("batched", "jvp"):
-                _check_forward_mode(name, probe, learners[0], config)
-        except torch.OutOfMemoryError:
-            raise
-        except (NotBatchable, NotImplementedError, RuntimeError) as error:
-            problem = shorten(str(error).splitlines()[0], 200)
-            log.warning("engine %s can't take this network (%s)", name, problem)
-        else:
-            if problem:
-                log.warning("using engine %s", name)
-            return name
-    raise ValueError(
-        f"no engine can differentiate this network twice: {problem}; gp-lfl, random and taylorglo need not do so"
-    )
-
-
-def _check_forward_mode(engine: str, probe: Loss, learner: Learner, config: SearchConfig) -> None:
-    """Compare an engine's meta-gradient with double backward, on a few rows in float64.
-
-    PyTorch differentiates some forward-mode derivatives wrongly (those of layer and instance norm, by a
-    hundredth for several unrolled steps, PyTorch 2.13), and dropout within attention draws anew in forward mode.
-
-    Raises:
-        RuntimeError: they disagree. Where double backward fails or overflows, nothing is compared.
-    """
-    from evomal_core.batched.engine import batched_meta_gradients
-    from evomal_core.batched.stacks import mlp_layers
-
-    if engine == "batched" and mlp_layers(learner.network) is not None:
-        return  # its derivatives are written by hand
-    small, loss = learner.small(), copy.deepcopy(probe).to("cpu", torch.float64)
-    try:
-        wanted = parameters_to_vector(meta_gradient(loss, small, 0, config, "autograd")[1])
-    except (RuntimeError, TypeError, ValueError):
-        return
-    if not torch.isfinite(wanted).all():
-        return
-    if engine == "batched":
-        assert isinstance(loss, LearnedLoss)
-        found = batched_meta_gradients([loss, loss], [small], config, 0)[1][0]
-    else:
-        found = parameters_to_vector(meta_gradient(loss, small, 0, config, engine)[1])
-    error, size = torch.linalg.vector_norm(found - wanted), torch.linalg.vector_norm(wanted)
-    if not error <= 1e-6 * size:  # nor is it where the error is NaN
-        raise RuntimeError(
-            f"its meta-gradient would be off by {error / size:.0e}: forward mode is wrong or draws anew in a layer"
-        )
-
-
 @dataclass(frozen=True)
 class Tuned:
     """A loss after local search, with the task loss (summed over tasks) before its first and last step."""
@@ -303,58 +223,6 @@ class Tuned:
     loss: Loss
     diverged: bool
     task_loss: tuple[float, float] | None = None
-
-
-def local_search(
-    losses: Sequence[Loss],
-    learners: Sequence[Learner],
-    config: SearchConfig,
-    engine: str,
-    tick: Callable[[], None] = lambda: None,
-) -> list[Tuned]:
-    """Tune the weights of each loss for `meta_steps` steps (Algorithm 1); the losses given stay as they are.
-
-    A candidate whose task loss or meta-gradient leaves the finite numbers is frozen and marked diverged;
-    it never disturbs another.
-
-    Args:
-        losses: the candidates; those without weights are returned as they are.
-        learners: the meta-training tasks with their base networks.
-        config: see `SearchConfig`.
-        engine: the engine, from `choose_engine`.
-        tick: called after each candidate's meta-step, for progress.
-    """
-    if engine == "batched":
-        if all(isinstance(loss, LearnedLoss) for loss in losses):
-            from evomal_core.batched.engine import batched_local_search
-
-            return batched_local_search(losses, learners, config, tick)
-        engine = "jvp"  # a loss that is no expression has no program
-    return [_tune(copy.deepcopy(loss), learners, config, engine, tick) for loss in losses]
-
-
-def _tune(
-    loss: Loss, learners: Sequence[Learner], config: SearchConfig, engine: str, tick: Callable[[], None]
-) -> Tuned:
-    weights = list(loss.parameters())
-    if not weights or config.meta_steps == 0:
-        return Tuned(loss, diverged=False)
-    optimiser = meta_optimiser(weights, config)
-    first = last = float("nan")
-    for step in range(config.meta_steps):
-        values, gradients = zip(*(meta_gradient(loss, e, step, config, engine) for e in learners), strict=True)
-        last = float(sum(values))
-        first = last if step == 0 else first
-        total = [torch.stack(parts).sum(dim=0) for parts in zip(*gradients, strict=True)]
-        if not all(torch.isfinite(part).all() for part in (*values, *total)):
-            return Tuned(loss, diverged=True, task_loss=(first, last))
-        for weight, part in zip(weights, total, strict=True):
-            weight.grad = part
-        optimiser.step()
-        tick()
-    for weight in weights:
-        weight.grad = None
-    return Tuned(loss, diverged=False, task_loss=(first, last))
 
 
 def meta_optimiser(weights: list[torch.nn.Parameter], config: SearchConfig) -> torch.optim.Optimizer:

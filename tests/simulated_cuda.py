@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
 
-from evomal_core.batched.graphs import _stream
+from evomal_core.population.cuda_graphs import _stream
 
 CUDA, META, HOST = torch.device("cuda", 0), torch.device("meta"), torch.device("cpu")
 INDEXING = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")

@@ -1,1 +1,0 @@
-"""Speed and memory against the papers' way of computing; `python -m benchmarks [names]`."""

@@ -1,0 +1,154 @@
+"""Checkpoints: a search's state as JSON, bound to the configuration that it belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evomal_core.config import SearchConfig
+from evomal_core.files import decode, file_in_the_way, read_json, write_atomic, write_json
+
+FORMAT = "evomal-checkpoint"
+VERSION = 1
+
+
+class Checkpoint:
+    """The file that a search saves its state to after each generation, and resumes from.
+
+    Args:
+        folder: where the file lies; None keeps no checkpoint.
+        fingerprint: what the state is a function of; a state of another fingerprint is refused.
+
+    Raises:
+        ValueError: the folder, or one that it would lie in, is a file.
+    """
+
+    def __init__(self, folder: Path | str | None, fingerprint: dict[str, Any]) -> None:
+        if folder is not None and (place := file_in_the_way(Path(folder))) is not None:
+            raise ValueError(f"checkpoint is a folder, but {str(place)!r} is a file; name another folder")
+        self.path = None if folder is None else Path(folder) / "checkpoint.json"
+        self.fingerprint = fingerprint
+
+    def load(self) -> Any:
+        """The saved state, or None if there is none.
+
+        Raises:
+            ValueError: the file belongs to another configuration, or is not a checkpoint.
+        """
+        if self.path is None or not self.path.exists():
+            return None
+        try:
+            record = read_json(self.path)
+        except ValueError as error:
+            raise ValueError(f"{error}; delete it to start the search anew") from None
+        if (
+            not isinstance(record, dict)
+            or (record.get("format"), record.get("version")) != (FORMAT, VERSION)
+            or not {"fingerprint", "state"} <= record.keys()
+        ):
+            raise ValueError(
+                f"{self.path} is not a checkpoint of this version of EvoMAL; move it away to start anew"
+            )
+        if difference := first_difference(_completed(record["fingerprint"]), self.fingerprint):
+            raise ValueError(
+                f"{self.path} belongs to another search: {difference}; choose another folder, or delete this one"
+            )
+        return decode(record["state"])
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Within it, a state that does not have the expected parts is one clear ValueError."""
+        try:
+            yield
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self.path} is damaged ({type(error).__name__}: {error}); delete it to start the search anew"
+            ) from None
+
+    def save(self, state: Any) -> None:
+        """Replace the saved state, atomically."""
+        if self.path is not None:
+            write_json(
+                self.path,
+                {"format": FORMAT, "version": VERSION, "fingerprint": self.fingerprint, "state": state},
+            )
+
+
+def _completed(found: Any) -> Any:
+    """A saved fingerprint with the settings that did not exist when it was written, at their defaults."""
+    if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
+        return found
+    defaults = SearchConfig().model_dump(mode="json", exclude={"engine"})
+    return found | {"config": defaults | found["config"]}
+
+
+def digest_of(tensors: Iterable[Tensor]) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of tensors' types, shapes and values."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().data)  # no copy
+    return digest.hexdigest()[:16]
+
+
+def first_difference(found: Any, wanted: Any, name: str = "") -> str:
+    """The first place where two nested records differ, in words; empty if they are equal."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in {**wanted, **found}:
+            inner = f"{name}.{key}" if name else key
+            if difference := first_difference(found.get(key), wanted.get(key), inner):
+                return difference
+        return ""
+    return "" if found == wanted else f"{name} is {found!r:.60} there and {wanted!r:.60} here"
+
+
+class Snapshot:
+    """The file that a training saves its state to about once a minute, and resumes from.
+
+    Args:
+        path: where the file lies.
+        subject: what the state belongs to; a state of another subject is not taken up.
+    """
+
+    SECONDS = 60.0
+    """Between two saves; what a kill loses."""
+
+    def __init__(self, path: Path, subject: str) -> None:
+        self.path, self.subject = path, subject
+        self._saved = time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        """The saved state, or None if there is none of this subject.
+
+        Raises:
+            ValueError: the file is no snapshot, or is damaged.
+        """
+        self._saved = time.monotonic()
+        if not self.path.exists():
+            return None
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            return state["state"] if state["subject"] == self.subject else None
+        except Exception as error:  # whatever a damaged file makes PyTorch raise
+            problem = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(f"{self.path} is damaged ({problem:.80}); delete it to train anew") from None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the last save is long enough ago."""
+        return time.monotonic() - self._saved >= self.SECONDS
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the saved state, atomically. It holds tensors, numbers, strings, lists and dictionaries."""
+        content = io.BytesIO()
+        torch.save({"subject": self.subject, "state": state}, content)
+        write_atomic(self.path, content.getvalue())
+        self._saved = time.monotonic()

@@ -1,0 +1,253 @@
+"""Choice of the engine, and local search, fitness and rejection by it."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
+from textwrap import shorten
+from weakref import WeakSet
+
+import torch
+from torch import Tensor
+from torch.nn.utils import parameters_to_vector
+
+from evomal_core.checkpoints import Snapshot
+from evomal_core.config import SGD, Optimizer, SearchConfig
+from evomal_core.filters import Samples, minimise_predictions
+from evomal_core.kinds import Kind, metric
+from evomal_core.learners import Learner
+from evomal_core.losses import LearnedLoss, Loss
+from evomal_core.population import compiled
+from evomal_core.population.networks import MLPStack, NotBatchable, make_stacks
+from evomal_core.population.training import train_stack
+from evomal_core.training import train
+from evomal_core.unroll import ENGINES, Tuned, meta_gradient, meta_optimiser
+
+log = logging.getLogger("evomal")
+
+
+def promise(loss: Loss, samples: Samples, config: SearchConfig, kind: Kind) -> float:
+    """The rejection protocol's correlation g (Eq. 10 and 11), summed over tasks.
+
+    g = Σ_b [L_P(ŷ_b, y_b) − L_P(ŷ*_b, y_b)], where ŷ* are the predictions after minimising the loss over
+    them directly, by `rejection_steps` steps of Adam. A loss with g ≤ 0, or NaN, is not worth training with.
+    """
+    (g,) = promises([loss], samples, config, kind)
+    return g
+
+
+def promises(
+    losses: Sequence[Loss], samples: Samples, config: SearchConfig, kind: Kind, engine: str = "autograd"
+) -> list[float]:
+    """The correlation g of each loss, see `promise`; all are minimised at once with the engine "batched"."""
+    measure = metric(kind)
+    totals = [0.0] * len(losses)
+    for y_pred, y_true in samples:
+        if engine == "batched" and losses:
+            from evomal_core.population.training import batched_minimise_predictions
+
+            minima: Iterator[Tensor] = iter(batched_minimise_predictions(losses, y_pred, y_true, config))
+        else:
+            minima = (minimise_predictions(loss, y_pred, y_true, config) for loss in losses)
+        for index, best in enumerate(minima):
+            totals[index] += len(y_true) * float(measure(y_pred, y_true) - measure(best, y_true))
+    return totals
+
+
+_TOLD: WeakSet[Learner] = WeakSet()
+"""Learners of which was said that their networks are trained one at a time: once a search, not each generation."""
+
+
+def fitness(
+    losses: Sequence[Loss], learners: Sequence[Learner], config: SearchConfig, engine: str = "autograd"
+) -> list[float]:
+    """The fitness of each loss: its mean error over the tasks after a partial training session (Eq. 9).
+
+    Lower is better; inf if training diverged on any task. With the engine "batched", all networks are
+    trained at once wherever the losses and the network allow it.
+    """
+    if engine == "batched" and losses:
+        from evomal_core.population.networks import NotBatchable
+        from evomal_core.population.training import batched_fitness
+
+        try:
+            return batched_fitness(losses, learners, config)
+        except NotBatchable as reason:
+            if learners[0] not in _TOLD:
+                _TOLD.add(learners[0])
+                log.warning("training one network at a time (%s)", reason)
+    return [_fitness(loss, learners, config) for loss in losses]
+
+
+def _fitness(loss: Loss, learners: Sequence[Learner], config: SearchConfig) -> float:
+    total = 0.0
+    for learner in learners:
+        trained = train(loss, learner, config.base, config.fitness_steps, splits=[config.fitness_on])
+        if trained.diverged:
+            return float("inf")
+        total += trained.final[config.fitness_on]
+    return total / len(learners)
+
+
+def choose_engine(
+    learners: Sequence[Learner], config: SearchConfig, loss: Loss | None = None, *, unrolled: bool = True
+) -> str:
+    """The first engine that takes this network, from the one asked for on; a line says what was passed over.
+
+    The order is `batched` (which takes symbolic losses only), `jvp`, `autograd`, `higher`. A network falls past
+    `jvp`, for example, if one of its operations has no forward-mode derivative. A method that unrolls nothing,
+    and so needs no second derivatives, trains by `batched` unless another engine is asked for.
+
+    Raises:
+        ValueError: no engine takes the network.
+    """
+    from evomal_core.population.local_search import check_batchable
+    from evomal_core.population.networks import NotBatchable
+
+    if not unrolled:
+        return "batched" if config.engine == "auto" else config.engine
+    probe = loss or LearnedLoss("square(sub(f, y))", learners[0].task.kind).to(learners[0].device)
+    order = ["batched", *ENGINES]
+    if not isinstance(probe, LearnedLoss):
+        order.remove("batched")
+    start = order.index(config.engine) if config.engine in order else 0
+    problem = ""
+    for name in order[start:]:
+        try:
+            if name == "batched":
+                check_batchable(learners, config)
+            else:
+                meta_gradient(probe, learners[0], 0, config, name)
+            if name in ("batched", "jvp"):
+                _check_forward_mode(name, probe, learners[0], config)
+        except torch.OutOfMemoryError:
+            raise
+        except (NotBatchable, NotImplementedError, RuntimeError) as error:
+            problem = shorten(str(error).splitlines()[0], 200)
+            log.warning("engine %s can't take this network (%s)", name, problem)
+        else:
+            if problem:
+                log.warning("using engine %s", name)
+            return name
+    raise ValueError(
+        f"no engine can differentiate this network twice: {problem}; gp-lfl, random and taylorglo need not do so"
+    )
+
+
+def _check_forward_mode(engine: str, probe: Loss, learner: Learner, config: SearchConfig) -> None:
+    """Compare an engine's meta-gradient with double backward, on a few rows in float64.
+
+    PyTorch differentiates some forward-mode derivatives wrongly (those of layer and instance norm, by a
+    hundredth for several unrolled steps, PyTorch 2.13), and dropout within attention draws anew in forward mode.
+
+    Raises:
+        RuntimeError: they disagree. Where double backward fails or overflows, nothing is compared.
+    """
+    from evomal_core.population.local_search import batched_meta_gradients
+    from evomal_core.population.networks import mlp_layers
+
+    if engine == "batched" and mlp_layers(learner.network) is not None:
+        return  # its derivatives are written by hand
+    small, loss = learner.small(), copy.deepcopy(probe).to("cpu", torch.float64)
+    try:
+        wanted = parameters_to_vector(meta_gradient(loss, small, 0, config, "autograd")[1])
+    except (RuntimeError, TypeError, ValueError):
+        return
+    if not torch.isfinite(wanted).all():
+        return
+    if engine == "batched":
+        assert isinstance(loss, LearnedLoss)
+        found = batched_meta_gradients([loss, loss], [small], config, 0)[1][0]
+    else:
+        found = parameters_to_vector(meta_gradient(loss, small, 0, config, engine)[1])
+    error, size = torch.linalg.vector_norm(found - wanted), torch.linalg.vector_norm(wanted)
+    if not error <= 1e-6 * size:  # nor is it where the error is NaN
+        raise RuntimeError(
+            f"its meta-gradient would be off by {error / size:.0e}: forward mode is wrong or draws anew in a layer"
+        )
+
+
+def local_search(
+    losses: Sequence[Loss],
+    learners: Sequence[Learner],
+    config: SearchConfig,
+    engine: str,
+    tick: Callable[[], None] = lambda: None,
+) -> list[Tuned]:
+    """Tune the weights of each loss for `meta_steps` steps (Algorithm 1); the losses given stay as they are.
+
+    A candidate whose task loss or meta-gradient leaves the finite numbers is frozen and marked diverged;
+    it never disturbs another.
+
+    Args:
+        losses: the candidates; those without weights are returned as they are.
+        learners: the meta-training tasks with their base networks.
+        config: see `SearchConfig`.
+        engine: the engine, from `choose_engine`.
+        tick: called after each candidate's meta-step, for progress.
+    """
+    if engine == "batched":
+        if all(isinstance(loss, LearnedLoss) for loss in losses):
+            from evomal_core.population.local_search import batched_local_search
+
+            return batched_local_search(losses, learners, config, tick)
+        engine = "jvp"  # a loss that is no expression has no program
+    return [_tune(copy.deepcopy(loss), learners, config, engine, tick) for loss in losses]
+
+
+def _tune(
+    loss: Loss, learners: Sequence[Learner], config: SearchConfig, engine: str, tick: Callable[[], None]
+) -> Tuned:
+    weights = list(loss.parameters())
+    if not weights or config.meta_steps == 0:
+        return Tuned(loss, diverged=False)
+    optimiser = meta_optimiser(weights, config)
+    first = last = float("nan")
+    for step in range(config.meta_steps):
+        values, gradients = zip(*(meta_gradient(loss, e, step, config, engine) for e in learners), strict=True)
+        last = float(sum(values))
+        first = last if step == 0 else first
+        total = [torch.stack(parts).sum(dim=0) for parts in zip(*gradients, strict=True)]
+        if not all(torch.isfinite(part).all() for part in (*values, *total)):
+            return Tuned(loss, diverged=True, task_loss=(first, last))
+        for weight, part in zip(weights, total, strict=True):
+            weight.grad = part
+        optimiser.step()
+        tick()
+    for weight in weights:
+        weight.grad = None
+    return Tuned(loss, diverged=False, task_loss=(first, last))
+
+
+def train_all(
+    loss: Loss,
+    learners: Sequence[Learner],
+    base: SGD | Optimizer,
+    steps: int,
+    record: Collection[int] = (),
+    milestones: Collection[int] = (),
+    snapshots: Sequence[Snapshot] = (),
+    tick: Callable[[int], None] = lambda steps: None,
+) -> list[list[dict[str, float]]]:
+    """The curve of `training.train` for each learner: perceptrons at once where the loss allows it.
+
+    Networks that are trained one after the other keep a snapshot each, where `snapshots` are given.
+
+    The choice depends on the loss and the networks alone. By the kernels a network's errors are the same, bit
+    by bit, whatever it is trained with; by PyTorch the last digits may depend on the learners given.
+    """
+    stacks = make_stacks(learners)
+    if all(
+        isinstance(stack, MLPStack) and (compiled.fits(stack, [loss]) or len(learners) > 1) for stack in stacks
+    ):
+        with suppress(NotBatchable):
+            (row,) = train_stack([loss], learners, base, steps, record, milestones=milestones)
+            tick(steps * len(learners))
+            return [trained.curve for trained in row]
+    kept: Sequence[Snapshot | None] = snapshots or [None] * len(learners)
+    return [
+        train(loss, learner, base, steps, record, milestones=milestones, snapshot=snapshot, tick=tick).curve
+        for learner, snapshot in zip(learners, kept, strict=True)
+    ]

@@ -1,0 +1,189 @@
+"""Saved losses: JSON files that hold data only, so that loading one can't run code."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evomal_core.expression import Expression
+from evomal_core.files import read_json, write_json
+from evomal_core.kinds import KINDS, Kind, check_kind
+from evomal_core.losses import LearnedLoss, Loss, NeuralLoss, TaskLoss, TaylorLoss
+
+FORMAT = "evomal-loss"
+VERSION = 1
+LARGEST = torch.finfo(torch.float32).max
+
+
+def loss_record(loss: Loss) -> dict[str, Any]:
+    """The loss as JSON-ready data: its family, structure and weights (exact decimal floats).
+
+    Raises:
+        TypeError: it is no loss of evomal_core.
+        ValueError: its weights are not finite float32 numbers.
+    """
+    record: dict[str, Any] = {"format": FORMAT, "version": VERSION, "kind": loss.kind}
+    match loss:
+        case LearnedLoss():
+            structure = {"family": "symbolic", "expression": str(loss.expression), "softplus": loss.softplus}
+        case TaylorLoss():
+            structure = {"family": "taylor"}
+        case NeuralLoss():
+            structure = {"family": "neural", "hidden": loss.w2.shape[0]}
+        case TaskLoss():
+            structure = {"family": "task"}
+        case _:
+            raise TypeError(f"a {type(loss).__name__} can't be saved; known are the losses of evomal_core")
+    weights = [value for weight in loss.parameters() for value in weight.detach().flatten().tolist()]
+    if not all(abs(weight) <= LARGEST for weight in weights):
+        raise ValueError(
+            "a loss with NaN, infinite or larger than float32 weights can't be saved; it has diverged"
+        )
+    return record | structure | {"weights": weights}
+
+
+def loss_from_record(record: Any, source: str = "the record") -> Loss:
+    """The loss that `loss_record` described.
+
+    Raises:
+        ValueError: the record is of another format or a newer version, or its parts do not fit.
+    """
+    try:
+        return _build(record)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{source} is not a saved loss: missing or wrong {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{source} is not a usable loss: {error}") from None
+
+
+def _build(record: dict[str, Any]) -> Loss:
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ValueError(f'it has no "format": "{FORMAT}"')
+    version = record["version"]
+    if type(version) is not int or not 1 <= version <= VERSION:
+        raise ValueError(f"its format version is {version!r}, this EvoMAL reads up to {VERSION}; upgrade evomal")
+    kind, family, weights = record["kind"], record["family"], record["weights"]
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind {kind!r:.40}; known are {', '.join(KINDS)}")
+    if not isinstance(weights, list) or not all(
+        type(weight) in (int, float) and abs(weight) <= LARGEST for weight in weights
+    ):
+        raise ValueError("its weights are not a list of finite numbers within float32")
+    match family:
+        case "symbolic":
+            softplus = record["softplus"]
+            if not isinstance(softplus, bool):
+                raise ValueError(f"softplus is true or false, got {softplus!r:.40}")
+            phi = torch.tensor(weights, dtype=torch.float32)
+            return LearnedLoss(Expression.parse(record["expression"]), kind, phi=phi, softplus=softplus)
+        case "taylor":
+            return TaylorLoss(kind, theta=weights)
+        case "neural":
+            return _neural(kind, record["hidden"], weights)
+        case "task":
+            if weights:
+                raise ValueError(f"a task loss has no weights, got {len(weights)}")
+            return TaskLoss(kind)
+    raise ValueError(f"unknown family {family!r:.40}; known are symbolic, taylor, neural, task")
+
+
+def _neural(kind: Any, hidden: Any, weights: list[float]) -> NeuralLoss:
+    if type(hidden) is not int or not 1 <= hidden <= 1000:
+        raise ValueError(f"hidden is a whole number from 1 to 1000, got {hidden!r:.40}")
+    expected = hidden * (hidden + 3)
+    if len(weights) != expected:
+        raise ValueError(f"a network with {hidden} hidden units has {expected} weights, got {len(weights)}")
+    loss = NeuralLoss(kind, hidden=hidden)
+    torch.nn.utils.vector_to_parameters(torch.tensor(weights, dtype=torch.float32), loss.parameters())
+    return loss
+
+
+def save_loss(loss: Loss, path: Path | str) -> None:
+    """Write the loss as JSON, atomically."""
+    write_json(path, loss_record(loss))
+
+
+def load_loss(path: Path | str) -> Loss:
+    """Read a saved loss, or one of the zoo by its name, such as `sine/evomal`.
+
+    Its weights are fixed (`loss.requires_grad_()` makes them trainable), in float32. A file goes before a name.
+
+    Raises:
+        FileNotFoundError: there is no such file, and no such name.
+        ValueError: it is a folder or no path, or the file is truncated, from a newer version, or not a usable
+            loss; nothing in it is executed.
+    """
+
+    name = str(path) if isinstance(path, str | Path) else ""
+    if not name or (Path(name).is_dir() and name not in names()):
+        given = f"{name!r}, a folder" if name else f"{path!r:.60}"
+        raise ValueError(
+            f"give the file of a saved loss, such as 'loss.json', or a name of the zoo, such as 'sine/evomal'; "
+            f"got {given}"
+        )
+    if not Path(name).is_file() and Path(name).suffix != ".json":
+        path = path_of(name)
+    return loss_from_record(read_json(path), str(path)).requires_grad_(False)
+
+
+_ERRORS = ("square(sub(y, f))", "abs(sub(y, f))")
+_KNOWN: dict[Kind, tuple[str, ...]] = {
+    "regression": _ERRORS,
+    "binary": ("mul(-1, add(mul(y, log(f)), mul(sub(1, y), log(sub(1, f)))))", *_ERRORS),
+    "multiclass": ("mul(-1, mul(y, log(f)))", *_ERRORS),
+}
+
+
+def known_losses(kind: Kind) -> list[Expression]:
+    """The usual losses of a kind of task, to start a search from: `learn_loss(..., initial=known_losses(kind))`.
+
+    Cross-entropy −y ln f, of a binary task also −(1 − y) ln(1 − f), for classification; and of every kind the
+    squared error (y − f)² and the absolute error |y − f|. Both function sets have all of them.
+
+    Raises:
+        ValueError: the kind is unknown.
+    """
+    check_kind(kind)
+    return [Expression.parse(text) for text in _KNOWN[kind]]
+
+
+FOLDER = Path(__file__).with_name("zoo_losses")
+"""The zoo as it is installed; in a checkout `results/zoo` is a link to it."""
+
+
+def names() -> list[str]:
+    """The names of all losses in the zoo, such as `sine/evomal`."""
+    return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.glob("*/*.json"))
+
+
+def path_of(name: str) -> Path:
+    """The file of a loss in the zoo.
+
+    Raises:
+        FileNotFoundError: there is no loss of that name; the message names the nearest.
+    """
+    if name in names():
+        return FOLDER / f"{name}.json"
+    known = names()
+    near = difflib.get_close_matches(name, known, 3, 0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {', '.join(known) or 'none'}"
+    raise FileNotFoundError(f"no such file: {name}, and no loss of the zoo has that name; {hint}")
+
+
+def describe(name: str) -> str:
+    """What is known of a loss in the zoo, in lines for a terminal."""
+    from evomal_core.files import decode, read_json
+
+    record = decode(read_json(path_of(name)))
+    found, score = record["provenance"], record["score"]
+    lines = [
+        f"from     {found['experiment']}, profile {found['profile']}, {found['method']}, seed {found['seed']}",
+        f"fitness  {score['fitness']:.4g}",
+    ]
+    for row in score["errors after meta-testing"]:
+        beside = f" (baseline {row['baseline']:.4g})" if "baseline" in row else ""
+        lines.append(f"error    {row['group']}, {row['split']}: {row['error']:.4g}{beside}")
+    return "\n".join([*lines, f"made by  {found['command']}"])

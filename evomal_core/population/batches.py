@@ -1,0 +1,140 @@
+"""What the batched algorithms share: a population's slopes, links, stacked batches, chunks of candidates."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from evomal_core.losses import LearnedLoss, Loss, TaylorLoss
+from evomal_core.population.networks import NotBatchable, Stack
+from evomal_core.population.trees import Program
+
+log = logging.getLogger("evomal")
+
+
+class Slopes(Protocol):
+    """dM/df for all candidates: f (P, N), y (N,) → (P, N)."""
+
+    def __call__(self, f: Tensor, y: Tensor) -> Tensor: ...  # noqa: D102
+
+
+def slopes_of(losses: Sequence[Loss], dtype: torch.dtype, device: torch.device) -> Slopes:
+    """The slopes of a population of `LearnedLoss`es, or one of `TaylorLoss`es, with their weights as they are.
+
+    Raises:
+        NotBatchable: the losses are of other or of different types.
+    """
+    if all(isinstance(loss, LearnedLoss) for loss in losses) and len({_softplus(loss) for loss in losses}) == 1:
+        learned = [loss for loss in losses if isinstance(loss, LearnedLoss)]
+        program = Program([loss.expression for loss in learned], learned[0].softplus, device)
+        phi = program.pad([loss.phi.to(device, dtype) for loss in learned])
+        return lambda f, y: program.slope(phi, f, y)[0]
+    if all(isinstance(loss, TaylorLoss) for loss in losses):
+        t = torch.stack([loss.theta.detach().to(device, dtype) for loss in losses if isinstance(loss, TaylorLoss)])
+        t0, t1, t2, t3, t4, t5, t6, t7 = t.T.unsqueeze(2)
+
+        def taylor(f: Tensor, y: Tensor) -> Tensor:
+            u, v = f - t1, y - t0
+            return -(t2 + t3 * u + t4 * u * u / 2 + t5 * v + t6 * u * v + t7 * v * v / 2)
+
+        return taylor
+    kinds = ", ".join(sorted({type(loss).__name__ for loss in losses}))
+    raise NotBatchable(f"only LearnedLosses that agree on softplus, or TaylorLosses, form a program, not {kinds}")
+
+
+def _softplus(loss: Loss) -> bool:
+    return isinstance(loss, LearnedLoss) and loss.softplus
+
+
+def flat(x: Tensor, candidates: int) -> Tensor:
+    """(T, P or 1, B, C) → (P, T·B·C)."""
+    return x.transpose(0, 1).expand(candidates, -1, -1, -1).reshape(candidates, -1)
+
+
+@dataclass
+class Rows:
+    """A batch of each learner of a stack: features, labels as numbers (T, 1, B, C), and the labels given."""
+
+    features: Tensor
+    y: Tensor
+    given: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """T, B and C."""
+        return self.y.shape[0], self.y.shape[2], self.y.shape[3]
+
+
+def stack_rows(stack: Stack, batches: Sequence[tuple[Tensor, Tensor]]) -> Rows:
+    """The batches of a stack's learners, which are equally long, as one."""
+    x, y = (torch.stack(parts) for parts in zip(*batches, strict=True))
+    dtype = stack.theta0[0].dtype
+    if stack.kind == "multiclass":
+        return Rows(stack.features(x), functional.one_hot(y, stack.outputs).to(dtype).unsqueeze(1), y)
+    return Rows(stack.features(x), y.to(dtype).flatten(2).unsqueeze(1), y)
+
+
+def same_batches(old: Sequence[tuple[Tensor, Tensor]], new: Sequence[tuple[Tensor, Tensor]]) -> bool:
+    """Whether two steps have the very same tensors, as where a batch is the whole training set."""
+    return all(a is b for pairs in zip(old, new, strict=True) for a, b in zip(*pairs, strict=True))
+
+
+def groups_of(losses: Sequence[Loss]) -> list[tuple[list[int], list[Any]]]:
+    """Losses that a single program takes: with softplus, and without."""
+    groups = []
+    for softplus in (False, True):
+        indices = [i for i, loss in enumerate(losses) if _softplus(loss) == softplus]
+        if indices:
+            groups.append((indices, [losses[i] for i in indices]))
+    return groups
+
+
+def in_chunks(
+    losses: Sequence[Any], work: Callable[[Sequence[Any]], list[Any]], size: int | None = None
+) -> list[Any]:
+    """The results of `work` on all losses, at most `size` at a time; out of memory halves that and goes on.
+
+    Chunks are about equally large, because small ones make poor use of the machine.
+    """
+    results: list[Any] = []
+    chunks = math.ceil(len(losses) / size) if size and losses else 1
+    size = math.ceil(len(losses) / chunks)
+    while len(results) < len(losses):
+        chunk = losses[len(results) : len(results) + size]
+        try:
+            results += work(chunk)
+        except RuntimeError as error:
+            if not out_of_memory(error) or len(chunk) == 1:
+                raise
+            size = (len(chunk) + 1) // 2
+            log.warning("out of memory: going on with %d candidates at a time", size)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+    return results
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that memory ran out, on a CUDA device, in its libraries or on the CPU."""
+    texts = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in texts)
+
+
+@contextmanager
+def stackable() -> Iterator[None]:
+    """Within it, what `torch.func` can't do with a network becomes `NotBatchable`."""
+    try:
+        yield
+    except NotBatchable:
+        raise
+    except RuntimeError as error:  # NotImplementedError is one
+        if out_of_memory(error):
+            raise
+        raise NotBatchable((str(error) or type(error).__name__).splitlines()[0]) from error

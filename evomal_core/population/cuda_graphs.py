@@ -1,0 +1,116 @@
+"""The meta-step as a CUDA graph: captured at the first step of a generation, replayed at the others.
+
+A meta-step of small networks is hundreds of short kernels, whose launching takes longer than their work. Nothing
+but the numbers in phi and in the batches changes between the steps of one local search, so both lie in buffers
+that stay where they are, and a replay launches all kernels at once.
+
+This has been tested on a simulated device, which records operations and runs them again. It has not yet run on a
+GPU; where the host waits for the device within a step, or capturing fails, one line says so and the steps go on
+without a graph.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from evomal_core.population.batches import Rows, out_of_memory
+from evomal_core.population.networks import NotBatchable
+
+log = logging.getLogger("evomal")
+
+WARM_UP = 3
+"""Steps on a stream of their own before the capture, in which libraries choose their algorithms."""
+
+
+@cache
+def _stream(device: torch.device) -> Any:
+    """A device's stream for all captures: the libraries keep memory for each stream that they have seen."""
+    return torch.cuda.Stream(device)
+
+
+@contextmanager
+def _never_waiting() -> Iterator[None]:
+    """Within it, what makes the host wait for the device fails: a capture that fails of it leaves traces."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+class Step(Protocol):
+    """A meta-step whose batches are fetched apart from its computation."""
+
+    @property
+    def random(self) -> bool:
+        """Whether the network draws random numbers, whose seeds a graph would not renew."""
+
+    def batches(self, meta_step: int) -> tuple[list[Rows], int]:
+        """The stacked batches of a step, the task loss's last, and the number of its first random draw."""
+
+    def compute(self, phi: Tensor, batches: list[Rows], draw: int) -> tuple[Tensor, Tensor]:
+        """The task loss (P,) and its gradient (P, E)."""
+
+    def forget(self) -> None:
+        """Drop what was kept from earlier computations."""
+
+
+class GraphedStep:
+    """As the step given, by a CUDA graph."""
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self.eager = step.random
+        self.graph: Any = None
+        self._phi = torch.empty(0)
+        self._batches: list[Rows] = []
+        self._result = (torch.empty(0), torch.empty(0))
+
+    def __call__(self, phi: Tensor, meta_step: int) -> tuple[Tensor, Tensor]:
+        """phi (P, E) → the task loss summed over tasks, (P,), and its gradient (P, E)."""
+        batches, draw = self.step.batches(meta_step)
+        if self.graph is None and not self.eager:
+            self._capture(phi, batches, draw)
+        if self.eager:
+            return self.step.compute(phi, batches, draw)
+        self._phi.copy_(phi)
+        for held, fresh in zip(self._batches, batches, strict=True):
+            held.features.copy_(fresh.features)
+            held.y.copy_(fresh.y)
+            held.given.copy_(fresh.given)
+        self.graph.replay()
+        return self._result[0].clone(), self._result[1].clone()
+
+    def _capture(self, phi: Tensor, batches: list[Rows], draw: int) -> None:
+        self._phi = phi.clone()
+        self._batches = [Rows(b.features.clone(), b.y.clone(), b.given.clone()) for b in batches]
+        aside, now = _stream(phi.device), torch.cuda.current_stream(phi.device)
+        try:
+            aside.wait_stream(now)
+            with torch.cuda.stream(aside):
+                for _ in range(WARM_UP - 1):
+                    self.step.compute(self._phi, self._batches, draw)
+                self.step.forget()  # the pass at the initial weights belongs into the graph: batches change
+                with _never_waiting():
+                    self.step.compute(self._phi, self._batches, draw)
+            now.wait_stream(aside)
+            self.step.forget()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
+                self._result = self.step.compute(self._phi, self._batches, draw)
+            self.graph = graph
+        except RuntimeError as error:
+            torch.cuda.set_stream(now)
+            if out_of_memory(error) or isinstance(error, NotBatchable):
+                raise
+            log.warning("meta-steps go on without a CUDA graph (%s)", str(error).splitlines()[0])
+            self.step.forget()
+            self.eager = True

@@ -1,0 +1,319 @@
+"""The engine `batched`: local search, fitness and the rejection protocol for a whole population at once.
+
+A loss acts on predictions only. With g = dM/df at theta, theta' = theta − α·Jᵀg, v the gradient of the task
+loss at theta' and u = J·v, the meta-gradient of one unrolled step is −α ∂⟨g, u⟩/∂phi: a mixed derivative of
+the elementwise losses, which `program` evaluates for all candidates, between a few products with stacked
+base networks. Initial weights and batches are the same for all candidates (same initial conditions), so
+the pass at the initial weights is done once. Small perceptrons on a CPU take the kernels of `compiled`.
+
+Candidates share no sum, norm or mask: a diverging one never disturbs another. Where one matrix product
+serves all candidates, its blocking, and so the last bit of a result, may depend on their number.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vjp
+from torch.nn import functional
+
+from evomal_core.config import SearchConfig
+from evomal_core.kinds import Kind, link, through_link
+from evomal_core.learners import Learner
+from evomal_core.losses import LearnedLoss, Loss
+from evomal_core.population import compiled
+from evomal_core.population.batches import Rows, flat, groups_of, in_chunks, same_batches, stack_rows, stackable
+from evomal_core.population.cuda_graphs import GraphedStep
+from evomal_core.population.networks import MLPStack, NotBatchable, Stack, make_stacks
+from evomal_core.population.steps import Stacked, descended
+from evomal_core.population.trees import Program
+from evomal_core.unroll import Tuned, episode, meta_optimiser, sgd_step, step_adjoint
+
+
+def _task_loss(predictions: Tensor, rows: Rows, kind: Kind) -> tuple[Tensor, Tensor]:
+    """The task loss (T, P) and its gradient with respect to predictions (T, P, B, C)."""
+    size = rows.shape[1]
+    if kind == "regression":
+        change = predictions - rows.y
+        return (change * change).sum(dim=(2, 3)) / size, change * (2 / size)
+    if kind == "binary":
+        value = functional.binary_cross_entropy_with_logits(
+            predictions, rows.y.expand_as(predictions), reduction="none"
+        )
+        return value.sum(dim=(2, 3)) / size, (torch.sigmoid(predictions) - rows.y) / size
+    logs = torch.log_softmax(predictions, dim=-1)
+    labels = rows.given[:, None, :, None].expand(*predictions.shape[:3], 1)
+    return -logs.gather(3, labels).sum(dim=(2, 3)) / size, (logs.exp() - rows.y) / size
+
+
+CACHED = 2**21
+"""Activations of a layer, of all candidates together, beyond which a CPU's cache no longer holds them."""
+
+
+@dataclass
+class MetaStep:
+    """The task loss after the unrolled steps, and its gradient, for P candidates on the learners of a stack."""
+
+    stack: Stack
+    program: Program
+    config: SearchConfig
+    _cache: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, phi: Tensor, meta_step: int) -> tuple[Tensor, Tensor]:
+        """phi (P, E) → the task loss summed over tasks, (P,), and its gradient (P, E)."""
+        return self.compute(phi, *self.batches(meta_step))
+
+    @property
+    def random(self) -> bool:
+        """Whether the network draws random numbers."""
+        return self.stack.random
+
+    def batches(self, meta_step: int) -> tuple[list[Rows], int]:
+        """The stacked batches of each unrolled step and of the task loss, and the number of the first draw."""
+        episodes = [episode(learner, meta_step, self.config) for learner in self.stack.learners]
+        steps = [self._batch(f"step {k}", [e.steps[k] for e in episodes]) for k in range(self.config.unroll_steps)]
+        return [*steps, self._batch("task", [e.task for e in episodes])], episodes[0].draw
+
+    def compute(self, phi: Tensor, batches: list[Rows], draw: int) -> tuple[Tensor, Tensor]:
+        """The task loss and its gradient on stacked batches, see `batches`."""
+        *steps, task = batches
+        if len(steps) == 1:
+            return self._one_step(phi, steps[0], task, draw)
+        return self._many_steps(phi, steps, task, draw)
+
+    def forget(self) -> None:
+        """Drop what is kept from the step before."""
+        self._cache.clear()
+
+    def _batch(self, key: str, batches: list[tuple[Tensor, Tensor]]) -> Rows:
+        """The stacked batches; those of the step before if they are the same tensors (full-batch training)."""
+        held = self._cache.get(key)
+        if held is None or not same_batches(held[0], batches):
+            self._cache[key] = held = (batches, stack_rows(self.stack, batches))
+        return held[1]
+
+    def _slope(self, phi: Tensor, predictions: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Any]:
+        """What the losses see, f, dM/df there (both (T, P, B, C), the mean over the batch left out), the tape."""
+        tasks, size, outputs = rows.shape
+        f = link(predictions, self.stack.kind)
+        slope, tape = self.program.slope(phi, flat(f, len(phi)), rows.y.reshape(-1))
+        return f, slope.view(len(phi), tasks, size, outputs).transpose(0, 1), tape
+
+    def _one_step(self, phi: Tensor, rows: Rows, task: Rows, draw: int) -> tuple[Tensor, Tensor]:
+        base, stack = self.config.base.unrolled, self.stack
+        held = self._cache.get("initial")
+        if held is None or held[0] is not rows or stack.random:
+            held = self._cache["initial"] = (
+                rows,
+                stack.linearise(stack.theta0, rows.features, draw, factored=True),
+            )
+        predictions, pullback, pushforward = held[1]
+        f, slope, tape = self._slope(phi, predictions, rows)
+        gradient = pullback(through_link(f, slope, stack.kind) / rows.shape[1])
+        rate = base.lr * (1 + base.momentum if base.nesterov else 1)
+        theta = [descended(w, g, rate, base.weight_decay) for w, g in zip(stack.theta0, gradient, strict=True)]
+        after, pullback, _ = stack.linearise(theta, task.features, draw + 1, factored=True)
+        value, cotangent = _task_loss(after, task, stack.kind)
+        u = through_link(f, pushforward(pullback(cotangent)), stack.kind)
+        by_phi, _ = self.program.mixed(tape, flat(u * (-rate / rows.shape[1]), len(phi)))
+        return value.sum(dim=0), by_phi
+
+    def _many_steps(self, phi: Tensor, steps: list[Rows], task: Rows, draw: int) -> tuple[Tensor, Tensor]:
+        """The adjoint recursion of `unroll`'s engine `jvp`, for all candidates."""
+        base, stack = self.config.base.unrolled, self.stack
+        names = [str(i) for i in range(len(stack.theta0))]
+        trajectory, tapes = [stack.start(len(phi))], []
+        velocity = None
+        for k, rows in enumerate(steps):
+            predictions, pullback, _ = stack.linearise(trajectory[-1], rows.features, draw + k)
+            f, slope, tape = self._slope(phi, predictions, rows)
+            gradient = pullback(through_link(f, slope, stack.kind) / rows.shape[1])
+            theta, velocity = sgd_step(
+                dict(zip(names, trajectory[-1], strict=True)), tuple(gradient), base, velocity
+            )
+            trajectory.append(list(theta.values()))
+            tapes.append((slope, tape))
+        after, pullback, _ = stack.linearise(trajectory[-1], task.features, draw + len(steps))
+        value, cotangent = _task_loss(after, task, stack.kind)
+        adjoint = tuple(pullback(cotangent))
+        meta = torch.zeros_like(phi)
+        adjoint_velocity = tuple(torch.zeros_like(a) for a in adjoint)
+        for k in range(len(steps) - 1, -1, -1):
+            direction, adjoint_velocity = step_adjoint(adjoint, adjoint_velocity, base)
+            curvature, change = self._inner_terms(
+                phi, steps[k], trajectory[k], list(direction), tapes[k], draw + k
+            )
+            meta = meta + change
+            if k:
+                adjoint = tuple(
+                    a + base.weight_decay * d + h for a, d, h in zip(adjoint, direction, curvature, strict=True)
+                )
+        return value.sum(dim=0), meta
+
+    def _inner_terms(
+        self, phi: Tensor, rows: Rows, theta: Stacked, direction: Stacked, taped: tuple[Tensor, Any], draw: int
+    ) -> tuple[Stacked, Tensor]:
+        """∂s/∂theta and ∂s/∂phi of s = ⟨dM/df, df⟩, df the change of f along a direction of theta.
+
+        With (f, df) a function of theta, ∂s/∂theta pulls back dM/df from df and d²M/df²·df from f.
+        """
+        stack, (slope, tape) = self.stack, taped
+
+        def along(weights: Stacked) -> tuple[Tensor, Tensor]:
+            def seen(theta: Stacked) -> Tensor:
+                return link(stack.apply(theta, rows.features, draw), stack.kind)
+
+            f, change = jvp(seen, (weights,), (direction,))[:2]
+            return f, change
+
+        (_, change), pull = vjp(along, theta)[:2]
+        by_phi, by_f = self.program.mixed(tape, flat(change.detach() / rows.shape[1], len(phi)))
+        by_f = by_f.view(len(phi), *rows.shape).transpose(0, 1)
+        (curvature,) = pull((by_f, slope / rows.shape[1]))
+        return curvature, by_phi
+
+
+def _meta_step(
+    stack: Stack, program: Program, config: SearchConfig
+) -> MetaStep | GraphedStep | compiled.CompiledMetaStep:
+    if isinstance(stack, MLPStack) and compiled.fits(stack, config=config):
+        return compiled.CompiledMetaStep(stack, program.expressions, program.softplus, config)
+    step = MetaStep(stack, program, config)
+    return GraphedStep(step) if stack.theta0[0].is_cuda else step
+
+
+def _chunk(learners: Sequence[Learner], config: SearchConfig) -> int | None:
+    """How many candidates at a time: on a CPU as many as have their activations in its cache."""
+    stack = make_stacks(learners)[0]
+    if stack.theta0[0].is_cuda or not isinstance(stack, MLPStack) or compiled.fits(stack, config=config):
+        return None
+    widest = max(outputs for _, outputs, *_ in stack.layers)
+    rows = min(stack.learners[0].batch_size, len(stack.learners[0].task.train[0]))
+    return max(1, CACHED // (len(stack.learners) * rows * widest))
+
+
+def check_batchable(learners: Sequence[Learner], config: SearchConfig) -> None:
+    """Try one meta-step of two candidates.
+
+    Raises:
+        NotBatchable: the network can't be stacked; the text is one line that says why.
+    """
+    kind, device = learners[0].task.kind, learners[0].device
+    probes = [LearnedLoss(text, kind).to(device) for text in ("square(sub(f, y))", "abs(sub(f, y))")]
+    with stackable():
+        _search(probes, learners[:1], config.replace(meta_steps=1), lambda: None)
+
+
+def batched_meta_gradients(
+    losses: Sequence[LearnedLoss], learners: Sequence[Learner], config: SearchConfig, meta_step: int
+) -> tuple[Tensor, Tensor]:
+    """As `unroll.meta_gradient` for P losses at once: task losses (P,) and gradients (P, E), summed over learners.
+
+    A loss with fewer weights than E has zeros after its own.
+
+    Raises:
+        NotBatchable: the network can't be stacked.
+    """
+    stacks = make_stacks(learners)
+    program = Program([loss.expression for loss in losses], losses[0].softplus, stacks[0].theta0[0].device)
+    phi = program.pad([loss.phi for loss in losses]).to(stacks[0].theta0[0].dtype)
+    with torch.no_grad(), stackable():
+        parts = [MetaStep(stack, program, config)(phi, meta_step) for stack in stacks]
+    values, gradients = zip(*parts, strict=True)
+    return torch.stack(values).sum(dim=0), torch.stack(gradients).sum(dim=0)
+
+
+def batched_local_search(
+    losses: Sequence[Loss],
+    learners: Sequence[Learner],
+    config: SearchConfig,
+    tick: Callable[[], None] = lambda: None,
+) -> list[Tuned]:
+    """As `unroll.local_search`, for all `LearnedLoss`es at once; the losses given stay as they are.
+
+    Raises:
+        NotBatchable: a loss is not a `LearnedLoss`, or the network can't be stacked.
+    """
+    if not all(isinstance(loss, LearnedLoss) for loss in losses):
+        raise NotBatchable("only LearnedLosses have their weights tuned all at once")
+    tuned: dict[int, Tuned] = {}
+    for indices, group in groups_of(losses):
+        results = in_chunks(group, lambda part: _search(part, learners, config, tick), _chunk(learners, config))
+        tuned.update(zip(indices, results, strict=True))
+    return [tuned[index] for index in range(len(losses))]
+
+
+def _search(
+    losses: Sequence[LearnedLoss], learners: Sequence[Learner], config: SearchConfig, tick: Callable[[], None]
+) -> list[Tuned]:
+    losses = [copy.deepcopy(loss) for loss in losses]
+    if config.meta_steps == 0 or not any(loss.size for loss in losses):
+        return [Tuned(loss, diverged=False) for loss in losses]
+    stacks = make_stacks(learners)
+    compute = stacks[0].theta0[0]
+    program = Program([loss.expression for loss in losses], losses[0].softplus, compute.device)
+    steps = [_meta_step(stack, program, config) for stack in stacks]
+    phi = torch.nn.Parameter(program.pad([loss.phi for loss in losses]))
+    optimiser = meta_optimiser([phi], config)
+    alive = torch.ones(len(losses), dtype=torch.bool, device=phi.device)
+    first = last = phi.new_zeros(len(losses))
+    repeats = _repeats(learners, config)
+    for number in range(config.meta_steps):
+        with torch.no_grad(), stackable():
+            parts = [step(phi.detach().to(compute.dtype), number) for step in steps]
+        value, gradient = (sum(part[i] for part in parts) for i in range(2))
+        assert isinstance(value, Tensor)
+        assert isinstance(gradient, Tensor)
+        if number == 0 and repeats and not bool((moves := gradient.ne(0).any(dim=1)).all()):
+            steps.clear()  # with the memory of their graphs
+            others = [loss for loss, moved in zip(losses, moves.tolist(), strict=True) if moved]
+            found = iter(_search(others, learners, config, tick))
+            return [
+                next(found) if moved else _unmoved(loss, result, config, tick)
+                for loss, moved, result in zip(losses, moves.tolist(), value.tolist(), strict=True)
+            ]
+        last = torch.where(alive, value.to(last.dtype), last)
+        first = last if number == 0 else first
+        alive = alive & torch.isfinite(value) & torch.isfinite(gradient).all(dim=1)
+        before = phi.detach().clone()
+        phi.grad = torch.where(alive[:, None], gradient, 0.0).to(phi.dtype)
+        optimiser.step()
+        with torch.no_grad():
+            phi.copy_(torch.where(alive[:, None], phi, before))
+        for _ in losses:
+            tick()
+    results = []
+    columns = (alive.tolist(), first.tolist(), last.tolist())
+    for loss, weights, lives, start, end in zip(losses, phi.detach(), *columns, strict=True):
+        if not loss.size:
+            results.append(Tuned(loss, diverged=False))
+            continue
+        with torch.no_grad():
+            loss.phi.copy_(weights[: loss.size])
+        results.append(Tuned(loss, diverged=not lives, task_loss=(start, end)))
+    return results
+
+
+def _repeats(learners: Sequence[Learner], config: SearchConfig) -> bool:
+    """Whether each meta-step has the same batches and draws, so that a meta-gradient of 0 stays 0."""
+
+    def batches(meta_step: int) -> list[tuple[Tensor, Tensor]]:
+        episodes = (episode(learner, meta_step, config) for learner in learners)
+        return [batch for e in episodes for batch in (*e.steps, e.task)]
+
+    return not any(learner.draws for learner in learners) and same_batches(batches(0), batches(1))
+
+
+def _unmoved(loss: LearnedLoss, task_loss: float, config: SearchConfig, tick: Callable[[], None]) -> Tuned:
+    """What local search makes of a loss whose meta-gradient is 0 at each step."""
+    for _ in range(config.meta_steps):
+        tick()
+    if not loss.size:
+        return Tuned(loss, diverged=False)
+    return Tuned(loss, diverged=not math.isfinite(task_loss), task_loss=(task_loss, task_loss))

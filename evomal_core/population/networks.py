@@ -1,0 +1,337 @@
+"""Stacks of base networks: one architecture with many sets of weights, for all candidates and tasks at once.
+
+Every tensor of weights has two leading axes, (T, P, …): tasks, and candidates. P = 1 means that all
+candidates share it, as at the initial weights. Predictions are (T, P, B, C): batch rows and outputs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import jvp
+
+from evomal_core.kinds import Kind
+from evomal_core.learners import Learner, hooks, pure_call
+from evomal_core.population.steps import Factors, Stacked, product, times, times_transposed
+from evomal_core.seeds import isolated_torch
+
+Pullback = Callable[[Tensor], list[Any]]
+"""From cotangents of the predictions (T, P, B, C) to gradients of the weights, `Factors` where asked for."""
+Pushforward = Callable[[Sequence[Any]], Tensor]
+"""From tangents of the weights to tangents of the predictions (T, P, B, C)."""
+
+
+class NotBatchable(RuntimeError):  # noqa: N818 - it is a finding, and not always an error
+    """A base network or a loss can't be evaluated for a whole population at once; its text says why."""
+
+
+class Stack:
+    """Networks of T learners that have the same shapes, for P candidates."""
+
+    row_axis = 1
+    """The axis of `features` that numbers the rows of a batch."""
+
+    def __init__(self, learners: Sequence[Learner]) -> None:
+        self.learners = tuple(learners)
+        self.kind: Kind = learners[0].task.kind
+        self.outputs = learners[0].task.outputs
+        self.random = learners[0].draws
+        weights = zip(*(learner.theta.values() for learner in learners), strict=True)
+        self.theta0: Stacked = [torch.stack(parts).unsqueeze(1) for parts in weights]
+        self.buffers: Stacked = []
+        """What training moves beside the weights (running statistics); updated in place by `train_step`."""
+
+    def features(self, x: Tensor) -> Tensor:
+        """Rows (T, B, …) in the form that the network takes."""
+        return x
+
+    def apply(self, theta: Stacked, x: Tensor, draw: int) -> Tensor:
+        """Predictions or logits (T, P, B, C) in training mode, differentiable any number of times."""
+        raise NotImplementedError
+
+    def linearise(
+        self, theta: Sequence[Any], x: Tensor, draw: int, factored: bool = False
+    ) -> tuple[Tensor, Pullback, Pushforward]:
+        """Predictions, with their derivative transposed and as it is; P may be 1 in theta and not in those.
+
+        Where `factored`, gradients of wide layers may be `Factors`, and theta may be so too.
+        """
+        raise NotImplementedError
+
+    def start(self, candidates: int) -> Stacked:
+        """Initial weights for training P candidates apart."""
+        return [w.expand(-1, candidates, *w.shape[2:]).clone() for w in self.theta0]
+
+    def keep(self, candidates: Tensor) -> None:
+        """Go on training with the running statistics of the candidates of a mask (P,) only."""
+        self.buffers = [b[candidates] for b in self.buffers]
+
+    def train_step(self, theta: Stacked, x: Tensor, draw: int, factored: bool = False) -> tuple[Tensor, Pullback]:
+        """As `linearise` for one step of training, which also moves running statistics."""
+        predictions, pullback, _ = self.linearise(theta, x, draw, factored)
+        return predictions, pullback
+
+    def evaluate(self, theta: Stacked, x: Tensor, draw: int) -> Tensor:
+        """Predictions (T, P, B, C) in evaluation mode; a network that draws even there does so by `draw`."""
+        return self.apply(theta, x, 0)
+
+
+def make_stacks(learners: Sequence[Learner]) -> list[Stack]:
+    """As few stacks as hold all learners: MLPs of one shape and number of rows together, others alone."""
+    groups: dict[object, list[Learner]] = {}
+    for index, learner in enumerate(learners):
+        layers = mlp_layers(learner.network)
+        key: object = index
+        if layers is not None:
+            rows = tuple((name, x.shape, y.shape) for name, (x, y) in learner.task.parts().items())
+            x = learner.task.train[0]
+            key = (tuple(layers), rows, learner.task.kind, learner.batch_size, x.dtype, x.device)
+        groups.setdefault(key, []).append(learner)
+    return [(NetworkStack if isinstance(key, int) else MLPStack)(group) for key, group in groups.items()]
+
+
+Layer = tuple[int, int, bool, str]
+"""Inputs, outputs, whether it has a bias, and the activation after it: "relu", "tanh" or ""."""
+
+
+def mlp_layers(network: nn.Module) -> list[Layer] | None:
+    """The layers of a plain multi-layer perceptron; None if the network is anything else."""
+    if type(network) is not nn.Sequential:
+        return None
+    modules = list(network)
+    if len(dict(network.named_parameters())) < len(list(network.named_parameters(remove_duplicate=False))):
+        return None  # tied weights
+    if modules and type(modules[0]) is nn.Flatten and (modules[0].start_dim, modules[0].end_dim) == (1, -1):
+        modules = modules[1:]
+    layers: list[Layer] = []
+    for module in modules:
+        if type(module) is nn.Linear and all(p.requires_grad for p in module.parameters()):
+            layers.append((module.in_features, module.out_features, module.bias is not None, ""))
+        elif type(module) in (nn.ReLU, nn.Tanh) and layers and not layers[-1][3]:
+            layers[-1] = (*layers[-1][:3], "relu" if type(module) is nn.ReLU else "tanh")
+        else:
+            return None
+    if any(hooks(module) for module in network.modules()):
+        return None
+    return layers or None
+
+
+class MLPStack(Stack):
+    """Multi-layer perceptrons by batched matrix products, with hand-written derivatives."""
+
+    row_axis = 2
+
+    def __init__(self, learners: Sequence[Learner]) -> None:
+        super().__init__(learners)
+        layers = mlp_layers(learners[0].network)
+        assert layers is not None
+        self.layers = layers
+
+    def features(self, x: Tensor) -> Tensor:
+        """Rows (T, B, …) flattened to (T, 1, B, features)."""
+        return x.flatten(2).unsqueeze(1)
+
+    def _pairs(self, theta: Sequence[Any]) -> list[tuple[Any, Tensor | None]]:
+        weights = iter(theta)
+        return [(next(weights), next(weights) if layer[2] else None) for layer in self.layers]
+
+    def _forward(self, theta: Sequence[Any], x: Tensor) -> Stacked:
+        """Each layer's output, that of the input first."""
+        outputs: Stacked = [x]
+        for (w, b), (*_, activation) in zip(self._pairs(theta), self.layers, strict=True):
+            z = times_transposed(outputs[-1], w)
+            if b is not None:
+                z += b.unsqueeze(2)
+            if activation:
+                z = torch.relu_(z) if activation == "relu" else torch.tanh_(z)
+            outputs.append(z)
+        return outputs
+
+    def apply(self, theta: Stacked, x: Tensor, draw: int) -> Tensor:
+        """Predictions or logits (T, P, B, C)."""
+        h = x
+        for (w, b), (*_, activation) in zip(self._pairs(theta), self.layers, strict=True):
+            h = product(h, w.mT)
+            h = h if b is None else h + b.unsqueeze(2)
+            if activation:
+                h = torch.relu(h) if activation == "relu" else torch.tanh(h)
+        return h
+
+    def linearise(
+        self, theta: Sequence[Any], x: Tensor, draw: int, factored: bool = False
+    ) -> tuple[Tensor, Pullback, Pushforward]:
+        """Predictions, with their derivative transposed and as it is."""
+        outputs = self._forward(theta, x)
+        pairs = self._pairs(theta)
+        shared = outputs[-1].shape[1] == 1 and outputs[-1].shape[3] == 1
+
+        def cotangents(delta: Tensor) -> Stacked:
+            """Those of each layer, before its activation."""
+            found: Stacked = []
+            for depth in range(len(pairs) - 1, -1, -1):
+                delta = _through(self.layers[depth][3], delta, outputs[depth + 1])
+                found.append(delta)
+                if depth:
+                    delta = times(delta, pairs[depth][0])
+            return found[::-1]
+
+        # One output: the Jacobian of each row is a vector that all candidates share.
+        jacobian = cotangents(torch.ones_like(outputs[-1])) if shared else None
+
+        def pullback(delta: Tensor) -> list[Any]:
+            deltas = cotangents(delta) if jacobian is None else [delta * rows for rows in jacobian]
+            gradients: list[Any] = []
+            for delta, before, (inputs, size, has_bias, _) in zip(deltas, outputs[:-1], self.layers, strict=True):
+                if factored and Factors.pay(before.shape[2], inputs, size):
+                    gradients.append(Factors(delta, before))
+                else:
+                    gradients.append(product(delta.mT, before))
+                if has_bias:
+                    gradients.append(delta.sum(dim=2))
+            return gradients
+
+        def pushforward(direction: Sequence[Any]) -> Tensor:
+            tangent: Tensor | None = None
+            for depth, (dw, db) in enumerate(self._pairs(direction)):
+                through = times_transposed(outputs[depth], dw)
+                if db is not None:
+                    through += db.unsqueeze(2)
+                if jacobian is not None:
+                    through = through.mul_(jacobian[depth]).sum(dim=3, keepdim=True)
+                    tangent = through if tangent is None else tangent + through
+                    continue
+                if tangent is not None:
+                    through += times_transposed(tangent, pairs[depth][0])
+                tangent = _through(self.layers[depth][3], through, outputs[depth + 1])
+            assert tangent is not None
+            return tangent
+
+        return outputs[-1], pullback, pushforward
+
+
+def _through(activation: str, change: Tensor, output: Tensor) -> Tensor:
+    """A tangent or cotangent times the slope of an activation, which its output tells."""
+    if activation == "relu":
+        return torch.ops.aten.threshold_backward(change, output.expand_as(change), 0)
+    return change * (1 - output * output) if activation == "tanh" else change
+
+
+class NetworkStack(Stack):
+    """Any network of one learner: one task's candidates through `torch.vmap`, or one after another.
+
+    A CPU gains little from grouped convolutions, so there each candidate has its own products, and its
+    result can't depend on its company; so it is with a network that vmap does not take. The initial forward
+    pass is still shared.
+    """
+
+    def __init__(self, learners: Sequence[Learner]) -> None:
+        super().__init__(learners)
+        (self.learner,) = learners
+        self.names = tuple(self.learner.theta)
+        self.vectorised = self.theta0[0].is_cuda and self.learner.vectorises
+        self.trained = copy.deepcopy(self.learner.network)
+        self.buffer_names = tuple(name for name, _ in self.trained.named_buffers())
+
+    def start(self, candidates: int) -> Stacked:
+        """Initial weights and running statistics for training P candidates apart.
+
+        Raises:
+            NotBatchable: the network keeps state outside its buffers, or puts new tensors in their place.
+        """
+        if self.learner.replaces_buffers:
+            raise NotBatchable(
+                "the network puts new tensors in place of its buffers, or keeps state in plain attributes"
+            )
+        self.buffers = [b.expand(candidates, *b.shape).clone() for b in self.trained.buffers()]
+        return super().start(candidates)
+
+    def _pure(self, weights: Stacked, x: Tensor) -> Tensor:
+        return self.learner.call(dict(zip(self.names, weights, strict=True)), x).reshape(len(x), -1)
+
+    def _call(self, weights: Stacked, buffers: Stacked, x: Tensor) -> Tensor:
+        state = dict(zip(self.names, weights, strict=True)) | dict(zip(self.buffer_names, buffers, strict=True))
+        return pure_call(self.trained, state, x).reshape(len(x), -1)
+
+    def _map(
+        self, function: Callable[..., Tensor], scope: Callable[[], AbstractContextManager[None]], *stacks: Stacked
+    ) -> Tensor:
+        """`function` of each candidate's tensors, stacked along P; within `scope` all draw the same."""
+        if self.vectorised:
+            with scope():
+                return torch.vmap(function, randomness="same")(*stacks)
+        results = []
+        for p in range(len(stacks[0][0])):
+            with scope():
+                results.append(function(*([part[p] for part in stack] for stack in stacks)))
+        return torch.stack(results)
+
+    def apply(self, theta: Stacked, x: Tensor, draw: int) -> Tensor:
+        """Predictions or logits (1, P, B, C) in training mode."""
+        return self._map(
+            partial(self._pure, x=x[0]), partial(self.learner.dropout, draw), [w[0] for w in theta]
+        ).unsqueeze(0)
+
+    def linearise(
+        self, theta: Sequence[Any], x: Tensor, draw: int, factored: bool = False
+    ) -> tuple[Tensor, Pullback, Pushforward]:
+        """Predictions, with their derivative transposed and as it is."""
+        leaves = [w.detach().requires_grad_() for w in theta]
+        with torch.enable_grad():
+            predictions = self.apply(leaves, x, draw)
+
+        def pullback(cotangents: Tensor) -> list[Any]:
+            if cotangents.shape[1] == predictions.shape[1]:
+                return _gradients(predictions, leaves, cotangents)
+            rows = cotangents.unbind(dim=1)
+            if self.vectorised:
+                gradients = torch.autograd.grad(
+                    predictions,
+                    leaves,
+                    torch.stack(rows).unsqueeze(2),
+                    retain_graph=True,
+                    is_grads_batched=True,
+                    materialize_grads=True,
+                )
+                return [g.squeeze(2).transpose(0, 1) for g in gradients]
+            each = [_gradients(predictions, leaves, row.unsqueeze(1)) for row in rows]
+            return [torch.cat(parts, dim=1) for parts in zip(*each, strict=True)]
+
+        def pushforward(direction: Sequence[Any]) -> Tensor:
+            if theta[0].shape[1] > 1 or direction[0].shape[1] == 1:
+                return jvp(lambda weights: self.apply(weights, x, draw), (theta,), (direction,))[1]
+
+            def along(tangents: Stacked) -> Tensor:
+                return jvp(partial(self._pure, x=x[0]), ([w[0, 0] for w in theta],), (tangents,))[1]
+
+            return self._map(along, partial(self.learner.dropout, draw), [d[0] for d in direction]).unsqueeze(0)
+
+        return predictions.detach(), pullback, pushforward
+
+    def train_step(self, theta: Stacked, x: Tensor, draw: int, factored: bool = False) -> tuple[Tensor, Pullback]:
+        """Predictions of one step of training, and their derivative transposed; moves running statistics."""
+        leaves = [w.detach().requires_grad_() for w in theta]
+        self.trained.train()
+        one = partial(self._call, x=x[0])
+        with torch.enable_grad():
+            predictions = self._map(
+                one, partial(self.learner.dropout, draw), [w[0] for w in leaves], self.buffers
+            ).unsqueeze(0)
+        return predictions.detach(), lambda cotangents: _gradients(predictions, leaves, cotangents, retain=False)
+
+    def evaluate(self, theta: Stacked, x: Tensor, draw: int) -> Tensor:
+        """Predictions (1, P, B, C) in evaluation mode."""
+        self.trained.eval()
+        with torch.no_grad(), self.learner.kernels():
+            one = partial(self._call, x=x[0])
+            scope = partial(isolated_torch, 0, "evaluation", draw)
+            return self._map(one, scope, [w[0] for w in theta], self.buffers).unsqueeze(0)
+
+
+def _gradients(predictions: Tensor, leaves: Stacked, cotangents: Tensor, retain: bool = True) -> Stacked:
+    return list(torch.autograd.grad(predictions, leaves, cotangents, retain_graph=retain, materialize_grads=True))

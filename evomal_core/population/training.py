@@ -1,0 +1,266 @@
+"""Training stacks of base networks: fitness and meta-testing, and the rejection protocol, all at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from evomal_core.config import SGD, Optimizer, SearchConfig
+from evomal_core.kinds import link, through_link
+from evomal_core.learners import Learner
+from evomal_core.losses import LearnedLoss, Loss
+from evomal_core.population import compiled
+from evomal_core.population.batches import (
+    Rows,
+    flat,
+    groups_of,
+    in_chunks,
+    same_batches,
+    slopes_of,
+    stack_rows,
+    stackable,
+)
+from evomal_core.population.networks import MLPStack, NotBatchable, Stack, make_stacks
+from evomal_core.population.steps import Stacked, sgd_in_place
+from evomal_core.training import rows_at_once
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The errors of one network of a stack at the recorded steps, as `training.Training` has them."""
+
+    curve: list[dict[str, float]]
+    diverged: bool
+
+    @property
+    def final(self) -> dict[str, float]:
+        """The errors after the last step."""
+        return self.curve[-1]
+
+
+def train_stack(
+    losses: Sequence[Loss],
+    learners: Sequence[Learner],
+    base: SGD | Optimizer,
+    steps: int,
+    record: Collection[int] = (),
+    splits: Sequence[str] | None = None,
+    milestones: Collection[int] = (),
+) -> list[list[Trained]]:
+    """Train the network of every learner with every loss, all at once; see `training.train`.
+
+    Returns:
+        For each loss, the errors for each learner.
+
+    Raises:
+        NotBatchable: the losses form no program, the network can't be stacked, or the optimiser is not SGD.
+    """
+    if not isinstance(base, SGD):
+        raise NotBatchable(f"populations are trained at once by SGD only, and base is {base.name}")
+    wanted = sorted({step for step in record if 0 <= step <= steps} | {steps})
+    results: dict[int, list[Trained]] = {}
+    for indices, group in groups_of(losses):
+        trained = in_chunks(group, lambda part: _train(part, learners, base, wanted, splits, milestones))
+        results.update(zip(indices, trained, strict=True))
+    return [results[index] for index in range(len(losses))]
+
+
+LOOK = 25
+"""Steps between two looks at which networks can still be trained."""
+
+
+def _train(
+    losses: Sequence[Loss],
+    learners: Sequence[Learner],
+    base: SGD,
+    wanted: Sequence[int],
+    splits: Sequence[str] | None,
+    milestones: Collection[int],
+) -> list[list[Trained]]:
+    found: dict[int, list[Trained]] = {}  # by id of the learner
+    for stack in make_stacks(learners):
+        columns = _train_one_stack(losses, stack, base, wanted, splits, milestones)
+        found.update(zip(map(id, stack.learners), columns, strict=True))
+    return [[found[id(learner)][p] for learner in learners] for p in range(len(losses))]
+
+
+def _train_one_stack(
+    losses: Sequence[Loss],
+    stack: Stack,
+    base: SGD,
+    wanted: Sequence[int],
+    splits: Sequence[str] | None,
+    milestones: Collection[int],
+) -> list[list[Trained]]:
+    names = tuple(splits or stack.learners[0].task.parts())
+    training: StackTraining | compiled.CompiledTraining
+    if isinstance(stack, MLPStack) and compiled.fits(stack, losses):
+        training = compiled.CompiledTraining(losses, stack, base)
+    else:
+        training = StackTraining(losses, stack, base)
+    errors: list[dict[str, Tensor]] = []
+    for step in sorted({*wanted, *(step for step in milestones if step < wanted[-1])}):
+        training.advance(step)
+        if step in wanted:
+            errors.append({"step": torch.tensor(step), **training.errors(names)})
+        if step in milestones:
+            training.base = training.base.replace(lr=0.1 * training.base.lr)
+    finite = training.finite()
+    tasks, candidates = range(len(stack.learners)), range(len(losses))
+    return [[_trained(errors, t, p, bool(finite[t, p])) for p in candidates] for t in tasks]
+
+
+class StackTraining:
+    """The networks of a stack, trained for all candidates with whole tensors.
+
+    A network whose weights are no longer finite never recovers. Candidates with no other network are left out as
+    training goes on; their errors are infinite.
+    """
+
+    def __init__(self, losses: Sequence[Loss], stack: Stack, base: SGD) -> None:
+        self.losses, self.stack, self.base = losses, stack, base
+        self.theta = stack.start(len(losses))
+        self.velocity: Stacked | None = None
+        self._train_only(torch.arange(len(losses), device=self.theta[0].device))
+        self.done = 0
+        self._held: tuple[list[tuple[Tensor, Tensor]], Rows] | None = None
+
+    def _train_only(self, candidates: Tensor) -> None:
+        """Let the weights be those of the candidates with these numbers."""
+        self.candidates = candidates
+        losses = [self.losses[p] for p in candidates.tolist()]
+        self.slopes = slopes_of(losses, self.theta[0].dtype, candidates.device)
+        moves = torch.tensor([_depends_on_f(loss) for loss in losses], device=candidates.device)
+        self.moving = None if bool(moves.all()) else moves  # without f nothing trains, not even by weight decay
+        self.factored = self.moving is None or not self.base.weight_decay
+
+    def _leave_out_diverged(self) -> None:
+        alive = _finite(self.theta).any(dim=0)
+        if not alive.any() or alive.all():
+            return
+        self.theta = [w[:, alive] for w in self.theta]
+        self.velocity = self.velocity and [v[:, alive] for v in self.velocity]
+        self.stack.keep(alive)
+        self._train_only(self.candidates[alive])
+
+    def advance(self, step: int) -> None:
+        """Train up to `step`."""
+        for number in range(self.done, step):
+            if number % LOOK == 0:
+                self._leave_out_diverged()
+            rows = self._rows([learner.batch(number) for learner in self.stack.learners])
+            with torch.no_grad(), stackable():
+                predictions, pullback = self.stack.train_step(self.theta, rows.features, number, self.factored)
+                f = link(predictions, self.stack.kind)
+                candidates = len(self.candidates)
+                slope = self.slopes(flat(f, candidates), rows.y.reshape(-1))
+                slope = slope.view(candidates, *rows.shape).transpose(0, 1)
+                gradient = pullback(through_link(f, slope, self.stack.kind) / rows.shape[1])
+                self.velocity = sgd_in_place(self.theta, gradient, self.velocity, self.base, self.moving)
+        self.done = step
+
+    def _rows(self, batches: list[tuple[Tensor, Tensor]]) -> Rows:
+        if self._held is None or not same_batches(self._held[0], batches):
+            self._held = batches, stack_rows(self.stack, batches)
+        return self._held[1]
+
+    def errors(self, splits: Sequence[str]) -> dict[str, Tensor]:
+        """The performance metric (T, P) of each part."""
+        found = _errors(self.stack, self.theta, splits)
+        return {name: self._of_all(values, torch.inf) for name, values in found.items()}
+
+    def finite(self) -> Tensor:
+        """Whether all weights of each network are finite, (T, P)."""
+        return self._of_all(_finite(self.theta), False)
+
+    def _of_all(self, values: Tensor, otherwise: float) -> Tensor:
+        """Values (T, candidates in training) for all candidates (T, P)."""
+        filled = values.new_full((len(values), len(self.losses)), otherwise)
+        return filled.index_copy_(1, self.candidates, values)
+
+
+def _finite(theta: Stacked) -> Tensor:
+    """Whether all weights of each network are finite, (T, P)."""
+    return torch.stack([torch.isfinite(w).unsqueeze(2).flatten(2).all(dim=2) for w in theta]).all(dim=0)
+
+
+def _trained(errors: list[dict[str, Tensor]], task: int, candidate: int, finite: bool) -> Trained:
+    curve = [
+        {
+            "step": int(row["step"]),
+            **{name: float(e[task, candidate]) for name, e in row.items() if name != "step"},
+        }
+        for row in errors
+    ]
+    return Trained(curve, not finite or any(value == float("inf") for value in curve[-1].values()))
+
+
+def _depends_on_f(loss: Loss) -> bool:
+    return not isinstance(loss, LearnedLoss) or "f" in loss.expression.nodes
+
+
+@torch.no_grad()
+def _errors(stack: Stack, theta: Stacked, splits: Sequence[str]) -> dict[str, Tensor]:
+    """The performance metric (T, P) of each part, as `training.error` has it."""
+    found, size = {}, rows_at_once(stack.learners[0].task)
+    if theta[0].is_cuda and not isinstance(stack, MLPStack):
+        size = math.ceil(size / theta[0].shape[1])  # the activations of all candidates are there at once
+    for name in splits:
+        parts = [learner.task.parts()[name] for learner in stack.learners]
+        rows = stack_rows(stack, parts)
+        with stackable():
+            chunks = rows.features.split(size, dim=stack.row_axis)
+            pieces = [stack.evaluate(theta, x, number) for number, x in enumerate(chunks)]
+        y_pred = torch.cat(pieces, dim=2)
+        if stack.kind == "regression":
+            change = y_pred - rows.y
+            value = (change * change).mean(dim=(2, 3))
+        elif stack.kind == "binary":
+            value = ((y_pred > 0) != (rows.y > 0.5)).float().mean(dim=(2, 3))
+        else:
+            value = (y_pred.argmax(dim=3) != rows.given.unsqueeze(1)).float().mean(dim=2)
+        found[name] = torch.where(torch.isfinite(y_pred).flatten(2).all(dim=2), value, torch.inf)
+    return found
+
+
+def batched_fitness(losses: Sequence[Loss], learners: Sequence[Learner], config: SearchConfig) -> list[float]:
+    """As `training.fitness`, for all losses at once.
+
+    Raises:
+        NotBatchable: the losses form no program, or the network can't be stacked.
+    """
+    stacks = train_stack(losses, learners, config.base, config.fitness_steps, splits=[config.fitness_on])
+    return [
+        float("inf") if any(t.diverged for t in row) else sum(t.final[config.fitness_on] for t in row) / len(row)
+        for row in stacks
+    ]
+
+
+def batched_minimise_predictions(
+    losses: Sequence[Loss], y_pred: Tensor, y_true: Tensor, config: SearchConfig
+) -> Tensor:
+    """As `filters.minimise_predictions`, for all losses at once: (P, *y_pred.shape).
+
+    Raises:
+        NotBatchable: the losses form no program.
+    """
+    kind = losses[0].kind
+    labels = functional.one_hot(y_true, y_pred.shape[1]) if kind == "multiclass" else y_true
+    labels = labels.to(y_pred.dtype)
+    slopes = slopes_of(losses, y_pred.dtype, y_pred.device)  # or NotBatchable, for the kernels too
+    if compiled.take(y_pred, losses):
+        learned = [loss for loss in losses if isinstance(loss, LearnedLoss)]
+        return compiled.minimise_predictions(learned, y_pred, labels, config)
+    best = y_pred.detach().expand(len(losses), *y_pred.shape).clone()
+    optimiser = torch.optim.Adam([best], lr=config.rejection_lr)
+    for _ in range(config.rejection_steps):
+        f = link(best, kind)
+        slope = slopes(f.flatten(1), labels.reshape(-1)).view_as(best)
+        best.grad = through_link(f, slope, kind) / len(y_pred)
+        optimiser.step()
+    return best.detach()

@@ -1,0 +1,103 @@
+"""Methods with a fixed form of loss: the baseline, ML³ and TaylorGLO."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from cmaes import CMA
+
+from evomal_core.engines import choose_engine, fitness, local_search
+from evomal_core.losses import Loss, NeuralLoss, TaskLoss, TaylorLoss
+from evomal_core.result import Evaluation, SearchResult
+from evomal_core.seeds import derive
+from evomal_core.session import Search
+
+
+def baseline(search: Search) -> SearchResult:
+    """No search: the task loss itself, with the fitness that it would have."""
+    search.progress.start(1)
+    return _single(search, TaskLoss(search.kind), diverged=False)
+
+
+def ml3(search: Search) -> SearchResult:
+    """ML³ (Bechtle et al. 2021): one neural loss, tuned for `meta_steps` by unrolled differentiation."""
+    config = search.config
+    loss = NeuralLoss(search.kind, seed=search.seed).to(search.learners[0].device)
+    search.engine = choose_engine(search.learners, config, loss)
+    search.progress.start(1)
+    share = 1 / max(config.meta_steps, 1)
+    with search.timed("local search"):
+        (tuned,) = local_search(
+            [loss], search.learners, config, search.engine, lambda: search.progress.tick(share)
+        )
+    return _single(search, tuned.loss, tuned.diverged)
+
+
+def _single(search: Search, loss: Loss, diverged: bool) -> SearchResult:
+    value = math.inf
+    if not diverged:
+        with search.timed("fitness"):
+            (value,) = fitness([loss], search.learners, search.config)
+    entry = Evaluation(loss, value, "ok" if math.isfinite(value) else "diverged")
+    row = _row(0, [entry], entry)
+    search.progress.generation(row, 1)
+    return SearchResult(search.method, [entry], [row], [entry], search.seconds, search.engine)
+
+
+def _row(generation: int, population: list[Evaluation], best: Evaluation) -> dict[str, Any]:
+    finite = [entry.fitness for entry in population if math.isfinite(entry.fitness)]
+    return {
+        "generation": generation,
+        "best_fitness": best.fitness,
+        "mean_fitness": sum(finite) / len(finite) if finite else math.inf,
+        "finite": len(finite),
+        "diverged": len(population) - len(finite),
+        "evaluated": len(population),
+    }
+
+
+def taylorglo(search: Search) -> SearchResult:
+    """TaylorGLO (Gonzalez & Miikkulainen 2021): the 8 parameters of a Taylor polynomial by CMA-ES.
+
+    CMA-ES starts from mean 0 with sigma `taylor_sigma`. Its state is not saved: a resumed search asks and
+    tells the recorded generations again, which gives the same state bit by bit.
+    """
+    config = search.config
+    with np.errstate(divide="ignore"):  # fewer than four points have no weight for CMA-ES's rank-μ update
+        optimiser = CMA(
+            mean=np.zeros(8),
+            sigma=config.taylor_sigma,
+            population_size=max(config.population, 2),
+            seed=derive(search.seed, "cma-es") % 2**32,
+        )
+    search.engine = choose_engine(search.learners, config, unrolled=False)
+    evaluations: list[Evaluation] = []
+    rows: list[dict[str, Any]] = []
+    state = search.checkpoint.load() or {"fitness": [], "seconds": {}}
+    with search.checkpoint.reading():
+        search.seconds.update(state["seconds"])
+        recorded = [list(map(float, values)) for values in state["fitness"]]
+        if any(len(values) != optimiser.population_size for values in recorded):
+            raise ValueError("a generation of another size")
+    search.progress.start(config.generations)
+    for generation in range(config.generations):
+        points = [optimiser.ask() for _ in range(optimiser.population_size)]
+        device = search.learners[0].device
+        losses = [TaylorLoss(search.kind, theta=torch.from_numpy(point)).to(device) for point in points]
+        if generation == len(state["fitness"]):
+            with search.timed("fitness"):
+                state["fitness"].append(fitness(losses, search.learners, config, search.engine))
+            search.checkpoint.save(state | {"seconds": search.seconds})
+        values = state["fitness"][generation]
+        optimiser.tell(list(zip(points, values, strict=True)))
+        population = [
+            Evaluation(loss, value, "ok" if math.isfinite(value) else "diverged")
+            for loss, value in zip(losses, values, strict=True)
+        ]
+        evaluations += population
+        rows.append(_row(generation, population, min(evaluations, key=Evaluation.rank)))
+        search.progress.generation(rows[-1], config.generations)
+    return SearchResult(search.method, evaluations, rows, population, search.seconds, search.engine)

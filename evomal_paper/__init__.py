@@ -1,0 +1,1 @@
+"""The papers' experiments, data sets, analyses and figures, and the command `evomal`."""

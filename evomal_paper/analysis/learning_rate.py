@@ -1,0 +1,217 @@
+"""Is a learned loss a learning rate in disguise? Errors over a grid of rates (TPAMI'23 section V-E, Figure 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from evomal_paper.experiments.catalogue import experiment
+from evomal_paper.published.tables import LABELS, SPLITS
+from evomal_paper.runs.tables import load_or_run
+from evomal_paper.sentences import count_seeds, interval
+from evomal_paper.statistics import paired_interval
+
+METHODS = ["baseline", "evomal"]
+FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+"""The rates tried, in units of the experiment's own: the paper does not name its rates."""
+
+COMPARISONS = {
+    "stated": "both at the stated rate",
+    "baseline tuned": "the baseline's rate tuned, EvoMAL at the stated rate",
+    "same rate": "both at the baseline's tuned rate, where EvoMAL's search used it too",
+    "both tuned": "both rates tuned",
+}
+
+
+def stated_rate(name: str, profile: str) -> float:
+    """The base learning rate alpha of a profile of an experiment."""
+    return experiment(name).profile(profile).search.base.lr
+
+
+def profile_at(name: str, profile: str, rate: float) -> str:
+    """The name of a profile with another base learning rate; its own name where the rate is its own."""
+    if rate == stated_rate(name, profile):
+        return profile
+    return f"{profile}{',' if '@' in profile else '@'}base.lr={rate:g}"
+
+
+def rates_of(name: str, profile: str, rates: Sequence[float] = ()) -> list[float]:
+    """The rates to try in ascending order, always with the profile's own; FACTORS times that one if none is named.
+
+    Raises:
+        ValueError: a rate is not above 0.
+    """
+    stated = stated_rate(name, profile)
+    chosen = list(rates) or [float(f"{stated * factor:g}") for factor in FACTORS]
+    if wrong := [rate for rate in chosen if not 0 < rate < np.inf]:
+        raise ValueError(f"a learning rate is above 0, got {wrong[0]:g}")
+    return sorted({stated, *chosen})
+
+
+def grid(
+    name: str,
+    profile: str = "quick",
+    rates: Sequence[float] = (),
+    *,
+    seeds: int | Sequence[int] | None = None,
+    device: str = "cpu",
+    results_dir: str | Path = "results",
+    jobs: int = 1,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Final errors of the baseline and EvoMAL at each rate; EvoMAL's search, too, trains with that rate.
+
+    Runs lie in `<results_dir>/<name>/<profile>@base.lr=<rate>/`; those at the stated rate are the profile's own.
+
+    Returns:
+        `Results.final` of all rates, with the column rate.
+    """
+    tables = []
+    for rate in rates_of(name, profile, rates):
+        results = load_or_run(
+            name,
+            profile_at(name, profile, rate),
+            methods=METHODS,
+            seeds=experiment(name).profile(profile).seeds if seeds is None else seeds,
+            device=device,
+            results_dir=results_dir,
+            jobs=jobs,
+            progress=progress,
+        )
+        tables.append(results.final().assign(rate=rate))
+    return pd.concat(tables, ignore_index=True)
+
+
+def common_seeds(final: pd.DataFrame) -> pd.DataFrame:
+    """Without the seeds that lack a method or rate which others have: what was not run is no divergence."""
+    cells = final.astype({"method": str}).drop_duplicates(["method", "rate", "seed"])
+    seeds = cells.groupby("seed").size()
+    whole = len(cells[["method", "rate"]].drop_duplicates())
+    return final[final["seed"].isin(seeds.index[seeds == whole])]
+
+
+def tuning_split(final: pd.DataFrame) -> str:
+    """What a rate is chosen by: the validation part, or the training part of tasks without one; no test data."""
+    return "validation" if (final["split"] == "validation").any() else "train"
+
+
+def tuned(final: pd.DataFrame) -> pd.DataFrame:
+    """The rate of each method and seed with the smallest error on `tuning_split` of the in-sample tasks.
+
+    The choice is made for each seed by itself, so that seeds stay independent repetitions of choosing and
+    training. It is made on the tasks that losses are learned on, also for new tasks. Diverged runs are not chosen.
+
+    Returns:
+        method, seed, rate (NaN where every rate diverged).
+    """
+    seen = final[(final["group"] == "in-sample") & (final["split"] == tuning_split(final))]
+    rows = []
+    for (method, seed), part in seen.astype({"method": str}).groupby(["method", "seed"], sort=False):
+        finite = part[np.isfinite(part["error"])].sort_values(["error", "rate"])
+        rows.append({"method": method, "seed": seed, "rate": finite["rate"].iloc[0] if len(finite) else np.nan})
+    return pd.DataFrame(rows)
+
+
+def remaining_gain(final: pd.DataFrame, stated: float) -> pd.DataFrame:
+    """EvoMAL's error minus the baseline's, paired by `common_seeds`, for each of COMPARISONS, group and split.
+
+    Args:
+        final: the table of `grid`.
+        stated: the experiment's own rate.
+
+    Returns:
+        group, split, comparison, baseline and evomal (means over seeds), those of `paired_interval` (negative
+        differences: EvoMAL is better), and share: the difference as a share of that at the stated rate, where the
+        latter's interval lies below 0.
+
+    Raises:
+        ValueError: no seed has both methods at every rate.
+    """
+    final = common_seeds(final)
+    if final.empty:
+        raise ValueError("no seed has all methods at every rate; run the same seeds for each")
+    errors = final.astype({"method": str}).set_index(["method", "seed", "group", "split", "rate"])["error"]
+    chosen = tuned(final).set_index(["method", "seed"])["rate"]
+    rows = []
+    for (group, split), part in final.groupby(["group", "split"], observed=True, sort=False):
+        seeds = list(dict.fromkeys(part["seed"]))
+        for comparison in COMPARISONS:
+            baseline, evomal = [], []
+            for seed in seeds:
+                ours, theirs = _rates(comparison, stated, chosen["evomal", seed], chosen["baseline", seed])
+                evomal.append(errors.get(("evomal", seed, group, split, ours), np.inf))
+                baseline.append(errors.get(("baseline", seed, group, split, theirs), np.inf))
+            row = {"group": group, "split": split, "comparison": comparison}
+            row |= {"baseline": np.mean(baseline), "evomal": np.mean(evomal)}
+            rows.append(row | paired_interval(evomal, baseline))
+    table = pd.DataFrame(rows)
+    first = table[table["comparison"] == "stated"].set_index(["group", "split"])
+    gains = first["difference"].where(first["verdict"] == "lower")
+    table["share"] = table["difference"] / gains.loc[list(zip(table["group"], table["split"], strict=True))].array
+    return table
+
+
+def _rates(comparison: str, stated: float, ours: float, theirs: float) -> tuple[float, float]:
+    """The rates of EvoMAL and of the baseline in a comparison, from those that were chosen."""
+    return {
+        "stated": (stated, stated),
+        "baseline tuned": (stated, theirs),
+        "same rate": (theirs, theirs),
+        "both tuned": (ours, theirs),
+    }[comparison]
+
+
+def in_words(final: pd.DataFrame, gains: pd.DataFrame, name: str, profile: str) -> str:
+    """What is left of Figure 8's claims, as Markdown computed from the tables of `grid` and `remaining_gain`."""
+    final, stated = common_seeds(final), stated_rate(name, profile)
+    n = int(final["seed"].nunique())
+    by = SPLITS[tuning_split(final)]
+    lines = [
+        f"**{name}.** Profile `{profile}`, n = {count_seeds(n)}, {final['rate'].nunique()} rates from "
+        f"{final['rate'].min():g} to {final['rate'].max():g} (stated: {stated:g}). Differences are EvoMAL − "
+        "baseline of held-out errors, paired by seed, with 95 % t intervals. Each rate was chosen by the "
+        f"{by} error of the tasks that the loss was learned on."
+    ]
+    for group, part in gains[gains["split"] == "test"].groupby("group", sort=False):
+        lines.append(f"\n{group}:\n")
+        for row in part.to_dict("records"):
+            lines += [_gain(row)]
+    return "\n".join([*lines, "", *_choices(final), *_divergence(final)]) + "\n"
+
+
+_WORDS = {"lower": "EvoMAL better", "higher": "EvoMAL worse", "undecided": "undecided", "not judged": "not judged"}
+
+
+def _gain(row: dict) -> str:
+    text = f"- {COMPARISONS[row['comparison']]}: **{_WORDS[row['verdict']]}** ({interval(row)})"
+    if row["comparison"] == "stated" or not np.isfinite(row["share"]):
+        return text + "."
+    left = f"{row['share']:.0%}" if row["share"] > 0 else "nothing"
+    return f"{text}; on average {left} of the gain at the stated rate remains."
+
+
+def _choices(final: pd.DataFrame) -> list[str]:
+    lines = []
+    for method, part in tuned(final).groupby("method", sort=False):
+        counts = part["rate"].value_counts().sort_index()
+        rates = ", ".join(f"{rate:g} ({count_seeds(count)})" for rate, count in counts.items())
+        edge = part["rate"].isin([final["rate"].min(), final["rate"].max()]).any()
+        lines.append(
+            f"- Rates chosen for {LABELS[method]}: {rates}."
+            + (" A choice at the edge of the grid: a better one may lie beyond." if edge else "")
+        )
+    return lines
+
+
+def _divergence(final: pd.DataFrame) -> list[str]:
+    lost = final[np.isinf(final["error"])].astype({"method": str})
+    cells = lost.groupby(["method", "rate"], sort=True)["seed"].nunique()
+    if not len(cells):
+        return ["- No training diverged."]
+    return [
+        f"- Diverged: {LABELS[method]} at {rate:g} in {count_seeds(count)}."
+        for (method, rate), count in cells.items()
+    ]

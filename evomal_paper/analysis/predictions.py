@@ -1,0 +1,102 @@
+"""What base networks trained with different losses say of single test rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from evomal_core.devices import repeatable
+from evomal_core.kinds import Kind, link
+from evomal_core.losses import Loss
+from evomal_core.tasks import Task
+from evomal_core.training import rows_at_once
+from evomal_paper.experiments.catalogue import experiment
+from evomal_paper.published.tables import LABELS
+from evomal_paper.runs.meta_test import base_trainings
+
+
+def predictions(
+    name: str, profile: str, seed: int, losses: Mapping[str, Loss], device: str = "cpu"
+) -> tuple[Task, pd.DataFrame]:
+    """Networks are trained as at meta-testing, anew, on the first of the new tasks, and see its test rows.
+
+    The same seed gives the same networks as the run of that seed, whose errors they have.
+
+    Args:
+        name: an experiment of classification with new tasks.
+        profile: the profile that says how they are trained.
+        seed: decides their initial weights and batches.
+        losses: losses by name, for example of methods.
+        device: "cpu" or "cuda".
+
+    Returns:
+        The task, and a table of its test rows: row, label (a number), and for each loss the class that its network
+        takes for the most probable one, in a column of that loss's name, and its probability, `p NAME`.
+    """
+    entry = experiment(name)
+    sizes = entry.profile(profile)
+    problem = entry.problem(sizes, seed)
+    columns: dict[str, np.ndarray] = {}
+    for known_as, loss in losses.items():
+        learner, trained = next(base_trainings(loss, problem, sizes, seed, "out-of-sample", device))
+        shares = probabilities(trained.network, learner.task)
+        columns[known_as] = shares.argmax(dim=1).numpy()
+        columns[f"p {known_as}"] = shares.amax(dim=1).numpy()
+    task = problem.test[0]
+    assert task.test is not None
+    label = task.test[1].flatten().long().numpy()
+    return task, pd.DataFrame({"row": np.arange(len(label)), "label": label} | columns)
+
+
+@repeatable()
+@torch.no_grad()
+def probabilities(network: nn.Module, task: Task) -> Tensor:
+    """The network's probabilities for the task's test rows: (rows, classes), two of a binary task."""
+    assert task.test is not None
+    network.eval()
+    logits = torch.cat([network(rows) for rows in task.test[0].split(rows_at_once(task))]).cpu()
+    return _of_each_class(logits, task.kind)
+
+
+def _of_each_class(logits: Tensor, kind: Kind) -> Tensor:
+    shares = link(logits, kind)
+    return torch.cat([1 - shares, shares], dim=1) if kind == "binary" else shares
+
+
+def right_and_wrong(table: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
+    """How many test rows the networks of two losses get right: both, one alone, or neither."""
+    right = {name: table[name] == table["label"] for name in (first, second)}
+    counts = {
+        "both right": (right[first] & right[second]).sum(),
+        f"only {first} right": (right[first] & ~right[second]).sum(),
+        f"only {second} right": (~right[first] & right[second]).sum(),
+        "both wrong": (~right[first] & ~right[second]).sum(),
+    }
+    return pd.DataFrame([counts])
+
+
+def only_right_by(table: pd.DataFrame, better: str, other: str, most: int = 12) -> pd.DataFrame:
+    """The first rows of the test part that one loss's network gets right and the other's wrong."""
+    return table[(table[better] == table["label"]) & (table[other] != table["label"])].head(most)
+
+
+def in_names(shown: pd.DataFrame, task: Task, texts: Sequence[str]) -> pd.DataFrame:
+    """Rows of `predictions` for reading: the text, its class, and what each network takes it for.
+
+    Args:
+        shown: the rows.
+        task: their task.
+        texts: the texts of all its test rows.
+    """
+    rows = []
+    for row in shown.to_dict("records"):
+        said = {"text": texts[row["row"]], "class": task.classes[row["label"]]}
+        for name in (column for column in shown if f"p {column}" in row):
+            known_as = LABELS.get(name, name)
+            said |= {f"{known_as} says": task.classes[row[name]], f"{known_as}'s probability": row[f"p {name}"]}
+        rows.append(said)
+    return pd.DataFrame(rows)

@@ -1,0 +1,342 @@
+"""What meta-training costs and what the filters save, from the records of runs (TPAMI Table V, Figure 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from evomal_core.search import METHODS
+from evomal_paper.experiments.catalogue import EXPERIMENTS
+from evomal_paper.published.tables import LABELS, published
+from evomal_paper.runs.run import Run
+from evomal_paper.runs.tables import Results, load_or_run
+from evomal_paper.sentences import count_seeds
+
+PHASES = ("local search", "filters", "fitness")
+"""What meta-training consists of. The seconds "filter: …" are parts of those of the filters."""
+
+OUTCOMES = {
+    "cached": "symbolic archive",
+    "skipped": "irrelevant weights",
+    "rejected early": "early rejection",
+    "optimised": "loss optimisation",
+    "rejected": "rejection protocol",
+    "equivalent": "gradient equivalence",
+    "trained": "loss evaluation",
+}
+"""What becomes of the candidates of a generation, in the order in which it is decided."""
+
+PUBLISHED_SHARES = {"cached": 0.10, "optimised": 0.90, "trained": 0.25}
+"""Mean shares of the population that TPAMI section V-B1 names, each with "~"."""
+
+VARIANTS = {
+    "as the profile has them": "symbolic_archive=true",
+    "without the symbolic archive": "symbolic_archive=false",
+    "without the rejection protocol": "rejection_steps=0",
+    "without gradient equivalence": "gradient_equivalence=false",
+    "with early rejection": "reject_first=true",
+    "skipping irrelevant weights": "skip_irrelevant=true",
+}
+"""The same search with one filter switched, as changes of a profile's name. The first changes nothing, but has
+runs of its own: seconds are compared only with those of runs computed along with them."""
+
+
+def machines(runs: Sequence[Run]) -> pd.DataFrame:
+    """What the runs were computed on: processor, cores, GPU if one was used, and the number of runs."""
+    rows = []
+    for run in runs:
+        found = (run.record() or {}).get("hardware", {})
+        rows.append({name: found.get(name, "–") for name in ("processor", "cores", "gpu")})
+    return pd.DataFrame(rows, columns=["processor", "cores", "gpu"]).value_counts().rename("runs").reset_index()
+
+
+def seconds(runs: pd.DataFrame) -> pd.DataFrame:
+    """Wall-clock seconds of a run by phase, mean over seeds; meta-training is the sum of its three phases.
+
+    Args:
+        runs: `Results.runs`.
+
+    Returns:
+        One row per experiment, profile and method: n, engine, local search, filters, fitness, meta-training, its
+        standard deviation, and meta-test.
+    """
+    table = runs.astype({"method": str})
+    for phase in (*PHASES, "meta-test"):
+        column = f"seconds {phase}"
+        table[phase] = table[column].fillna(0.0) if column in table else 0.0
+    table["meta-training"] = table[list(PHASES)].sum(axis=1)
+    groups = table.groupby(["experiment", "profile", "method"], sort=False)
+    means = groups[[*PHASES, "meta-training", "meta-test"]].mean()
+    means.insert(0, "n", groups.size())
+    means.insert(1, "engine", groups["engine"].first())
+    means.insert(6, "sd", groups["meta-training"].std())
+    return means.reset_index()
+
+
+def table_v(spent: pd.DataFrame) -> pd.DataFrame:
+    """Table V: published hours beside measured seconds of meta-training, one row per published task and model.
+
+    Args:
+        spent: the table of `seconds`, of one profile.
+    """
+    hours = published("V").pivot(index="experiment", columns="method", values="mean")
+    hours = hours.loc[list(dict.fromkeys(published("V")["experiment"]))]
+    methods = [name for name in METHODS if name in hours]
+    measured = spent.pivot(index="experiment", columns="method", values="meta-training").reindex(
+        index=hours.index, columns=methods
+    )
+    counts = spent.pivot(index="experiment", columns="method", values="n").reindex(index=hours.index)
+    table = pd.concat(
+        {"published, hours": hours[methods], "measured, seconds": measured}, axis=1, names=["", "method"]
+    ).rename(columns=LABELS)
+    table["n", ""] = counts.max(axis=1).astype("Int64")
+    return table
+
+
+def ratios(spent: pd.DataFrame) -> pd.DataFrame:
+    """How many times as long as each other method's EvoMAL's meta-training takes, published and measured.
+
+    Args:
+        spent: the table of `seconds`, of one profile.
+    """
+    hours = published("V").pivot(index="experiment", columns="method", values="mean")
+    rows: list[dict[str, Any]] = []
+    for experiment, part in spent.groupby("experiment", sort=False):
+        ours = part.set_index("method")["meta-training"]
+        counts = part.set_index("method")["n"]
+        for other in [name for name in ("ml3", "taylorglo", "gp-lfl") if {name, "evomal"} <= set(ours.index)]:
+            known = experiment in hours.index
+            said = hours.loc[experiment, "evomal"] / hours.loc[experiment, other] if known else np.nan
+            row = {"experiment": experiment, "other": other, "published": said}
+            rows.append(
+                row | {"measured": ours["evomal"] / ours[other], "n": int(counts[["evomal", other]].min())}
+            )
+    return pd.DataFrame(rows, columns=["experiment", "other", "published", "measured", "n"])
+
+
+def outcomes(histories: pd.DataFrame) -> pd.DataFrame:
+    """EvoMAL's histories with every count of OUTCOMES: those that are lacking are 0 or follow from others.
+
+    Adds `population`, and `trained`: without a count of its own, the evaluated, which include candidates that
+    diverged during local search.
+    """
+    table = histories[histories["method"].astype(str) == "evomal"].copy()
+    for name in (*OUTCOMES, "evaluated"):
+        if name != "trained":
+            table[name] = table[name].fillna(0) if name in table else 0
+    table["trained"] = table["trained"].fillna(table["evaluated"]) if "trained" in table else table["evaluated"]
+    parts = ["cached", "rejected early", "rejected", "equivalent", "evaluated"]
+    table["population"] = table[parts].sum(axis=1)
+    return table
+
+
+def frequencies(histories: pd.DataFrame) -> pd.DataFrame:
+    """Figure 5: the share of the population that met each outcome, by generation, mean over runs.
+
+    Args:
+        histories: `Results.histories` of one profile.
+
+    Returns:
+        Columns experiment, profile, generation (from 1), outcome, share and n; with several experiments also the
+        mean over all their runs, as experiment "all". A run that ended earlier counts in its generations only.
+    """
+    table = outcomes(histories)
+    if table.empty:
+        return pd.DataFrame(columns=["experiment", "profile", "generation", "outcome", "share", "n"])
+    shares = table[["experiment", "profile", "generation"]].assign(generation=table["generation"] + 1)
+    shares[list(OUTCOMES)] = table[list(OUTCOMES)].div(table["population"], axis=0)
+    if shares["experiment"].nunique() > 1:
+        shares = pd.concat([shares, shares.assign(experiment="all")], ignore_index=True)
+    tidy = shares.melt(["experiment", "profile", "generation"], var_name="outcome", value_name="share")
+    groups = tidy.groupby(["experiment", "profile", "generation", "outcome"], sort=False)["share"]
+    found = groups.agg(share="mean", n="size").reset_index()
+    unused = found.groupby("outcome")["share"].transform("max") == 0
+    return found[~(unused & found["outcome"].isin(["skipped", "rejected early"]))].reset_index(drop=True)
+
+
+def filtered(histories: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the searches that have the paper's three filters, as TPAMI's have; all rows if none has."""
+    has = []
+    for name, profile in histories[["experiment", "profile"]].itertuples(index=False):
+        config = EXPERIMENTS[name].profile(profile).search
+        has.append(config.symbolic_archive and config.rejection_steps > 0 and config.gradient_equivalence)
+    return histories[has] if any(has) else histories
+
+
+SAVES = ("symbolic archive", "rejection protocol", "gradient equivalence", "early rejection", "irrelevant weights")
+_OWN = dict(zip(SAVES, ("symbolic archive", "rejection", "gradient equivalence", *SAVES[3:]), strict=True))
+
+
+def savings(runs: pd.DataFrame, histories: pd.DataFrame) -> pd.DataFrame:
+    """Estimated seconds that each filter saves in a run of EvoMAL, mean over seeds.
+
+    An estimate is a count times the run's own mean seconds of what is obviated: for the symbolic archive, all that
+    a new candidate costs (local search, filters and fitness, per new candidate); for the rejection protocol and
+    gradient equivalence, a partial training session (fitness, per trained candidate); for early rejection and
+    irrelevant weights, local search (per optimised candidate). Engines that take the population at once have
+    costs below proportion, so that these are upper estimates there.
+
+    Returns:
+        One row per experiment, profile and filter: candidates (per run), saved (seconds), spent (the filter's own
+        seconds; NaN in records that have only their sum), training (seconds of the whole meta-training), and n.
+    """
+    keys = ["experiment", "profile", "seed"]
+    counted = outcomes(histories).groupby(keys)[[*OUTCOMES, "population"]].sum()
+    table = runs[runs["method"].astype(str) == "evomal"].set_index(keys).join(counted)
+    phase = {name: table.get(f"seconds {name}", pd.Series(0.0, table.index)).fillna(0.0) for name in PHASES}
+    training = phase["local search"] + phase["filters"] + phase["fitness"]
+    each_new = training / (table["population"] - table["cached"])
+    each_tuned = (phase["local search"] / table["optimised"]).where(table["optimised"] > 0, 0.0)
+    each_trained = (phase["fitness"] / table["trained"]).where(table["trained"] > 0, 0.0)
+    counts = {name: table[outcome] for outcome, name in OUTCOMES.items() if name in SAVES}
+    costs = dict(zip(SAVES, (each_new, each_trained, each_trained, each_tuned, each_tuned), strict=True))
+    parts = []
+    for name in SAVES:
+        own = table.get(f"seconds filter: {_OWN[name]}", pd.Series(np.nan, table.index))
+        columns = {"candidates": counts[name], "saved": counts[name] * costs[name], "spent": own}
+        parts.append(pd.DataFrame({**columns, "training": training}).assign(filter=name))
+    whole = pd.concat(parts).reset_index()
+    groups = whole.groupby(["experiment", "profile", "filter"], sort=False)
+    found = groups[["candidates", "saved", "spent", "training"]].mean().assign(n=groups.size()).reset_index()
+    off = found["filter"].isin(SAVES[3:]) & (found["candidates"] == 0)
+    return found[~off].sort_values(["experiment", "profile"], kind="stable", ignore_index=True)
+
+
+def on_and_off(name: str, profile: str, seeds: Sequence[int], **options: Any) -> pd.DataFrame:
+    """The same search of EvoMAL with one filter switched at a time, measured: see VARIANTS.
+
+    They are ordinary runs of varied profiles, one after the other: what is complete is loaded.
+
+    Returns:
+        One row per variant and seed: variant, profile, seed, cpu (processor seconds of meta-training, which other
+        work on the machine disturbs little), seconds (by the clock), optimised and trained (candidates), fitness
+        (of the best loss).
+    """
+    joint = "," if "@" in profile else "@"
+    rows = []
+    with TemporaryDirectory() as folder:  # what a process loads or compiles once is not counted
+        load_or_run(name, "smoke", methods=["evomal"], seeds=[0], results_dir=folder, progress=False)
+    for variant, change in VARIANTS.items():
+        varied = f"{profile}{joint}{change}"
+        found = load_or_run(name, varied, methods=["evomal"], seeds=list(seeds), **options)
+        rows.append(_variant(found).assign(variant=variant, profile=varied))
+    table = pd.concat(rows, ignore_index=True)
+    return table[["variant", "profile", "seed", "cpu", "seconds", "optimised", "trained", "fitness"]]
+
+
+def _variant(found: Results) -> pd.DataFrame:
+    counts = outcomes(found.histories).groupby("seed")[["optimised", "trained"]].sum()
+    columns = [f"seconds {phase}" for phase in PHASES if f"seconds {phase}" in found.runs]
+    table = found.runs[["seed", "fitness"]].assign(seconds=found.runs[columns].sum(axis=1))
+    table["cpu"] = found.runs["seconds cpu"]
+    return table.merge(counts, left_on="seed", right_index=True)
+
+
+def compared(measured: pd.DataFrame) -> pd.DataFrame:
+    """`on_and_off` by variant: mean processor seconds, their ratio to the profile's own, counts, and fitness.
+
+    `same` is the number of seeds with the very same best fitness as the profile's own.
+    """
+    first = next(iter(VARIANTS))
+    base = measured[measured["variant"] == first].set_index("seed")
+    rows = []
+    for variant, part in measured.groupby("variant", sort=False):
+        mine = part.set_index("seed")
+        rows.append(
+            {
+                "variant": variant,
+                "cpu": mine["cpu"].mean(),
+                "ratio": mine["cpu"].mean() / base["cpu"].mean(),
+                "seconds": mine["seconds"].mean(),
+                "optimised": mine["optimised"].mean(),
+                "trained": mine["trained"].mean(),
+                "fitness": mine["fitness"].mean(),
+                "same": int((mine["fitness"] == base["fitness"].reindex(mine.index)).sum()),
+                "n": len(mine),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def in_words(
+    profile: str, ratio: pd.DataFrame, shares: pd.DataFrame, saved: pd.DataFrame, switched: pd.DataFrame
+) -> str:
+    """What agrees with Table V and Figure 5, as Markdown computed from the tables of this module."""
+    n = count_seeds(int(ratio["n"].max())) if len(ratio) else "0"
+    lines = [
+        f"Profile `{profile}`, n = {n}. Seconds are those of a wall clock on the machine named above, other work "
+        "on it included; published hours are of one NVIDIA RTX A5000 and the authors' code. Only ratios and "
+        "shares can be compared.",
+        "",
+        "**Table V**",
+        "",
+    ]
+    for experiment, part in ratio.groupby("experiment", sort=False):
+        said = "; ".join(
+            f"{row.measured:.3g} times {LABELS[row.other]}'s"
+            + ("" if np.isnan(row.published) else f" (published {row.published:.3g})")
+            for row in part.itertuples()
+        )
+        lines.append(f"- {experiment}: EvoMAL's meta-training takes {said}; n = {int(part['n'].min())}.")
+    return (
+        "\n".join([*lines, "", *_shares_in_words(shares), *_savings_in_words(saved), *_switched(switched)]) + "\n"
+    )
+
+
+def _shares_in_words(shares: pd.DataFrame) -> list[str]:
+    lines = []
+    for experiment, part in shares.groupby("experiment", sort=False):
+        mean = part.groupby("outcome")["share"].mean()
+        said = ", ".join(
+            f"{OUTCOMES[name]} {mean[name]:.0%} (published ~{value:.0%})"
+            for name, value in PUBLISHED_SHARES.items()
+        )
+        lines.append(f"- {experiment}, mean share of a generation: {said}; n = {count_runs(part['n'])}.")
+        third = max(1, part["generation"].max() // 3)
+        for name, way in (("rejected", "fewer"), ("equivalent", "more")):
+            rows = part[part["outcome"] == name].set_index("generation")["share"].sort_index()
+            early, late = rows.iloc[:third].mean(), rows.iloc[-third:].mean()
+            agrees = late < early if way == "fewer" else late > early
+            lines.append(
+                f"  - {OUTCOMES[name]}: {early:.0%} in the first third, {late:.0%} in the last; published: {way} "
+                f"towards the end. {'It agrees' if agrees else 'It does not agree'}."
+            )
+    return lines
+
+
+def count_runs(counts: pd.Series) -> str:
+    """`3 runs`, or `3 to 5 runs`."""
+    low, high = int(counts.min()), int(counts.max())
+    return f"{low} to {high} runs" if low < high else f"{high} run{'s' if high > 1 else ''}"
+
+
+def _savings_in_words(saved: pd.DataFrame) -> list[str]:
+    lines = []
+    for row in saved.to_dict("records"):
+        without = row["training"] + row["saved"]
+        lines.append(
+            f"- {row['experiment']}, {row['filter']}: obviates {row['saved']:.3g} s of an estimated "
+            f"{without:.3g} s ({row['saved'] / without:.0%}{_price(row)}; n = {row['n']})."
+        )
+    return lines
+
+
+def _price(row: dict) -> str:
+    """What a filter costs itself, where the records say it."""
+    if np.isnan(row["spent"]):
+        return ""
+    return f"; it takes {row['spent']:.3g} s itself" + (
+        ", more than it saves" if row["spent"] > row["saved"] else ""
+    )
+
+
+def _switched(switched: pd.DataFrame) -> list[str]:
+    return [
+        f"- Measured {row['variant']}: {row['ratio']:.3g} times the processor seconds, the same best fitness in "
+        f"{row['same']} of {count_seeds(row['n'])}."
+        for row in switched.to_dict("records")[1:]
+    ]

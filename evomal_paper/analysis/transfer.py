@@ -1,0 +1,247 @@
+"""Losses learned on one data set train networks on another, with no further search (TPAMI'23 Table IV)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from evomal_core.devices import one_thread
+from evomal_core.losses import Loss
+from evomal_core.search import METHODS
+from evomal_paper.analysis.cached_table import Piece, training_configuration
+from evomal_paper.experiments.catalogue import experiment
+from evomal_paper.published.tables import SPLITS, published
+from evomal_paper.runs.meta_test import meta_test
+from evomal_paper.runs.tables import Results, check_seeds, load_or_run
+from evomal_paper.sentences import count_seeds, mean_and_sd, sentences
+from evomal_paper.statistics import against, spread
+
+JOINT = "-to-"
+PLACE = ["source", "target", "profile", "group", "split"]
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A source experiment, whose runs give the losses, and a target, whose networks they train.
+
+    Raises:
+        ValueError: an experiment is unknown, or the two are the same.
+    """
+
+    source: str
+    target: str
+
+    def __post_init__(self) -> None:
+        if self.source == self.target:
+            raise ValueError(f"a transfer has two experiments, got {self.source!r} twice")
+        experiment(self.source), experiment(self.target)
+
+    @classmethod
+    def parse(cls, text: str) -> Transfer:
+        """A transfer written `sine-to-diabetes`.
+
+        Raises:
+            ValueError: the text has no `-to-`, or as the class says.
+        """
+        source, joint, target = text.partition(JOINT)
+        if not joint:
+            raise ValueError(
+                f"a transfer is written source{JOINT}target, for example sine{JOINT}diabetes; got {text!r}"
+            )
+        return cls(source, target)
+
+    def __str__(self) -> str:
+        return f"{self.source}{JOINT}{self.target}"
+
+
+def best_of_seeds(sources: Results) -> pd.DataFrame:
+    """The one loss of each method that is transferred: that of the source's best seed.
+
+    Best is the smallest error after meta-testing on the source's own (in-sample) tasks: of the validation part, or
+    of the training part where there is none. Test data choose nothing. The paper takes "the best-performing loss
+    function found across the 5 random seeds" and does not say by which error. A method of which every run diverged
+    transfers the loss of its first seed.
+
+    Returns:
+        method, source seed, source error, by (the part that chose).
+    """
+    final = sources.final().query("group == 'in-sample'")
+    by = "validation" if (final["split"] == "validation").any() else "train"
+    errors = final[final["split"] == by].sort_values(["error", "seed"], kind="stable")
+    best = errors.groupby("method", observed=True, sort=True).head(1).sort_values("method")
+    return pd.DataFrame(
+        {"method": best["method"], "source seed": best["seed"], "source error": best["error"], "by": by}
+    ).reset_index(drop=True)
+
+
+def load_or_transfer(
+    transfer: Transfer,
+    profile: str = "quick",
+    *,
+    methods: list[str] | None = None,
+    seeds: int | Sequence[int] | None = None,
+    device: str = "cpu",
+    results_dir: str | Path = "results",
+    jobs: int = 1,
+    progress: bool = True,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Transfer the best loss of each method; finished pieces are loaded, missing runs of the source computed.
+
+    The target's networks are trained as in its own meta-testing: the same initial weights and batches at a seed,
+    and its baseline is the run of that name. Each piece is kept in
+    `<results_dir>/transfer/<source>-to-<target>/<profile>/<method>/seed-<k>/test.csv`, and computed anew if
+    another seed of the source has become the best one.
+
+    Args:
+        transfer: source and target.
+        profile: of both experiments.
+        methods: of METHODS beside the baseline, which is always there and may be alone; all if None.
+        seeds: of the target, and as many of the source; None for as many as each profile has.
+        device: "cpu" or "cuda".
+        results_dir: the folder of all results.
+        jobs: runs computed at once; pieces are computed one by one.
+        progress: whether bars are shown.
+
+    Returns:
+        What was chosen (`best_of_seeds`), and the target's errors after the last step: source, target, profile,
+        method, seed, group, split, error.
+
+    Raises:
+        ValueError: the losses of the two are of different kinds, or a folder holds something else.
+    """
+    options = {"device": device, "results_dir": results_dir, "jobs": jobs, "progress": progress}
+    source, target = experiment(transfer.source), experiment(transfer.target)
+    sizes, place = target.profile(profile), Path(results_dir, "transfer", str(transfer), profile)
+    target_seeds = check_seeds(sizes.seeds if seeds is None else seeds)
+    _same_kind(transfer, profile)
+    wanted = [name for name in methods or list(METHODS) if name != "baseline"]
+    own = load_or_run(target.name, profile, methods=["baseline"], seeds=target_seeds, **options)  # type: ignore[arg-type]
+    chosen = pd.DataFrame(columns=["method", "source seed", "source error", "by"])
+    if wanted:
+        sources = load_or_run(source.name, profile, methods=wanted, seeds=seeds, **options)  # type: ignore[arg-type]
+        chosen = best_of_seeds(sources)
+    tables = [own.final().drop(columns="experiment")]
+    todo = [(row, seed) for row in chosen.to_dict("records") for seed in target_seeds]
+    for row, seed in tqdm(todo, unit="training", disable=not progress):
+        method = str(row["method"])
+        loss = sources.losses[source.name, method, row["source seed"]]
+        names = {"source": source.name, "target": target.name, "profile": profile, "method": method, "seed": seed}
+        configuration = names | {"source seed": row["source seed"]} | training_configuration(sizes, loss)
+        piece = Piece(place / method / f"seed-{seed}", "test", configuration, renewed_by="source seed")
+
+        def compute(loss: Loss = loss, seed: int = seed) -> pd.DataFrame:
+            with one_thread():  # as the target's own runs are computed
+                return pd.DataFrame(meta_test(loss, target.problem(sizes, seed), sizes, seed, device))
+
+        table = piece.load_or_compute(compute, device).fillna({"error": np.inf})  # never to be averaged away
+        last = table[table["step"] == table["step"].max()]
+        errors = last.groupby(["group", "split"], sort=False)["error"].mean().reset_index()
+        tables.append(errors.assign(profile=profile, method=method, seed=seed))
+    whole = pd.concat(tables, ignore_index=True).assign(source=transfer.source, target=transfer.target)
+    whole["method"] = pd.Categorical(whole["method"].astype(str), list(METHODS), ordered=True)
+    return chosen.assign(source=transfer.source, target=transfer.target, profile=profile), whole[
+        ["source", "target", "profile", "method", "seed", "group", "split", "error"]
+    ]
+
+
+def _same_kind(transfer: Transfer, profile: str) -> None:
+    kinds = {}
+    for name in (transfer.source, transfer.target):
+        if missing := experiment(name).missing():
+            raise FileNotFoundError(missing)
+        kinds[name] = experiment(name).problem(experiment(name).profile(profile), 0).train[0].kind
+    if len(set(kinds.values())) > 1:
+        found = " and ".join(f"{name} ({kind})" for name, kind in kinds.items())
+        raise ValueError(f"losses transfer between tasks of one kind, got {found}")
+
+
+def table(final: pd.DataFrame) -> pd.DataFrame:
+    """Table IV for reading: a row per transfer, group and method; measured errors beside the published one.
+
+    Published cells are TPAMI's Table IV where the transfer is its own, from CIFAR-10 to CIFAR-100 with one model.
+    """
+    cells = spread(final, "error", [*PLACE, "method"])
+    theirs = published("IV").set_index(["experiment", "method"])
+    rows: dict[tuple[str, ...], dict[str, str]] = {}
+    for cell in cells.to_dict("records"):
+        transfer = Transfer(cell["source"], cell["target"])
+        row = rows.setdefault((str(transfer), cell["group"], cell["method"]), {})
+        key = (cell["target"], cell["method"])
+        known = is_published(transfer) and key in theirs.index
+        row["published"] = mean_and_sd(*theirs.loc[key, ["mean", "sd", "n"]]) if known else "–"
+        numbers = (cell[name] for name in ("mean", "sd", "n", "diverged"))
+        row[f"measured, {SPLITS[cell['split']]}"] = mean_and_sd(*numbers)
+    return pd.DataFrame(
+        list(rows.values()), pd.MultiIndex.from_tuples(rows, names=["transfer", "group", "method"])
+    )
+
+
+def is_published(transfer: Transfer) -> bool:
+    """Whether a transfer is one of Table IV's: losses from CIFAR-10 to CIFAR-100, with the same model."""
+    (source, _, model), (target, _, other) = (n.partition("-") for n in (transfer.source, transfer.target))
+    return (source, target) == ("cifar10", "cifar100") and model == other != ""
+
+
+def published_table(final: pd.DataFrame) -> pd.DataFrame:
+    """Table IV's cells, each with what was measured for it, or "not run"."""
+    measured = {}
+    for cell in spread(final[final["split"] == "test"], "error", [*PLACE, "method"]).to_dict("records"):
+        if is_published(Transfer(cell["source"], cell["target"])):
+            numbers = (cell[name] for name in ("mean", "sd", "n", "diverged"))
+            measured[cell["target"], cell["method"]] = mean_and_sd(*numbers)
+    rows = []
+    for cell in published("IV").to_dict("records"):
+        key = (cell["experiment"], cell["method"])
+        theirs = mean_and_sd(*(cell[name] for name in ("mean", "sd", "n")))
+        rows.append(
+            {"target": key[0], "method": key[1], "published": theirs, "measured": measured.get(key, "not run")}
+        )
+    return pd.DataFrame(rows)
+
+
+def gains(final: pd.DataFrame) -> pd.DataFrame:
+    """Each transferred loss against the target's baseline, seed by seed; see `paired.against`."""
+    return against(final, "error", PLACE)
+
+
+_WORDS = {
+    "lower": "Better than the target's baseline",
+    "higher": "Worse than the target's baseline",
+    "undecided": "Undecided",
+    "not judged": "Not judged",
+}
+
+
+def in_words(final: pd.DataFrame, compared: pd.DataFrame) -> str:
+    """Which transferred losses beat the target's baseline on held-out data, as Markdown from the two tables."""
+    lines = []
+    for keys, part in compared[compared["split"] == "test"].groupby(PLACE, sort=False):
+        source, target, profile, group, _ = keys
+        n = int(final[final["target"] == target]["seed"].nunique())
+        lines += [
+            f"\n**{source} → {target}, {group}.** Profile `{profile}`, n = {count_seeds(n)} of the target.\n"
+        ]
+        lines += sentences(part, _WORDS)
+    methods = set(final["method"].astype(str))
+    if methods == {"baseline"}:
+        lines.append("\nNo learned loss was transferred: the baseline stands alone.")
+    if "evomal" not in methods:
+        return "\n".join(lines) + "\n"
+    ours, places = _lowest(final[final["split"] == "test"].rename(columns={"error": "mean"}), PLACE)
+    theirs, cells = _lowest(published("IV"), ["experiment"])
+    lines.append(
+        f"\nEvoMAL has the lowest mean held-out error of the methods here in {ours} of {places} places; as "
+        f"published (Table IV, CIFAR-10 to CIFAR-100) in {theirs} of {cells}."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _lowest(errors: pd.DataFrame, by: list[str]) -> tuple[int, int]:
+    """In how many places EvoMAL's mean is the lowest, and of how many."""
+    means = errors.astype({"method": str}).groupby([*by, "method"], sort=False)["mean"].mean().unstack("method")
+    return int((means.idxmin(axis=1) == "evomal").sum()), len(means)

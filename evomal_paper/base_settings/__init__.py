@@ -1,0 +1,1 @@
+"""Base learning rates that the papers leave open, measured with the baseline."""

@@ -1,0 +1,308 @@
+"""The `evomal` command: list, run and reproduce experiments, and show losses and data sets."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from evomal_core import __version__
+
+MOST_SEEDS = 10_000
+DESCRIPTION = "Learn loss functions by genetic programming and unrolled differentiation (EvoMAL)."
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, and that takes no abbreviated options."""
+
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(**keywords, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status: 0, 1 of `verify`, 2 for a user's mistake, 130 after Ctrl-C."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options) or 0
+    except KeyboardInterrupt:
+        kept = getattr(options, "into", "kept") is not None  # what `verify` computes goes into a temporary folder
+        what = (
+            "the same command goes on from the last finished generation" if kept else "--into would have kept it"
+        )
+        print(f"\nstopped; {what}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - the reader of our output is gone
+        return 0
+    except (ValueError, OSError, RuntimeError) as error:
+        if os.environ.get("EVOMAL_TRACEBACK"):
+            raise
+        print(f"evomal: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="evomal",
+        description=DESCRIPTION,
+        epilog="Set EVOMAL_TRACEBACK=1 to see where an error came from.",
+    )
+    parser.add_argument("--version", action="version", version=f"evomal {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    command = _command(commands, "list", _list, "list experiments and profiles, with data at hand and minutes")
+    command = _command(commands, "run", _run, "compute runs of one experiment; finished ones are left alone")
+    _shared(command, "experiment", "method", "seeds", "profile", "device", "results", "jobs", "quiet")
+
+    command = _command(
+        commands, "verify", _verify, "compute complete runs anew, elsewhere, and say where they differ"
+    )
+    _shared(command, "experiment", "method", "seeds", "profile", "device", "results", "jobs", "quiet")
+    command.add_argument(
+        "--into", metavar="DIR", help="keep the new runs in this folder (default: a temporary one)"
+    )
+
+    command = _command(commands, "reproduce", _reproduce, "execute the notebooks; tables and figures into results")
+    command.add_argument("experiments", nargs="*", help="experiments (default: all whose data is at hand)")
+    _shared(command, "profile", "device", "results", "jobs")
+
+    command = _command(commands, "report", _report, "write one HTML page: published numbers beside measured ones")
+    _shared(command, "results")
+    command.add_argument("--output", default="report.html", metavar="FILE", help="default: report.html")
+
+    command = _command(commands, "show", _show, "show a saved loss")
+    command.add_argument("loss", metavar="LOSS.json", help="a file of loss.save(), or a name as sine/evomal")
+    formats = ["text", "latex", "python", "sympy"]
+    command.add_argument("--format", default="text", choices=formats, help="what to print (default: text)")
+
+    command = _command(commands, "data", _data, "say which data sets are at hand, and where others come from")
+    command.add_argument("name", nargs="?", help="one data set")
+    command.add_argument("--download", action="store_true", help="get it if it is not at hand, and keep it")
+    return parser
+
+
+def _command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    command.set_defaults(command=function)
+    return command
+
+
+def _shared(command: argparse.ArgumentParser, *names: str) -> None:
+    options: dict[str, tuple[str, dict[str, Any]]] = {
+        "experiment": ("experiment", {"help": "an experiment, see `evomal list`"}),
+        "method": ("--method", {"default": "all", "metavar": "M[,M…]", "help": "methods, or all (default)"}),
+        "seeds": (
+            "--seeds",
+            {
+                "metavar": "S",
+                "help": "for example 0-9 or 0,3,5 (default: the profile's; of verify, all there are)",
+            },
+        ),
+        "quiet": ("--quiet", {"action": "store_true", "help": "no progress bar"}),
+        "profile": (
+            "--profile",
+            {
+                "default": "quick",
+                "help": "smoke, quick (default), narrow, paper, calibrated; with changes: quick@base.lr=0.003",
+            },
+        ),
+        "device": ("--device", {"default": "cpu", "help": "cpu (default) or cuda"}),
+        "results": (
+            "--results-dir",
+            {
+                "default": "results",
+                "metavar": "DIR",
+                "type": _folder,
+                "help": "folder of all runs (default: results)",
+            },
+        ),
+        "jobs": (
+            "--jobs",
+            {
+                "default": "1",
+                "metavar": "N",
+                "help": "runs computed at once, 0 for one a core, on CUDA one in all (default: 1)",
+            },
+        ),
+    }
+    for name in names:
+        flag, keywords = options[name]
+        command.add_argument(flag, **keywords)
+
+
+def _folder(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("name a folder, for example results")
+    return text
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds from text such as `0-9` or `0,3,5-7`.
+
+    Raises:
+        ValueError: the text is something else, or a seed occurs twice.
+    """
+    from evomal_paper.runs.tables import check_seeds
+
+    seeds: list[int] = []
+    for part in text.split(","):
+        low, dash, high = part.strip().partition("-")
+        if (
+            not low.isdecimal()
+            or not part.isascii()
+            or (dash and not high.isdecimal())
+            or (dash and int(high) < int(low))
+        ):
+            raise ValueError(f"seeds are written like 0-9 or 0,3,5, got {text!r}")
+        if int(high or low) - int(low) >= MOST_SEEDS:
+            raise ValueError(f"seeds are at most {MOST_SEEDS} at once, got {text!r}")
+        seeds += range(int(low), int(high or low) + 1)
+    return check_seeds(seeds)
+
+
+def _jobs(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"--jobs is a whole number of at least 0, got {text!r}")
+    return int(text)
+
+
+def _list(_: argparse.Namespace) -> None:
+    from evomal_core.search import METHODS
+    from evomal_paper.experiments.catalogue import EXPERIMENTS
+    from evomal_paper.experiments.profiles import PROFILES
+
+    absent: dict[str, str] = {}
+    print("Experiments: rough time of all methods and seeds on two cores, and whether the data is at hand")
+    print(f"  {'name':<21}{'what it is':<41}{'quick':>8}{'paper':>8}  data")
+    paper = ""
+    for entry in EXPERIMENTS.values():
+        if paper != (paper := "GECCO'23" if "GECCO'23" in entry.source else "TPAMI'23"):
+            print(paper)
+        name = "" if entry.dataset is None else entry.dataset.name
+        if name and name not in absent:
+            absent[name] = entry.missing() or ""
+        times = "".join(f"{_duration(entry.minutes[profile]):>8}" for profile in ("quick", "paper"))
+        state = "missing" if name and absent[name] else "at hand"
+        print(f"  {entry.name:<21}{entry.title:<41}{times}  {state}")
+    for reason in filter(None, absent.values()):
+        print(f"  {reason}")
+    for title, known in (("Profiles", PROFILES), ("Methods", METHODS)):
+        print(title)
+        for name, text in known.items():
+            print(f"  {name:<12}{text}")
+
+
+def _duration(minutes: float) -> str:
+    """Rough minutes, hours or days, for example `3 min`."""
+    for unit, size in (("d", 24 * 60), ("h", 60)):
+        if minutes >= 2 * size:
+            return f"{minutes / size:.0f} {unit}"
+    return f"{minutes:g} min"
+
+
+def _run(options: argparse.Namespace) -> None:
+    from evomal_paper.runs.tables import load_or_run
+
+    methods, seeds = _methods_and_seeds(options)
+    results = load_or_run(
+        options.experiment,
+        options.profile,
+        methods=methods,
+        seeds=seeds,
+        device=options.device,
+        results_dir=options.results_dir,
+        jobs=_jobs(options.jobs),
+        progress=not options.quiet,
+    )
+    print(results.summary().to_string(index=False, float_format="{:.4g}".format))
+
+
+def _methods_and_seeds(options: argparse.Namespace) -> tuple[list[str] | None, list[int] | None]:
+    """The methods and seeds named, None for each that is not."""
+    from evomal_paper.experiments.catalogue import check_methods
+
+    methods = None if options.method == "all" else check_methods(options.method.split(","))
+    return methods, None if options.seeds is None else parse_seeds(options.seeds)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from tempfile import TemporaryDirectory
+
+    from tqdm import tqdm
+
+    from evomal_paper.runs.verify import chosen_runs, verify
+
+    methods, seeds = _methods_and_seeds(options)
+    runs = chosen_runs(options.experiment, options.profile, methods, seeds, options.results_dir)
+    different = 0
+    with TemporaryDirectory(prefix="evomal-") as temporary:
+        into = Path(options.into or temporary)
+        for run, difference in verify(runs, into, options.device, _jobs(options.jobs), not options.quiet):
+            tqdm.write(f"{run.folder}: {difference or 'the same'}")  # beside a bar, where there is one
+            different += bool(difference)
+    print(f"{len(runs) - different} of {len(runs)} runs are the same, bit by bit")
+    return 1 if different else 0
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    from evomal_paper.reproduce import reproduce
+
+    reproduce(
+        options.experiments,
+        profile=options.profile,
+        device=options.device,
+        results_dir=Path(options.results_dir),
+        jobs=_jobs(options.jobs),
+    )
+
+
+def _report(options: argparse.Namespace) -> None:
+    from evomal_paper.comparison.report import write_report
+
+    print(f"{options.output}: {write_report(options.results_dir, options.output)} runs")
+
+
+def _show(options: argparse.Namespace) -> None:
+    from evomal_core.library import describe, load_loss
+
+    loss = load_loss(options.loss)
+    try:
+        match options.format:
+            case "latex":
+                print(loss.latex())
+            case "python":
+                print(loss.python_source(), end="")
+            case "sympy":
+                print(loss.sympy())
+            case _:
+                print(f"{loss!r}\nkind     {loss.kind}\nweights  {loss.size}\nlatex    {loss.latex()}")
+                if not Path(options.loss).exists():
+                    print(describe(options.loss))
+    except TypeError as error:
+        raise ValueError(error) from None
+
+
+def _data(options: argparse.Namespace) -> None:
+    from evomal_core.checks import refuse_unknown
+    from evomal_paper.datasets.catalogue import DATASETS
+
+    if options.download and options.name is None:
+        raise ValueError("--download takes the name of a data set, as in `evomal data mnist --download`")
+    if options.name is not None:
+        refuse_unknown("data set", options.name, list(DATASETS))
+        if options.download:
+            DATASETS[options.name].load(download=True)
+    for name in DATASETS if options.name is None else [options.name]:
+        print(f"{name:<16}{DATASETS[name].state()}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""The papers' claims in words: one claim, one test, one verdict; and one for each profile that was run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pandas as pd
+
+from evomal_paper.comparison import claims_gecco, claims_tpami
+from evomal_paper.comparison.evidence import Evidence
+from evomal_paper.comparison.findings import ABSENT, Claim, Finding
+from evomal_paper.comparison.verdicts import NOT_RUN, is_counted, strength
+
+CLAIMS: tuple[Claim, ...] = (*claims_gecco.CLAIMS, *claims_tpami.CLAIMS)
+
+CLAIM_RULE = """\
+- A claim has a rule of its own, and is judged by it on the experiments that it is about, each under one profile:
+  the fairest, but several seeds come before a single one, and then all runs that the rule asks for before some.
+  The first row of a claim names these profiles, and is the one that is counted. The rows below judge the claim
+  under one profile alone.
+- It is *reproduced* only if all its experiments were run, with all that the rule asks for; on some of them it is
+  *direction reproduced* at most.
+- It is *not reproduced* where a single seed stands behind any comparison, since that decides nothing. So an
+  experiment with such a comparison is left out of the first row if there are others without; the finding names it.
+- It is *not run* without a run of any of its experiments. What others show, its stand-ins, is said then, and
+  decides nothing."""
+
+COLUMNS = ["claim", "paper", "section", "text", "rule", "profile", "verdict", "finding", "covered", "headline"]
+
+
+def judge_claims(evidence: Evidence) -> pd.DataFrame:
+    """Every claim with its verdict: a row for all its experiments, and one per profile with runs that bear on it.
+
+    The first row is marked `headline`: the one that is counted (CLAIM_RULE). It rests on each experiment under the
+    profile that `fairest` chooses, named in the column `profile`. A claim without any run of a profile that counts
+    begins with a row "not run"; so does one that only stand-ins were run for. `covered` is the share of the
+    claim's experiments that were run whole.
+
+    Args:
+        evidence: as `evidence.gather` returns it.
+    """
+    rows = []
+    for claim in CLAIMS:
+        findings = {name: claim.found(evidence.at(name).of_paper(claim.paper)) for name in evidence.profiles}
+        told = {name: finding for name, finding in findings.items() if finding.text}
+        order = sorted(told, key=lambda name: (not is_counted(name), told[name].verdict == NOT_RUN))
+        found = {name: told[name] for name in order}
+        if chosen := fairest(claim, told):
+            whole = claim.found(evidence.of(chosen).of_paper(claim.paper))
+            first = next(iter(chosen.values()))
+            name = first if told[first] == whole else _named(chosen)
+            found.pop(name, None)  # said once, with what was left out
+            found = {name: replace(whole, text=whole.text + _left_out(claim, chosen, told))} | found
+        elif not any(map(is_counted, found)):
+            found = {"": ABSENT} | found
+        stated = {
+            "claim": claim.name,
+            "paper": claim.paper,
+            "section": claim.section,
+            "text": claim.text,
+            "rule": claim.rule,
+        }
+        for number, (profile, finding) in enumerate(found.items()):
+            outcome = {"profile": profile, "verdict": finding.verdict, "finding": finding.text}
+            covered = len(finding.covered) / len(claim.experiments)
+            rows.append(stated | outcome | {"covered": covered, "headline": number == 0})
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def fairest(claim: Claim, findings: Mapping[str, Finding]) -> dict[str, str]:
+    """The profile that each experiment of a claim is judged by; without those that were not run.
+
+    It is the fairest one that counts of those with several seeds behind every comparison; of these, of those with
+    all runs that the rule asks for, or else with some. An experiment without such a profile is left out, unless
+    none has one: single seeds decide nothing.
+
+    Args:
+        claim: whose experiments they are.
+        findings: those of the claim under each profile, the fairest first.
+    """
+    counted = {profile: finding for profile, finding in findings.items() if is_counted(profile)}
+    best = {}
+    for name in claim.experiments:
+        tested = [profile for profile, finding in counted.items() if name in finding.seeds]
+        if tested:
+            best[name] = min(tested, key=lambda at: (counted[at].seeds[name] < 2, name not in counted[at].covered))
+    several = {name: profile for name, profile in best.items() if counted[profile].seeds[name] > 1}
+    return several or best
+
+
+def _left_out(claim: Claim, chosen: Mapping[str, str], findings: Mapping[str, Finding]) -> str:
+    """A sentence, after a blank, on the experiments of a claim that were run but not chosen."""
+    run = {name for profile, finding in findings.items() if is_counted(profile) for name in finding.seeds}
+    names = [name for name in claim.experiments if name in run - chosen.keys()]
+    return f" Left out, for a comparison of a single seed: {', '.join(names)}." if names else ""
+
+
+def _named(chosen: Mapping[str, str]) -> str:
+    """`paper (sine), quick (mnist, cifar10)`."""
+    names: dict[str, list[str]] = {}
+    for experiment in chosen:
+        names.setdefault(chosen[experiment], []).append(experiment)
+    return ", ".join(f"{profile} ({', '.join(names[profile])})" for profile in sorted(names, key=strength))

@@ -1,0 +1,224 @@
+"""All complete runs of a results folder as tidy tables: what cells and claims are judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from evomal_core.checks import refuse_unknown
+from evomal_paper.analysis.runtime import PHASES
+from evomal_paper.comparison.verdicts import strength
+from evomal_paper.experiments.catalogue import EXPERIMENTS, experiment
+from evomal_paper.experiments.profiles import PROFILES, changes_in
+from evomal_paper.published.tables import published
+from evomal_paper.runs.run import Run, complete_runs, leave_out
+from evomal_paper.runs.tables import KEYS, Results, load_readable, read_table
+
+ERRORS = [*KEYS, "group", "split", "error"]
+COLUMNS = {
+    "values": ["table", *KEYS, "group", "split", "value"],
+    "histories": [
+        *KEYS,
+        "generation",
+        "best_fitness",
+        "cached",
+        "optimised",
+        "skipped",
+        "rejected early",
+        "rejected",
+        "equivalent",
+        "evaluated",
+        "trained",
+    ],
+    "curves": [*KEYS, "group", "task", "step", "split", "error"],
+    "rates": [*ERRORS, "rate"],
+    "transfers": ["source", *ERRORS],
+    "landscapes": [*KEYS, "x", "measure", "height", "task", "diverged"],
+}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Tidy tables of all complete runs but those of `smoke`; each has the columns of KEYS.
+
+    Attributes:
+        values: every number of a run that has a place in a table of the papers: final errors, numbers of loss
+            weights, hours of meta-training; columns table, group, split and value (inf: diverged).
+        histories: one row a generation, as `Results.histories`.
+        curves: errors while a network is trained, as `Results.tests`.
+        rates: final errors where base learning rates were varied: column rate, the profile without that change.
+        transfers: final errors of networks trained with losses of another experiment, the source.
+        landscapes: heights around trained networks along one direction, as `landscapes.load_or_compute`.
+    """
+
+    values: pd.DataFrame
+    histories: pd.DataFrame
+    curves: pd.DataFrame
+    rates: pd.DataFrame
+    transfers: pd.DataFrame
+    landscapes: pd.DataFrame
+
+    @property
+    def profiles(self) -> list[str]:
+        """The profiles that were run, the fairest comparison with the papers first."""
+        names = {name for field in fields(self) for name in getattr(self, field.name)["profile"]}
+        return sorted(names, key=strength)
+
+    def at(self, profile: str) -> Evidence:
+        """What was measured under one profile."""
+        return self._where(lambda table: table["profile"] == profile)
+
+    def of(self, profiles: Mapping[str, str]) -> Evidence:
+        """What was measured of some experiments, each under the profile named for it."""
+        return self._where(lambda table: table["profile"] == table["experiment"].map(profiles))
+
+    def about(self, experiments: Iterable[str]) -> Evidence:
+        """What was measured of some experiments; a transfer belongs to its target."""
+        return self._where(lambda table: table["experiment"].isin([*experiments]))
+
+    def _where(self, kept: Callable[[pd.DataFrame], pd.Series]) -> Evidence:
+        tables = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: table[kept(table)] for name, table in tables.items()})
+
+    def of_paper(self, paper: str) -> Evidence:
+        """Without runs of experiments that a paper, "gecco23" or "tpami23", has no published numbers of.
+
+        Analyses beside the tables (rates, transfers, landscapes) are kept whatever network they were made with.
+        """
+        cells = published()
+        names = set(cells.loc[cells["paper"] == paper, "experiment"])
+        tables = {name: getattr(self, name) for name in ("values", "histories", "curves")}
+        return replace(self, **{name: table[table["experiment"].isin(names)] for name, table in tables.items()})
+
+
+def gather(results_dir: Path | str) -> Evidence:
+    """The evidence of a results folder; a folder without runs, or none at all, gives empty tables."""
+    return with_analyses(collect(by_profile(results_dir).values()), Path(results_dir))
+
+
+def by_profile(results_dir: Path | str) -> dict[tuple[str, str], Results]:
+    """The tables of each experiment and profile but `smoke`, without the runs that can't be read."""
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in complete_runs(results_dir):
+        if not run.profile.startswith("smoke"):
+            groups.setdefault((run.experiment, run.profile), []).append(run)
+    loaded = {key: load_readable(runs) for key, runs in groups.items()}
+    return {key: results for key, results in loaded.items() if results is not None}
+
+
+def with_analyses(found: Evidence, results_dir: Path) -> Evidence:
+    """Evidence of runs with the transfers and landscapes that were measured beside them."""
+    transfers = _table("transfers", [*_transfers(results_dir / "transfer", found.values)])
+    lines = _pieces(results_dir / "landscapes", "line-[0-9]*", {"x", "measure", "height", "task", "diverged"})
+    landscapes = _table("landscapes", _one_grid([table for _, table in lines]))
+    values = _table("values", [found.values, _table_iv(transfers)])
+    return replace(found, values=values, transfers=transfers, landscapes=landscapes)
+
+
+def collect(results: Iterable[Results]) -> Evidence:
+    """The evidence of loaded results, one for each experiment and profile."""
+    tables: dict[str, list[pd.DataFrame]] = {name: [] for name in COLUMNS}
+    stated: list[pd.DataFrame] = []
+    for loaded in results:
+        name, profile = (str(loaded.runs[key].iloc[0]) for key in ("experiment", "profile"))
+        base, rate = varied_rate(profile)
+        if rate is not None:
+            tables["rates"].append(_final(loaded).assign(profile=base, rate=rate))
+            continue
+        stated.append(_final(loaded).assign(rate=experiment(name).profile(profile).search.base.lr))
+        tables["values"] += list(_values(loaded, EXPERIMENTS[name].table))
+        tables["histories"].append(loaded.histories)
+        tables["curves"].append(loaded.tests)
+    varied = {tuple(table[["experiment", "profile"]].iloc[0]) for table in tables["rates"]}
+    tables["rates"] += [table for table in stated if tuple(table[["experiment", "profile"]].iloc[0]) in varied]
+    return Evidence(**{name: _table(name, parts) for name, parts in tables.items()})
+
+
+def varied_rate(profile: str) -> tuple[str, float | None]:
+    """A profile without a change of the base learning rate, and that rate; None if that is not what it changes."""
+    base, _, changes = profile.partition("@")
+    kept = [change for change in changes_in(changes) if change and not change.startswith("base.lr=")]
+    rates = [change for change in changes_in(changes) if change.startswith("base.lr=")]
+    if not rates or set(kept) - {"split=leaking"}:
+        return profile, None
+    return "@".join([base, *kept]), float(rates[0].partition("=")[2])
+
+
+def _final(results: Results) -> pd.DataFrame:
+    # A diverged training may have been written as NaN; it is never to be averaged away.
+    return results.final().fillna({"error": np.inf}).astype({"method": str})
+
+
+def _values(results: Results, table: str) -> Iterator[pd.DataFrame]:
+    runs = results.runs
+    yield _final(results).rename(columns={"error": "value"}).assign(table=table)
+    whole = runs[KEYS].assign(group="", split="")
+    if table == "2":
+        yield whole.assign(table="3", value=runs["parameters"].astype(float))[runs["parameters"] > 0]
+    else:
+        phases = [f"seconds {phase}" for phase in PHASES]
+        hours = runs[[name for name in phases if name in runs]].sum(axis=1) / 3600
+        yield whole.assign(table="V", value=hours)
+
+
+def _pieces(folder: Path, name: str, columns: set[str]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Finished tables `<first>/<profile>/<method>/seed-<k>/<name>.csv` of a folder, each with its first part."""
+    for path in sorted(folder.glob(f"*/*/*/seed-*/{name}.csv")):
+        first, profile, method, seed = path.parent.relative_to(folder).parts
+        if path.with_suffix(".json").exists() and not profile.startswith("smoke"):
+            keys = {"experiment": first, "profile": profile, "method": method}
+            try:
+                refuse_unknown("profile", profile.partition("@")[0], list(PROFILES))
+                table = read_table(path, columns).assign(**keys, seed=int(seed.removeprefix("seed-")))
+            except (OSError, ValueError) as error:
+                leave_out(path, error)
+            else:
+                yield first, table.assign(piece=path.stem)
+
+
+def _one_grid(lines: list[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Landscapes of one grid for each experiment and profile: that of most runs; of equals, the finest."""
+    if not lines:
+        return []
+    whole = pd.concat(lines, ignore_index=True)
+    place = ["experiment", "profile", "piece"]
+    grids = whole.drop_duplicates([*KEYS, "piece"]).groupby(place, sort=False).size().reset_index(name="runs")
+    grids["points"] = grids["piece"].str.rpartition("-")[2].astype(int)
+    chosen = grids.sort_values(["runs", "points"]).groupby(["experiment", "profile"]).tail(1)
+    return [whole.merge(chosen[place], on=place)]
+
+
+def _transfers(folder: Path, values: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Final errors of transfers, with those of the target's own baseline at the same profile."""
+    baselines: set[tuple[str, str]] = set()
+    for name, piece in _pieces(folder, "test", {"group", "task", "step", "split", "error"}):
+        source, _, target = name.partition("-to-")
+        last = piece[piece["step"] == piece["step"].max()].assign(experiment=target, source=source)
+        keys = [column for column in COLUMNS["transfers"] if column != "error"]
+        yield last.groupby(keys, sort=False)["error"].mean().reset_index().fillna({"error": np.inf})
+        profile = str(piece["profile"].iloc[0])
+        if (name, profile) not in baselines:
+            baselines.add((name, profile))
+            own = values.query(
+                "experiment == @target and profile == @profile and method == 'baseline' and group != ''"
+            )
+            yield own.rename(columns={"value": "error"}).assign(source=source)
+
+
+def _table_iv(transfers: pd.DataFrame) -> pd.DataFrame:
+    """Transfers that TPAMI Table IV has: from CIFAR-10 to CIFAR-100 with the same model."""
+    both = zip(transfers["source"], transfers["experiment"], strict=True)
+    chosen = transfers.loc[[source.replace("cifar10-", "cifar100-") == target for source, target in both]]
+    return chosen.rename(columns={"error": "value"}).assign(table="IV")[COLUMNS["values"]]
+
+
+def _table(name: str, parts: list[pd.DataFrame]) -> pd.DataFrame:
+    parts = [part.astype({"method": str}) for part in parts if len(part)]  # an empty one has no types
+    if not parts:
+        return pd.DataFrame(columns=COLUMNS[name])
+    whole = pd.concat(parts, ignore_index=True)
+    return whole.reindex(columns=COLUMNS[name])

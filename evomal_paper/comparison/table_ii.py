@@ -1,0 +1,131 @@
+"""TPAMI Table II row by row: which rows are run, and what was measured beside what is published."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from evomal_core.checks import refuse_unknown
+from evomal_core.search import METHODS
+from evomal_paper.comparison.tables import in_words
+from evomal_paper.comparison.verdicts import UNPUBLISHED, compare, orderings
+from evomal_paper.datasets.catalogue import DataSet
+from evomal_paper.experiments.catalogue import EXPERIMENTS
+from evomal_paper.experiments.profiles import Experiment, protocol
+from evomal_paper.published.tables import LABELS, published
+from evomal_paper.sentences import mean_and_sd, sentences
+from evomal_paper.statistics import against
+
+ROWS: dict[str, Experiment] = {name: each for name, each in EXPERIMENTS.items() if each.table == "II"}
+"""The stand-ins on digits, the thirteen rows in the table's order, and the other targets of Table IV."""
+MINUTES = 20
+"""Rows whose `quick` profile takes longer on two cores are run only if they are named."""
+
+
+def check_rows(values: Sequence[str]) -> list[str]:
+    """The rows named, or if there are none those that take minutes and whose data is at hand.
+
+    Raises:
+        ValueError: a row is unknown, named twice, or its data is not at hand.
+    """
+    if not values:
+        return [name for name, row in ROWS.items() if row.minutes["quick"] <= MINUTES and not row.missing()]
+    for value in values:
+        refuse_unknown("row", value, list(ROWS))
+        if missing := ROWS[value].missing():
+            raise ValueError(missing)
+    if len(set(values)) < len(values):
+        raise ValueError("a row is named more than once")
+    return list(values)
+
+
+def table_ii(final: pd.DataFrame) -> pd.DataFrame:
+    """Table II: published and measured held-out error of each row, mean ± standard deviation (seeds).
+
+    All rows of the table are there, and others that were run.
+
+    Args:
+        final: `Results.final` of rows under one profile.
+    """
+    measured = _cells(compare(final[final["split"] == "test"], "II"))
+    theirs = _cells(published("II"))
+    lines: dict[tuple[str, str], dict[str, str]] = {}
+    for name in ROWS:
+        if name in theirs:
+            lines[name, "published"] = theirs[name]
+        if name in measured:
+            lines[name, "measured"] = measured[name]
+    index = pd.MultiIndex.from_tuples(list(lines), names=["row", "error"])
+    table = pd.DataFrame(list(lines.values()), index=index).fillna("–")
+    return table[[method for method in METHODS if method in table]].rename(columns=LABELS)
+
+
+def _cells(table: pd.DataFrame) -> dict[str, dict[str, str]]:
+    """Printed cells of each experiment by method."""
+    found: dict[str, dict[str, str]] = {}
+    for cell in table.to_dict("records"):
+        numbers = (cell["mean"], cell["sd"], cell["n"], cell.get("diverged", 0))
+        found.setdefault(cell["experiment"], {})[cell["method"]] = mean_and_sd(*numbers)
+    return found
+
+
+def not_run(rows: Sequence[str], profile: str) -> pd.DataFrame:
+    """The rows of the table that are not run: why not, rough time on two cores, and the commands that run them."""
+    base = profile.partition("@")[0]
+    absent: dict[DataSet | None, bool] = {}  # each data set is read once
+    table = []
+    transferred = {name for name in ROWS if "Table IV" in ROWS[name].source}
+    for name in [name for name in ROWS if name not in transferred and name not in rows]:
+        row = ROWS[name]
+        if row.dataset not in absent:
+            absent[row.dataset] = row.missing() is not None
+        need = row.dataset is not None and absent[row.dataset]
+        table.append(
+            {
+                "row": name,
+                "why": "its data is not at hand" if need else "not named in rows",
+                "minutes on two cores": f"{row.minutes[base]:,}",
+                "how": (f"evomal data {row.dataset.name} --download; " if need and row.dataset else "")
+                + f"evomal run {name} --profile {profile}",
+            }
+        )
+    return pd.DataFrame(table, columns=["row", "why", "minutes on two cores", "how"])
+
+
+def words(final: pd.DataFrame, profile: str) -> str:
+    """What agrees with Table II and what does not, as Markdown; other rows are compared with their own baseline.
+
+    Args:
+        final: `Results.final` of rows under one profile.
+        profile: that profile.
+    """
+    tests = final[final["split"] == "test"]
+    comparison = compare(tests, "II")
+    theirs = comparison[comparison["verdict"] != UNPUBLISHED]
+    said = in_words(theirs, orderings(tests, "II"), profile) if len(theirs) else ""
+    rows = published("II")["experiment"]
+    others = tests[~tests["experiment"].isin(rows)]
+    if len(others):
+        said += _unpublished(others, profile)
+    return said + f"\n{len(set(theirs['experiment']))} of the table's {rows.nunique()} rows were run.\n"
+
+
+def _unpublished(tests: pd.DataFrame, profile: str) -> str:
+    seeds = sorted(set(tests.groupby(["experiment", "method"], observed=True)["seed"].nunique()))
+    lines = [
+        f"\nThe table has no numbers of the following. Profile `{profile}`, "
+        f"n = {' to '.join(map(str, dict.fromkeys([seeds[0], seeds[-1]])))}.{protocol(profile)} "
+        "Held-out error rates against the baseline's, seed by seed, with the 95 % t interval of the mean "
+        "difference:"
+    ]
+    verdicts = {
+        "lower": "Below the baseline",
+        "higher": "Above the baseline",
+        "undecided": "Not to be told from the baseline",
+        "not judged": "Not judged",
+    }
+    compared = against(tests, "error", ["experiment"])
+    for name, part in compared.groupby("experiment", sort=False):
+        lines += [f"\n**{name}**\n", *sentences(part, verdicts)]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,380 @@
+"""Published cells beside measured ones, and the verdict on each, by one stated rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from evomal_core.search import METHODS
+from evomal_paper.experiments.catalogue import experiment
+from evomal_paper.published.tables import COMPARED, published
+from evomal_paper.statistics import (
+    LEVEL,
+    bootstrap_difference,
+    holm,
+    paired_differences,
+    rank_biserial,
+    smallest_p,
+    summary,
+    wilcoxon_p,
+)
+
+REPRODUCED, DIRECTION, NOT, NOT_RUN = "reproduced", "direction reproduced", "not reproduced", "not run"
+FITTED = "by construction"
+VERDICTS = (REPRODUCED, FITTED, DIRECTION, NOT, NOT_RUN)
+UNPUBLISHED = "not published"
+
+ONE_RUN, TOO_WIDE = "one run has no interval", "interval too wide to agree"
+"""Why two means are not said to agree though nothing contradicts it."""
+
+AGREEMENT = 0.05
+"""How far apart two means may be, as a share of the published one, to agree whatever the interval says."""
+TOLERANCE = 0.5
+"""How wide the interval of a difference may be, to each side, as a share of the published mean; two seeds would
+agree with anything otherwise."""
+
+RULE = f"""\
+- *Reproduced*: no run diverged, and the 95 % bootstrap interval of (measured mean − published mean) contains 0, or
+  the two means differ by at most {AGREEMENT:.0%} of the published one. Half the width of that interval is at most
+  {TOLERANCE:.0%} of the published mean: wider ones would agree with nearly anything.
+- *By construction*: as reproduced, but it could hardly come out otherwise: a baseline's error that chose the base
+  settings of its profile, or the number of weights of ML³'s network. It confirms nothing.
+- *Direction reproduced*: not that, but the method's measured mean stands to the mean of every other measured
+  method of the same place as published: below those it was below, above those it was above. Only published orders
+  count that chance does not explain (means further apart than 1.96 standard errors of their difference), and at
+  least one must. A method with a diverged run has no finite mean and stands above those without. Methods with a
+  single run decide no order.
+- *Not reproduced*: none of these; also where the runs are too few to tell, as one alone always is.
+- *Not run*: there is no complete run of that cell.
+
+A cell is compared under each profile that it was run with, and counted under the fairest of them: `paper`, the
+protocol as stated; then `calibrated`, with base settings that suit the baseline; then `narrow`, tabular data with
+networks a tenth as wide; then `quick`, with fewer and smaller searches, shorter trainings and, on most data sets,
+fewer rows or a smaller network. Of tabular data each counts first with the split of the authors' code
+(`@split=leaking`), which the published numbers most probably come from. Profiles with another setting varied are
+shown, but never counted. In-sample errors are those on the tasks that a loss was learned on, out-of-sample errors
+those on other tasks of the same data.
+
+The published side is known by mean, standard deviation and n only, so it is resampled as a normal distribution,
+and the measured side from its seeds. Means and standard deviations are those of the finite runs, to be read with
+the count of the diverged ones."""
+
+PLACE = ["table", "experiment", "profile", "group", "split"]
+"""What the methods are compared within."""
+CELL = ["table", "experiment", "group", "method"]
+"""What identifies a published number."""
+
+
+_STRENGTH = ("paper", "calibrated", "narrow", "quick", "smoke")
+
+
+def strength(profile: str) -> tuple[bool, int, bool, str]:
+    """What profiles are sorted by, the fairest comparison with the papers first.
+
+    That is paper, calibrated, narrow, quick, smoke; each after its variant with the split of the authors' code,
+    where there is one; and other variants after all of these.
+    """
+    base, _, changes = profile.partition("@")
+    return not is_counted(profile), _STRENGTH.index(base), changes != "split=leaking", profile
+
+
+def is_counted(profile: str) -> bool:
+    """Whether a profile's verdicts count: those of a varied one don't, but for the split of the authors' code."""
+    return profile.partition("@")[2] in ("", "split=leaking")
+
+
+def compare(final: pd.DataFrame, table: str) -> pd.DataFrame:
+    """Published mean, standard deviation and n beside the measured ones, for each measured cell; see `beside`.
+
+    A table without groups (TPAMI's) is compared with the in-sample errors: the same data and model serve
+    meta-training and meta-testing there.
+
+    Args:
+        final: errors of finished runs, one row per run, group and split, as `Results.final` returns them.
+        table: one of `paper.TABLES`.
+    """
+    return beside(final.rename(columns={"error": "value"}).assign(table=table))
+
+
+def sizes(runs: pd.DataFrame) -> pd.DataFrame:
+    """GECCO Table 3 beside the measured numbers of trainable weights; one row per experiment and method.
+
+    Args:
+        runs: `Results.runs`; methods without weights are left out.
+    """
+    trained = runs[runs["parameters"] > 0].rename(columns={"parameters": "value"})
+    return beside(trained.assign(table="3", group="", split=""))
+
+
+def beside(values: pd.DataFrame) -> pd.DataFrame:
+    """Each measured cell beside the published one, with the interval of their difference and a verdict (RULE).
+
+    Args:
+        values: one row per run and number, with the columns table, experiment, profile, group, split, method,
+            seed and value; inf is a diverged run.
+
+    Returns:
+        A row per place and method: n (with the diverged), diverged, mean and sd of the finite, published mean, sd
+        and n, difference, low, high, verdict and why.
+    """
+    theirs = _published_cells()
+    rows: list[dict[str, Any]] = []
+    for keys, part in values.groupby(PLACE, observed=True, sort=False):
+        place = dict(zip(PLACE, keys, strict=True))
+        groups = part.astype({"method": str}).groupby("method")["value"]
+        measured = {
+            method: groups.get_group(method).to_numpy(float) for method in METHODS if method in groups.groups
+        }
+        cells = {
+            method: theirs.get((place["table"], place["experiment"], place["group"], method))
+            for method in measured
+        }
+        rows += [{**place, "method": method, **_cell(method, measured, cells, place)} for method in measured]
+    return pd.DataFrame(rows, columns=[*PLACE, "method", *_COLUMNS])
+
+
+_COLUMNS = ["n", "diverged", "mean", "sd", "published mean", "published sd", "published n"]
+_COLUMNS += ["difference", "low", "high", "verdict", "why"]
+
+Number = tuple[float, float, int]
+"""A published mean, standard deviation (NaN if none is printed) and n."""
+
+
+def _published_cells() -> dict[tuple[str, str, str, str], Number]:
+    return {
+        (row.table, row.experiment, row.group, row.method): (row.mean, row.sd, row.n)
+        for row in _by_group(published()).itertuples()
+    }
+
+
+def _by_group(cells: pd.DataFrame) -> pd.DataFrame:
+    """Published errors without a group belong to the in-sample ones."""
+    errors = cells["table"].map(COMPARED) != ("",)
+    return cells.assign(group=cells["group"].mask(errors & (cells["group"] == ""), "in-sample"))
+
+
+def _cell(
+    method: str, measured: Mapping[str, np.ndarray], cells: Mapping[str, Number | None], place: Mapping[str, str]
+) -> dict[str, Any]:
+    values = measured[method]
+    row: dict[str, Any] = summary(values)
+    cell = cells[method]
+    if cell is None:
+        return row | {"verdict": UNPUBLISHED, "why": ""}
+    row |= {
+        "published mean": cell[0],
+        "published sd": cell[1],
+        "published n": cell[2],
+        "difference": row["mean"] - cell[0],
+    }
+    finite = values[np.isfinite(values)]
+    row["low"], row["high"] = bootstrap_difference(finite, *cell, *place.values(), method)
+    if why := _agrees(row):
+        return row | {"verdict": FITTED if _is_fitted(method, place) else REPRODUCED, "why": why}
+    kept, broken = _orders(method, measured, cells)
+    if kept and not broken:
+        return row | {"verdict": DIRECTION, "why": f"{_sizes(row)}; {_listed(kept)} as published"}
+    order = f"published {_listed(broken)}, measured not" if broken else "no published order to go by"
+    return row | {"verdict": NOT, "why": f"{_sizes(row)}; {order}"}
+
+
+def _is_fitted(method: str, place: Mapping[str, str]) -> bool:
+    """Whether a cell was made to agree: ML³'s weights, or a GECCO baseline whose base settings or task it chose.
+
+    These were chosen by the baseline's published errors (the modules `calibration` and `quick_rate`): those of
+    `calibrated` by both, `quick`'s, where they aren't as stated, by the in-sample one.
+    """
+    if place["table"] == "3":
+        return method == "ml3"
+    if place["table"] != "2" or method != "baseline":
+        return False
+    profile = place["profile"].partition("@")[0]
+    if profile == "calibrated":
+        return True
+    profiles = (experiment(place["experiment"]).profile(name) for name in (profile, "paper"))
+    own, stated = (each.search.base.unrolled for each in profiles)
+    return place["group"] == "in-sample" and (own.lr, own.momentum) != (stated.lr, stated.momentum)
+
+
+def _agrees(row: Mapping[str, Any]) -> str:
+    """Why a measured mean agrees with the published one; empty if it does not, or if too little is known."""
+    if (
+        row["diverged"]
+        or np.isnan(row["low"])
+        or (row["high"] - row["low"]) / 2 > TOLERANCE * row["published mean"]
+    ):
+        return ""
+    if row["low"] <= 0 <= row["high"]:
+        return "the interval contains 0"
+    return f"means within {AGREEMENT:.0%}" if abs(row["difference"]) <= AGREEMENT * row["published mean"] else ""
+
+
+def _sizes(row: Mapping[str, Any]) -> str:
+    if row["diverged"]:
+        return f"{row['diverged']} of {row['n']} runs diverged"
+    if row["n"] < 2:
+        return ONE_RUN
+    contains = row["low"] <= 0 <= row["high"]
+    return TOO_WIDE if contains else f"measured {'higher' if row['low'] > 0 else 'lower'}"
+
+
+def _orders(
+    method: str, measured: Mapping[str, np.ndarray], cells: Mapping[str, Number | None]
+) -> tuple[list[str], list[str]]:
+    """The published orders of a method ("below baseline") that the measured means keep, and those they break.
+
+    A single run has no part in it.
+    """
+    mine = cells[method]
+    kept: list[str] = []
+    broken: list[str] = []
+    assert mine is not None
+    for other, cell in cells.items():
+        if other == method or cell is None or not decided(mine, cell):
+            continue
+        if min(len(measured[method]), len(measured[other])) < 2:
+            continue
+        below = mine[0] < cell[0]
+        ours, theirs = measured[method].mean(), measured[other].mean()
+        (kept if (ours < theirs if below else ours > theirs) else broken).append(
+            f"{'below' if below else 'above'} {other}"
+        )
+    return kept, broken
+
+
+def decided(first: Number, second: Number) -> bool:
+    """Whether two published means are further apart than chance explains; without sd any difference is."""
+    error = np.sqrt(sum(0.0 if np.isnan(sd) else sd**2 / n for _, sd, n in (first, second)))
+    return abs(first[0] - second[0]) > 1.96 * error
+
+
+def _listed(orders: list[str]) -> str:
+    """`below baseline, random; above evomal`."""
+    sides = {side: [order.split()[1] for order in orders if order.startswith(side)] for side in ("below", "above")}
+    return "; ".join(f"{side} {', '.join(names)}" for side, names in sides.items() if names)
+
+
+def every_cell(values: pd.DataFrame) -> pd.DataFrame:
+    """All published cells with their verdicts: a row per cell, profile and part of the task that was measured.
+
+    Cells are sorted by table, experiment, group and method; within a cell the fairest profile comes first
+    (`strength`), and the part of the task that the table is compared with (`paper.COMPARED`) before others.
+    `headline` marks the first row of a cell: the one that is counted. Cells without a complete run of a profile
+    that counts (`is_counted`) begin with a row "not run".
+
+    Args:
+        values: as for `beside`.
+    """
+    judged = beside(values)
+    shown = [row.split in COMPARED[row.table] for row in judged.itertuples()]
+    judged = judged.loc[np.array(shown, bool)]
+    names = ["paper", "metric", "unit", "model", *CELL]
+    cells = _by_group(published()).rename(columns={name: f"published {name}" for name in ("mean", "sd", "n")})
+    cells = cells.sort_values(CELL, key=_first_seen, ignore_index=True)
+    judged = judged.drop(columns=["published mean", "published sd", "published n"])
+    counted = judged["profile"].map(is_counted).astype(bool)
+    places = cells.reset_index(names="place")
+    parts = [
+        places.merge(judged[counted], on=CELL, how="left"),
+        places.merge(judged[~counted], on=CELL),
+    ]
+    whole = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    whole = whole.assign(verdict=whole["verdict"].fillna(NOT_RUN), why=whole["why"].fillna(""))
+    whole[["profile", "split"]] = whole[["profile", "split"]].fillna("").astype(str)
+    whole["beside"] = [row.split != COMPARED[row.table][0] for row in whole.itertuples()]
+    rank = {profile: number for number, profile in enumerate(sorted(set(whole["profile"]) - {""}, key=strength))}
+    whole["rank"] = whole["profile"].map(rank | {"": -1})
+    whole = whole.sort_values(["place", "rank", "beside"], ignore_index=True)
+    whole["headline"] = ~whole.duplicated("place")
+    whole[["n", "diverged"]] = whole[["n", "diverged"]].fillna(0).astype(int)
+    return whole[[*names, "profile", "split", *_COLUMNS, "headline"]]
+
+
+def _first_seen(column: pd.Series) -> pd.Series:
+    """What a column is sorted by: methods in their one order, all else as the papers name it first."""
+    order = list(METHODS) if column.name == "method" else list(dict.fromkeys(column))
+    return column.map(order.index)
+
+
+def counts(cells: pd.DataFrame, by: str = "table") -> pd.DataFrame:
+    """How many published cells have which verdict, by the headline row of each; with a row of all.
+
+    Args:
+        cells: the table of `every_cell`.
+        by: the column whose values are the rows.
+    """
+    headline = cells[cells["headline"]]
+    table = pd.crosstab(headline[by], headline["verdict"]).reindex(columns=list(VERDICTS), fill_value=0)
+    table = table.reindex(dict.fromkeys(headline[by]))
+    table.loc["all"] = table.sum()
+    return table.assign(cells=table.sum(axis=1)).rename_axis(columns=None)
+
+
+def undecided(cells: pd.DataFrame) -> pd.Series:
+    """Which cells are not reproduced for want of evidence: of one run, or with an interval too wide to agree."""
+    return (cells["verdict"] == NOT) & cells["why"].str.startswith((ONE_RUN, TOO_WIDE))
+
+
+def orderings(final: pd.DataFrame, table: str, method: str = "evomal") -> pd.DataFrame:
+    """Whether a method is better or worse than each other one, as published and as measured, seed by seed.
+
+    Runs of the same seed start alike, so their errors are paired: Wilcoxon's signed-rank test, exact and
+    two-sided, corrected by Holm's method for all comparisons of one experiment, profile and part of the
+    task. A diverged run ranks above every finite one.
+
+    Columns: the place, method, other, published difference, n (seeds of both), wins (seeds at which the method's
+    error is smaller), difference (mean of the method's error − the other's; NaN with a diverged run), effect
+    (matched-pairs rank-biserial correlation, −1 if the method is better at every seed), p, corrected, and verdict:
+    "confirmed" or "contradicted" at 5 %, "undecided" above, or "not testable" where no corrected p of so few seeds
+    is smaller: none is below the column least.
+
+    Args:
+        final: errors of finished runs, as `Results.final` returns them.
+        table: one of `paper.TABLES`.
+        method: the method that is compared with all others.
+    """
+    rows = []
+    theirs = _published_cells()
+    place_of = [name for name in PLACE if name != "table"]
+    for keys, part in final.groupby(place_of, observed=True, sort=False):
+        place = dict(zip(place_of, keys, strict=True))
+        errors = part.astype({"method": str}).pivot(index="seed", columns="method", values="error")
+        for other in [name for name in METHODS if name in errors and name != method and method in errors]:
+            cells = [theirs.get((table, place["experiment"], place["group"], name)) for name in (method, other)]
+            if cells[0] is None or cells[1] is None:
+                continue
+            both = errors[[method, other]].dropna()
+            row = {"table": table, **place, "method": method, "other": other}
+            row["published difference"] = cells[0][0] - cells[1][0]
+            rows.append(row | paired(both[method].to_numpy(), both[other].to_numpy()))
+    columns = ["table", *place_of, "method", "other", "published difference", *PAIRED]
+    found = pd.DataFrame(rows, columns=columns)
+    families = found.groupby(["experiment", "profile", "split"])["p"]
+    found["corrected"] = families.transform(lambda p: holm(p.to_numpy(float)))
+    found["least"] = (families.transform("size") * found["n"].map(smallest_p)).clip(upper=1.0)
+    found["verdict"] = [_ordered(row) for row in found.to_dict("records")]
+    return found
+
+
+PAIRED = ["n", "wins", "difference", "effect", "p"]
+
+
+def paired(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
+    """The paired comparison of two methods over the same seeds: n, wins, difference, effect and p."""
+    differences = paired_differences(ours, theirs)
+    return {
+        "n": len(differences),
+        "wins": int((differences < 0).sum()),
+        "difference": float(differences.mean()) if np.isfinite([ours, theirs]).all() and len(ours) else np.nan,
+        "effect": rank_biserial(differences),
+        "p": wilcoxon_p(differences),
+    }
+
+
+def _ordered(row: Mapping[str, Any]) -> str:
+    if row["corrected"] < LEVEL:
+        return "confirmed" if row["effect"] * row["published difference"] > 0 else "contradicted"
+    return "not testable" if row["least"] >= LEVEL else "undecided"

@@ -1,0 +1,207 @@
+"""Profiles and problems: what an experiment is made of; one run is (experiment, profile, method, seed)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from evomal_core.checks import refuse_unknown
+from evomal_core.config import SGD, Config, Count, Positive, SearchConfig
+from evomal_core.files import read_json
+from evomal_core.learners import ModelFactory
+from evomal_core.tasks import Task
+from evomal_paper.datasets.catalogue import DataSet
+
+PROFILES = {
+    "smoke": "seconds, for tests: everything runs, nothing is learned",
+    "quick": "minutes: smaller searches, networks and data, shorter trainings and fewer seeds",
+    "narrow": "tabular data as in paper or calibrated, with hidden layers a tenth as wide",
+    "paper": "every hyper-parameter as published",
+    "calibrated": "as paper, with base settings that match the baseline's published error, or that train at all",
+}
+"""Any of them can be varied: `quick@meta_optimizer=adam,base.lr=0.003` is the profile `quick` with two settings
+changed, see `Profile.changed`."""
+
+
+def protocol(profile: str) -> str:
+    """What a reader must know of a profile before comparing, as a sentence after a blank; "" for the paper's."""
+    base, _, changes = profile.partition("@")
+    said = {
+        "paper": "",
+        "calibrated": " Its base settings are not the stated ones: on GECCO's tasks they, and the task that "
+        "losses are learned on, were chosen by the baseline's published errors; on California Housing the "
+        "learning rate is the nearest that trains.",
+        "narrow": " Its networks are a tenth as wide as the paper's; on California Housing its learning rate is "
+        "the nearest that trains.",
+        "quick": " It is smaller than the paper's, on some data sets with another base learning rate (on CIFAR-10 "
+        "and Surname chosen by the baseline's published error): a difference can come from that alone.",
+    }.get(base, " It is smaller than the paper's: a difference can come from that alone.")
+    return said + (f" It differs from `{base}` in {changes}." if changes else "")
+
+
+class Profile(Config):
+    """The sizes of an experiment: its search, its final training, and how many seeds."""
+
+    search: SearchConfig
+    test_steps: Positive
+    """Gradient steps of meta-testing."""
+    seeds: Positive
+    hidden: tuple[Positive, ...] = ()
+    """Widths of the base network's hidden layers, where the experiment leaves them open."""
+    split: Literal["disjoint", "leaking"] = "disjoint"
+    """How tabular data are split: 60:20:20, or as in the authors' code, with training rows among the test rows."""
+    draw: Count = 0
+    """Which random order of the rows tabular data are split in; the same for all seeds."""
+    learn_on: Count = 0
+    """Which of the experiment's tasks a loss is learned on, where it has several; the others are test tasks."""
+    test_milestones: tuple[Positive, ...] = ()
+    """Steps of meta-testing after which the base learning rate is multiplied by 0.1."""
+    images: Count = 0
+    """How many training images are used, those of the validation part among them; 0: all."""
+    test_images: Count = 0
+    """How many test images are used; 0: all."""
+    points: Positive = 50
+    """At how many steps of meta-testing errors are measured, about."""
+
+    def changed(self, text: str) -> Profile:
+        """The profile with settings changed by a text such as `meta_optimizer=adam,base.lr=0.003`.
+
+        A setting is a field of the profile, of its search, or of the search's `base`; lists are written [40,40].
+
+        Raises:
+            ValueError: a setting is unknown, its value does not fit, or the text is not of this form.
+        """
+        profile, known = self, set()
+        for part in changes_in(text):
+            name, equals, value = part.partition("=")
+            name = name.removeprefix("search.")
+            if not equals or not name or not value:
+                raise ValueError(f"changes of a profile are written name=value,name=value, got {part!r}")
+            if name in known:
+                raise ValueError(f"{name} is changed twice in {text!r}")
+            if name == "seeds":
+                raise ValueError("seeds are no part of a profile's name: use --seeds or the parameter seeds")
+            if (wanted := _text(_value(value))) != value:  # one configuration has one name, and one folder
+                raise ValueError(f"write {name}={wanted}, got {part!r}")
+            known.add(name)
+            profile = profile._with(name, _value(value))
+        return profile
+
+    def _with(self, name: str, value: Any) -> Profile:
+        search = self.search
+        if name in Profile.model_fields and name != "search":
+            return self.replace(**{name: value})
+        if name.startswith("base."):
+            base = search.base.replace(**{name.removeprefix("base."): value})
+            return self.replace(search=search.replace(base=base))
+        if name in SGD.model_fields:
+            raise ValueError(f"{name} is a setting of the base optimiser: write base.{name}={_text(value)}")
+        return self.replace(search=search.replace(**{name: value}))
+
+    def recorded_steps(self) -> range:
+        """The meta-testing steps at which errors are measured: about `points` of them, from 0."""
+        return range(0, self.test_steps + 1, max(1, self.test_steps // self.points))
+
+
+def changes_in(text: str) -> list[str]:
+    """The single changes of a text such as `hidden=[40,40],base.lr=0.003`: a list has commas of its own."""
+    return re.split(r",(?![^\[]*\])", text)
+
+
+SOME = ("hidden", "split", "draw", "learn_on", "images", "test_images")
+"""Settings of profiles that only some experiments have."""
+
+CALIBRATED = Path(__file__).parents[1] / "published" / "calibrated.json"
+"""Settings under which the baseline meets its published errors, as the module `calibration` found them."""
+
+
+def calibrated(name: str, paper: Profile) -> dict[str, Profile]:
+    """The profile `calibrated` of an experiment, made from its profile `paper`; none if nothing was found yet."""
+    found = read_json(CALIBRATED).get(name) if CALIBRATED.exists() else None
+    if found is None:
+        return {}
+    base = paper.search.base.replace(lr=found["lr"], momentum=found["momentum"])
+    return {"calibrated": paper.replace(search=paper.search.replace(base=base), learn_on=found["learn_on"])}
+
+
+def _value(text: str) -> Any:
+    """A number, true, false, or a word."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _text(value: Any) -> str:
+    """The one way in which a value is written in a profile's name."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a run works on: tasks to learn a loss from, new tasks to test it on, and the base network.
+
+    Meta-training tasks are tested as "in-sample", test tasks as "out-of-sample".
+    """
+
+    train: list[Task]
+    test: list[Task]
+    model: ModelFactory
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment of the papers."""
+
+    name: str
+    title: str
+    source: str
+    table: str
+    """The papers' table of its final errors, a key of `paper.TABLES`."""
+    notebook: str
+    profiles: dict[str, Profile]
+    minutes: dict[str, float]
+    """Rough minutes of all methods and seeds on two cores; those of tabular `paper` profiles are guesses."""
+    problem: Callable[[Profile, int], Problem]
+    dataset: DataSet | None = None
+    settings: tuple[str, ...] = ()
+    """Which of SOME the experiment's problem depends on."""
+
+    def profile(self, name: str) -> Profile:
+        """The profile of a name, with the changes that follow an `@` in it.
+
+        Raises:
+            ValueError: the experiment has no such profile, or it has no such setting.
+        """
+        base, at, changes = name.partition("@")
+        if base in PROFILES and base not in self.profiles:
+            raise ValueError(f"{self.name} has no profile {base!r}; it has {', '.join(self.profiles)}")
+        refuse_unknown("profile", base, list(self.profiles))
+        if not at:
+            return self.profiles[base]
+        changed = self.profiles[base].changed(changes)
+        for setting in SOME:
+            same = getattr(changed, setting) == getattr(self.profiles[base], setting)
+            if not same and setting not in self.settings:
+                raise ValueError(
+                    f"{self.name} has no setting {setting}; the profile {name!r} would measure nothing new"
+                )
+        return changed
+
+    def missing(self) -> str | None:
+        """Why the experiment can't run here, or None if its data is at hand."""
+        if self.dataset is None:
+            return None
+        try:
+            self.dataset.load()
+        except (FileNotFoundError, ValueError) as error:
+            return str(error)
+        return None
+
+
+TINY = {"population": 4, "generations": 2, "meta_steps": 2, "fitness_steps": 3, "initial_heights": (1, 2)}
+"""A search of seconds, for the profile `smoke`."""

@@ -1,0 +1,89 @@
+"""TPAMI'23's tabular regressions (section IV-B, Table III), and their two splits.
+
+The stated base learning rate, 0.01, makes training diverge on California Housing, whose features have extreme
+outliers. `python -m evomal_paper.base_settings.base_rate california` looks for the nearest rate that trains, with the
+task loss alone; it is what the profiles `quick`, `narrow` and `calibrated` of that data set use, while `paper`
+keeps the stated one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from evomal_core.config import SearchConfig
+from evomal_core.models import mlp
+from evomal_core.tasks import Task
+from evomal_paper.datasets.catalogue import DATASETS
+from evomal_paper.experiments.profiles import TINY, Experiment, Problem, Profile
+
+NEAREST_RATES = {"california": 0.002}
+"""Base learning rates of the data sets that the stated one does not train, as `base_rate` found them."""
+
+
+def tabular_task(name: str, split: str = "disjoint", draw: int = 0) -> Task:
+    """A data set's task, standardised on its training rows.
+
+    "disjoint" has 60 % training, 20 % validation and 20 % test rows. "leaking" is as in the authors' code, which
+    splits its test part of 40 % a second time, in halves, and trains and validates on these: test rows are the
+    training and the validation rows, 20 % of all each, and 60 % of the rows are never used.
+
+    One split serves all seeds: the published standard deviations (0.0065 on some 90 test rows) allow no other.
+    Which rows the authors drew is not known, and matters: `draw` numbers the random orders of the rows.
+    """
+    x, y = DATASETS[name].load()
+    make = partial(Task.from_arrays, x, y, "regression", name=name, seed=draw)
+    if split == "disjoint":
+        return make(split=(0.6, 0.2, 0.2))
+    task = make(split=(0.2, 0.2, 0.6))
+    assert task.validation is not None
+    inputs, labels = (torch.cat(parts) for parts in zip(task.train, task.validation, strict=True))
+    return replace(task, test=(inputs, labels))
+
+
+def tabular_problem(name: str, profile: Profile, seed: int) -> Problem:
+    """The one task of a data set, the same at every seed, and the multi-layer perceptron."""
+    task = tabular_task(name, profile.split, profile.draw)
+    return Problem([task], [], partial(mlp, task.features[0], list(profile.hidden), 1))
+
+
+def _tabular(name: str, title: str, minutes: dict[str, float]) -> Experiment:
+    search = SearchConfig()
+    paper = Profile(search=search, test_steps=10_000, seeds=5, hidden=(1000, 1000))
+    tiny = search.replace(**TINY, rejection_steps=20)
+    quick = search.replace(generations=10, meta_steps=100, fitness_steps=200, rejection_steps=300)
+    profiles = {
+        "smoke": Profile(search=tiny, test_steps=5, seeds=1, hidden=(8,)),
+        "quick": Profile(search=quick, test_steps=1000, seeds=3, hidden=(100, 100)),
+        "narrow": paper.replace(hidden=(100, 100)),
+        "paper": paper,
+    }
+    if name in NEAREST_RATES:
+        profiles |= {"calibrated": paper}
+        changed = f"base.lr={NEAREST_RATES[name]}"
+        profiles |= {key: profiles[key].changed(changed) for key in ("quick", "narrow", "calibrated")}
+    return Experiment(
+        name,
+        title,
+        "TPAMI'23 section IV-B, Table III",
+        "III",
+        "06_tabular",
+        profiles,
+        minutes,
+        partial(tabular_problem, name),
+        DATASETS[name],
+        ("hidden", "split", "draw"),
+    )
+
+
+TABULAR: tuple[Experiment, ...] = (
+    _tabular("diabetes", "Diabetes regression", {"smoke": 0.1, "quick": 2, "narrow": 15, "paper": 600}),
+    _tabular("boston", "Boston Housing regression", {"smoke": 0.1, "quick": 2, "narrow": 15, "paper": 600}),
+    _tabular(
+        "california",
+        "California Housing regression",
+        {"smoke": 0.1, "quick": 2, "narrow": 15, "paper": 600, "calibrated": 600},
+    ),
+)

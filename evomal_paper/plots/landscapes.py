@@ -1,0 +1,143 @@
+"""Figures of the analyses: landscapes, transfer and learning rates; see `plots` for the common style."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from evomal_paper.analysis.landscapes import per_seed
+from evomal_paper.experiments.catalogue import experiment
+from evomal_paper.plots.style import (
+    STYLES,
+    headline,
+    new_figure,
+    present,
+    styled,
+)
+from evomal_paper.published.tables import LABELS
+from evomal_paper.sentences import count_seeds
+
+HEIGHTS = {
+    "task": {"regression": "MSE", "binary": "cross-entropy (nats)", "multiclass": "cross-entropy (nats)"},
+    "own": dict.fromkeys(("regression", "binary", "multiclass"), "its own loss"),
+    "error": {"regression": "MSE", "binary": "error rate", "multiclass": "error rate"},
+}
+"""Names of a landscape's height by measure and kind of task."""
+
+
+def _legend(figure: Figure, axes: Axes, **options: object) -> None:
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right upper", **options)
+
+
+@styled
+def landscape_lines(lines: pd.DataFrame, kinds: dict[str, str], measure: str = "task") -> Figure:
+    """One-dimensional landscapes, one panel per experiment (TPAMI Figure 7).
+
+    A line is the mean over seeds, the band one standard error to each side. Seeds that diverged are counted in the
+    panel and left out. The top of a panel is where the baseline's mean or
+    EvoMAL's ends: other lines may leave it.
+
+    Args:
+        lines: the table of `landscapes.load_or_compute` with one dimension.
+        kinds: kind of task of each experiment.
+        measure: one of `landscapes.MEASURES`.
+    """
+    heights = per_seed(lines, measure)
+    names = list(dict.fromkeys(heights["experiment"]))
+    figure, grid = new_figure(4.4 * len(names) + 2.2, 3.4, 1, len(names))
+    for axes, name in zip(grid.flat, names, strict=True):
+        part = heights[heights["experiment"] == name]
+        tops, lost = [], []
+        for method in present(part):
+            mean, diverged = _draw_landscape(axes, method, part[part["method"] == method])
+            lost += [f"{LABELS[method]}: {diverged} diverged"] * (diverged > 0)
+            if method in ("baseline", "evomal") and np.isfinite(mean).all():
+                tops.append(float(mean.max()))
+        if tops:
+            low = min(0.0, axes.get_ylim()[0]) if measure == "own" else 0.0
+            axes.set_ylim(low, 1.15 * max(tops))
+        axes.annotate("\n".join(lost), (0.5, 0.97), xycoords="axes fraction", ha="center", va="top", fontsize=7.5)
+        axes.set_title(experiment(name).title, loc="left")
+        axes.set(xlabel="step along the direction (norms of the filters)")
+        axes.set_ylabel(f"training {HEIGHTS[measure][kinds[name]]}")
+    n = int(heights["seed"].nunique())
+    key = "line: mean over seeds, band: ± 1 standard error; lines may leave a panel"
+    headline(figure, f"Landscapes, profile {lines['profile'].iloc[0]}, n = {count_seeds(n)}", key)
+    _legend(figure, grid.flat[0])
+    return figure
+
+
+def _draw_landscape(axes: Axes, method: str, part: pd.DataFrame) -> tuple[np.ndarray, int]:
+    """The mean line that was drawn, and how many seeds diverged."""
+    curves = part.pivot(index="seed", columns="x", values="height")
+    kept = curves[np.isfinite(curves).all(axis=1)]
+    style, x = STYLES[method], curves.columns.to_numpy(float)
+    mean = kept.mean().to_numpy() if len(kept) else np.full(len(x), np.nan)
+    axes.plot(x, mean, color=style.color, linestyle=style.linestyle, linewidth=1.6, label=LABELS[method])
+    if len(kept) > 1:
+        error = kept.std(ddof=1).to_numpy() / np.sqrt(len(kept))
+        axes.fill_between(x, mean - error, mean + error, color=style.color, alpha=0.13, linewidth=0)
+    return mean, len(curves) - len(kept)
+
+
+@styled
+def landscape_surfaces(surfaces: pd.DataFrame, kinds: dict[str, str], measure: str = "task") -> Figure:
+    """Contours of two-dimensional landscapes, one row per experiment and one panel per method, of one seed.
+
+    All panels of a row share their levels, in equal ratios above the lowest height of the row. The cross is the
+    trained network, whose height the title says.
+
+    Args:
+        surfaces: the table of `landscapes.load_or_compute` with two dimensions, of one seed.
+        kinds: kind of task of each experiment.
+        measure: one of `landscapes.MEASURES`.
+    """
+    heights = per_seed(surfaces, measure)
+    names, methods = list(dict.fromkeys(heights["experiment"])), present(heights)
+    figure, grid = new_figure(
+        3.3 * len(methods) + 1.2, 3.1 * len(names) + 0.5, len(names), len(methods), sharex=True, sharey=True
+    )
+    for row, name in zip(grid, names, strict=True):
+        part = heights[heights["experiment"] == name]
+        levels = _levels(part["height"].to_numpy(float))
+        for axes, method in zip(row, methods, strict=True):
+            table = part[part["method"] == method].pivot(index="y", columns="x", values="height")
+            _draw_contours(axes, table, levels)
+            centre = f"{table.loc[0.0, 0.0]:.2g}"
+            axes.set_title(f"{experiment(name).title}: {LABELS[method]}, height {centre}", loc="left")
+            axes.set_aspect("equal")
+        row[0].set_ylabel("step along the second direction")
+    for axes in grid[-1]:
+        axes.set_xlabel("step along the first direction")
+    measured = ", ".join(dict.fromkeys(HEIGHTS[measure][kinds[name]] for name in names))
+    seed = surfaces["seed"].iloc[0]
+    first = f"Landscapes, profile {surfaces['profile'].iloc[0]}, seed {seed} (n = 1)"
+    headline(figure, first, f"height: training {measured}")
+    return figure
+
+
+def _levels(heights: np.ndarray, count: int = 13) -> np.ndarray:
+    """Heights in equal ratios, from just above the lowest to the highest finite one of most points."""
+    finite = heights[np.isfinite(heights)]
+    low, high = max(finite.min(), 1e-12), np.quantile(finite, 0.98)
+    return (
+        np.geomspace(low * 1.05, high, count)
+        if high > low * 1.1
+        else np.linspace(finite.min(), high + 1e-9, count)
+    )
+
+
+def _draw_contours(axes: Axes, table: pd.DataFrame, levels: np.ndarray) -> None:
+    x, y, z = table.columns.to_numpy(float), table.index.to_numpy(float), table.to_numpy(float)
+    axes.grid(visible=False)
+    axes.plot(0, 0, "+", color="black", markersize=7)
+    z = np.where(np.isfinite(z), z, np.nan)
+    if not np.isfinite(z).any():
+        axes.text(0, 0, "diverged", ha="center")
+        return
+    axes.contourf(x, y, z, levels, cmap="Greys", alpha=0.45, extend="both")
+    lines = axes.contour(x, y, z, levels, colors="0.25", linewidths=0.7)
+    axes.clabel(lines, levels[1::2], fmt=lambda value: f"{value:.2g}", fontsize=7)

@@ -1,0 +1,75 @@
+"""Figures of errors by learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from evomal_paper.plots.style import STYLES, headline, log_scale, new_figure, present, styled
+from evomal_paper.published.tables import LABELS, SPLITS
+from evomal_paper.sentences import count_seeds
+
+
+def _legend(figure: Figure, axes: Axes, **options: object) -> None:
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right upper", **options)
+
+
+@styled
+def error_by_rate(
+    final: pd.DataFrame, stated: float, splits: Sequence[str] = ("test",), metric: str = "MSE"
+) -> Figure:
+    """Final error against the base learning rate, one panel per group and split (TPAMI Figure 8).
+
+    A point is a seed, a line goes through the medians, and diverged runs are counted above: those of the baseline
+    in the first line, EvoMAL's in the second.
+
+    Args:
+        final: the table of `learning_rate.grid`, of one experiment.
+        stated: the experiment's own rate, drawn as a vertical line.
+        splits: the parts that are shown.
+        metric: name of the error on the axis.
+    """
+    shown = final[final["split"].isin(splits)]
+    panels = list(shown.groupby(["group", "split"], sort=False).groups)
+    figure, grid = new_figure(4.0 * len(panels) + 1.8, 3.6, 1, len(panels))
+    for axes, (group, split) in zip(grid.flat, panels, strict=True):
+        part = shown[(shown["group"] == group) & (shown["split"] == split)]
+        for row, method in enumerate(present(part)):
+            _draw_rates(axes, method, part[part["method"] == method], row)
+        axes.axvline(stated, color="0.5", linewidth=0.9, linestyle=":", label="stated rate", zorder=0)
+        log_scale(axes)
+        axes.set_xscale("log")
+        axes.set(xlabel="base learning rate α", ylabel=f"{SPLITS[split]} error ({metric})")
+        axes.set_title(group, loc="left", pad=22 if np.isinf(part["error"]).any() else 6)
+    n = int(final["seed"].nunique())
+    place = f"{final['experiment'].iloc[0]}: error by learning rate, n = {count_seeds(n)} at each rate"
+    headline(figure, place, "point: one seed, line: median of the seeds that did not diverge")
+    _legend(figure, grid.flat[0])
+    return figure
+
+
+def _draw_rates(axes: Axes, method: str, part: pd.DataFrame, row: int) -> None:
+    style = STYLES[method]
+    finite = part[np.isfinite(part["error"])]
+    shift = 1.03 if row else 1 / 1.03
+    axes.plot(finite["rate"] * shift, finite["error"], style.marker, color=style.color, markersize=4.5, alpha=0.6)
+    middle = finite.groupby("rate")["error"].median()
+    axes.plot(middle.index * shift, middle, color=style.color, linestyle=style.linestyle, label=LABELS[method])
+    for rate, errors in part.groupby("rate")["error"]:
+        if lost := int(np.isinf(errors).sum()):
+            text = f"{lost}/{len(errors)}"
+            axes.annotate(
+                text,
+                (rate, 1),
+                xytext=(0, 12 - 9 * row),
+                xycoords=("data", "axes fraction"),
+                textcoords="offset points",
+                ha="center",
+                color=style.color,
+                fontsize=7,
+            )

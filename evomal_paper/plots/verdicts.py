@@ -1,0 +1,173 @@
+"""Figures of the comparison with the papers: verdicts cell by cell, and measured over published."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from evomal_core.search import METHODS
+from evomal_paper.comparison.verdicts import DIRECTION, FITTED, NOT, NOT_RUN, REPRODUCED, VERDICTS, strength
+from evomal_paper.plots.style import STYLES, headline, log_scale, new_figure, styled
+from evomal_paper.published.tables import LABELS, TABLES
+
+COLOURS = {REPRODUCED: "#009E73", FITTED: "#CC79A7", DIRECTION: "#56B4E9", NOT: "#E69F00", NOT_RUN: "#E8E8E8"}
+LETTERS = {REPRODUCED: "R", FITTED: "C", DIRECTION: "D", NOT: "N", NOT_RUN: ""}
+"""What is read where colours are not."""
+
+
+def row_names(cells: pd.DataFrame) -> pd.Series:
+    """The name of a cell's row: `sine, in-sample`, with the profile it was compared at."""
+    groups = cells["group"].where(cells["table"] == "2", "")
+    names = cells["experiment"] + groups.map(lambda group: f", {group}" if group else "")
+    return names + cells["profile"].map(lambda profile: f"  ({profile})" if profile else "")
+
+
+@styled
+def verdict_map(cells: pd.DataFrame) -> Figure:
+    """The verdict of every published cell, by experiment and method; by the headline row of each cell.
+
+    A row names the profiles of its cells, the fairest first; white is not published.
+
+    Args:
+        cells: the table of `verdicts.every_cell`.
+    """
+    shown = cells[cells["headline"]]
+    tables = [table for table in TABLES if (shown["table"] == table).any()]
+    heights = [
+        shown.loc[shown["table"] == table, ["experiment", "group"]].drop_duplicates().shape[0] for table in tables
+    ]
+    ratios = {"height_ratios": [rows + 1.6 for rows in heights]}
+    figure, grid = new_figure(
+        7.6, 0.21 * sum(heights) + 0.42 * len(tables) + 0.9, len(tables), 1, gridspec_kw=ratios
+    )
+    for axes, table in zip(grid[:, 0], tables, strict=True):
+        _draw_map(axes, shown[shown["table"] == table], table)
+    keys = [Patch(color=COLOURS[verdict], label=f"{LETTERS[verdict]}  {verdict}".strip()) for verdict in VERDICTS]
+    figure.legend(handles=keys, loc="outside lower center", ncols=len(keys), handlelength=1.2)
+    run = int((shown["verdict"] != NOT_RUN).sum())
+    headline(
+        figure,
+        f"Verdicts on {len(shown)} published cells, {run} of them run",
+        "in brackets: the profile compared; of several, each cell's is the first that was run of it",
+    )
+    return figure
+
+
+def _draw_map(axes: Axes, cells: pd.DataFrame, table: str) -> None:
+    places = cells[["experiment", "group"]].drop_duplicates()
+    rows = {place: number for number, place in enumerate(places.itertuples(index=False, name=None))}
+    picture = np.full((len(rows), len(METHODS)), np.nan)
+    for cell in cells.itertuples():
+        row, column = rows[cell.experiment, cell.group], list(METHODS).index(str(cell.method))
+        picture[row, column] = VERDICTS.index(str(cell.verdict))
+        axes.text(column, row, LETTERS[str(cell.verdict)], ha="center", va="center", fontsize=7.5)
+    axes.pcolormesh(
+        np.arange(len(METHODS) + 1) - 0.5,
+        np.arange(len(rows) + 1) - 0.5,
+        np.ma.masked_invalid(picture),
+        cmap=ListedColormap([COLOURS[verdict] for verdict in VERDICTS]),
+        vmin=-0.5,
+        vmax=len(VERDICTS) - 0.5,
+        edgecolors="white",
+        linewidth=1.2,
+    )
+    profiles = cells.groupby(["experiment", "group"])["profile"].transform(_together)
+    names = row_names(cells.assign(profile=profiles))
+    axes.set_yticks(range(len(rows)), names[~cells.duplicated(["experiment", "group"])])
+    axes.set_xticks(range(len(METHODS)), [LABELS[method] for method in METHODS])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlim(-0.5, len(METHODS) - 0.5)
+    axes.set_title(TABLES[table], loc="left")
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_visible(False)
+
+
+def _together(profiles: pd.Series) -> str:
+    """Profiles in one short text, the fairest first: `paper, quick@split=leaking` where that is true of both."""
+    names = sorted(set(profiles) - {""}, key=strength)
+    changes = {name.partition("@")[2] for name in names}
+    if len(changes) > 1:
+        return ", ".join(names)
+    return "@".join(filter(None, [", ".join(name.partition("@")[0] for name in names), *changes]))
+
+
+@styled
+def ratios(cells: pd.DataFrame) -> Figure:
+    """Measured over published mean of every cell that was run, with the interval of the difference as a share.
+
+    The marker is filled where the verdict is "reproduced". An interval that reaches 0 or below ends at the edge of
+    the figure; diverged runs are counted at the right; cells of which every run diverged have no point.
+
+    Args:
+        cells: the table of `verdicts.every_cell`.
+    """
+    shown = cells[cells["headline"] & (cells["verdict"] != NOT_RUN)]
+    kinds = [
+        (("2", "II", "III", "IV"), "final error"),
+        (("3",), "number of loss weights"),
+        (("V",), "hours of meta-training"),
+    ]
+    panels = [(part, name) for tables, name in kinds if len(part := shown[shown["table"].isin(tables)])]
+    if not panels:
+        figure, grid = new_figure(7.6, 1.6)
+        grid[0, 0].text(
+            0.5, 0.5, "no published cell was run", ha="center", va="center", transform=grid[0, 0].transAxes
+        )
+        grid[0, 0].set_axis_off()
+        headline(figure, "Measured over published mean", "")
+        return figure
+    heights = [row_names(part).nunique() for part, _ in panels]
+    ratio = {"height_ratios": [rows + 1.2 for rows in heights]}
+    figure, grid = new_figure(
+        7.6, 0.46 * sum(heights) + 0.75 * len(panels) + 0.9, len(panels), 1, gridspec_kw=ratio
+    )
+    for axes, (part, name) in zip(grid[:, 0], panels, strict=True):
+        _draw_ratios(axes, part)
+        axes.set_xlabel(f"{name}: measured ÷ published")
+    used = [method for method in METHODS if (shown["method"] == method).any()]
+    keys = [
+        Line2D([], [], linestyle="", color=STYLES[m].color, marker=STYLES[m].marker, label=LABELS[m]) for m in used
+    ]
+    figure.legend(handles=keys, loc="outside lower center", ncols=len(keys), handlelength=1)
+    second = (
+        "filled: reproduced; bars: 95 % bootstrap interval of the difference; in brackets: the profile compared"
+    )
+    headline(figure, "Measured over published mean, cell by cell", second)
+    return figure
+
+
+def _draw_ratios(axes: Axes, cells: pd.DataFrame) -> None:
+    names = row_names(cells)
+    rows = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    published = cells["published mean"]
+    points = pd.DataFrame({name: cells[name] / published for name in ("mean", "low", "high")})
+    points[["low", "high"]] += 1
+    finite = points.to_numpy()[np.isfinite(points.to_numpy()) & (points.to_numpy() > 0)]
+    edge = min(finite.min(initial=1.0), 1.0) / 2
+    diverged: dict[int, list[str]] = {}
+    for cell, point, name in zip(cells.itertuples(), points.itertuples(), names, strict=True):
+        style = STYLES[str(cell.method)]
+        y = rows[name] + (list(METHODS).index(str(cell.method)) - 2.5) * 0.13
+        if np.isfinite(point.low):
+            axes.hlines(y, max(point.low, edge / 2), max(point.high, edge / 2), color=style.color, linewidth=1.1)
+        if np.isfinite(point.mean):
+            face = style.color if cell.verdict == REPRODUCED else "white"
+            axes.plot(point.mean, y, style.marker, color=style.color, markerfacecolor=face, markersize=5.5)
+        if cell.diverged:
+            diverged.setdefault(rows[name], []).append(f"{LABELS[str(cell.method)]} {cell.diverged} of {cell.n}")
+    for row, counts in diverged.items():
+        text = "\n".join(["diverged:", *counts])
+        axes.annotate(text, (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=6.5)
+    axes.axvline(1, color="0.4", linewidth=0.9, zorder=0)
+    axes.set_xlim(edge, max(finite.max(initial=1.0), 1.0) * 2)
+    log_scale(axes, "x")
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")

@@ -1,0 +1,138 @@
+"""README's results, written from the runs in results/: `python -m evomal_paper.readme`."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from evomal_core.files import write_atomic
+from evomal_paper.comparison.claims import judge_claims
+from evomal_paper.comparison.evidence import gather
+from evomal_paper.comparison.variants import by_setting, variants
+from evomal_paper.comparison.verdicts import NOT_RUN, REPRODUCED, VERDICTS, every_cell, is_counted, undecided
+from evomal_paper.experiments.catalogue import EXPERIMENTS
+from evomal_paper.published.tables import COMPARED, SPLITS
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
+METHODS = ("baseline", "evomal")
+FOLDED = "The same at other profiles, and what was tried to find why results differ"
+
+
+def results_block(results_dir: Path) -> str:
+    """Markdown: the counts of verdicts, and tables of final errors: a row per experiment, group and profile.
+
+    The first holds the fairest profile that EvoMAL was run at, under each split; the others are folded away.
+    """
+    evidence = gather(results_dir)
+    cells, claims = every_cell(evidence.values), judge_claims(evidence)
+    counted, judged = cells[cells["headline"]], claims[claims["headline"]]
+    errors = cells[
+        (cells["verdict"] != NOT_RUN) & cells["method"].isin(METHODS) & ~cells["table"].isin(["3", "IV", "V"])
+    ]
+    errors = errors[np.array([_is_compared(cell) for cell in errors.to_dict("records")], bool)]
+    agree = counted.loc[counted["verdict"] == REPRODUCED, "profile"]
+    smaller = agree[~agree.str.startswith("paper").astype(bool)]
+    whole = judged[judged["covered"] == 1]
+    as_stated = [all(name.startswith("paper") for name in names.split("), ")) for names in whole["profile"]]
+    lines = [
+        f"Of {len(counted)} numbers in the papers' tables: {_counts(counted['verdict'])}. "
+        f"Reproduced under other settings than the papers': {len(smaller)}. Not reproduced, but of one run or too "
+        f"uncertain to decide: {int(undecided(counted).sum())}. "
+        f"Of {len(judged)} claims in words: {_counts(judged['verdict'])}; "
+        f"{len(whole)} were run on all the experiments that they are about, {sum(as_stated)} of them under "
+        "the papers' settings alone.",
+        "[`notebooks/13_paper_vs_measured.ipynb`](notebooks/13_paper_vs_measured.ipynb) says by which rule, and "
+        "shows all of them.",
+    ]
+    first = _is_fairest(errors)
+    folded = [*_table(errors[~first]), *_causes(by_setting(variants(evidence.values)))]
+    if folded:
+        folded = ["", "<details>", f"<summary>{FOLDED}</summary>", *folded, "", "</details>"]
+    return "\n".join([*lines, *_table(errors[first]), *folded]) + "\n"
+
+
+def _is_fairest(cells: pd.DataFrame) -> np.ndarray:
+    """Whether a cell is of the first profile that EvoMAL was run at, in the order of `verdicts.strength`."""
+    place = ["table", "experiment", "group", "profile"]
+    leaking = cells["profile"].map(lambda profile: "@" in profile)
+    learned = cells.assign(leaking=leaking)[cells["method"] == "evomal"]
+    fairest = learned.drop_duplicates(["table", "experiment", "group", "leaking"])
+    return pd.MultiIndex.from_frame(cells[place]).isin(pd.MultiIndex.from_frame(fairest[place]))
+
+
+def _is_compared(cell: dict) -> bool:
+    """Whether a row is of the part that its table is compared with, and of a profile that counts."""
+    return cell["split"] == COMPARED[cell["table"]][0] and is_counted(cell["profile"])
+
+
+def _counts(verdicts: pd.Series) -> str:
+    numbers = {name: int((verdicts == name).sum()) for name in VERDICTS}
+    return ", ".join(f"{number} {name}" for name, number in numbers.items() if number)
+
+
+def _table(cells: pd.DataFrame) -> list[str]:
+    if cells.empty:
+        return []
+    lines = [
+        "",
+        "Final errors, mean ± standard deviation over seeds (their number):",
+        "",
+        "| experiment | profile | baseline | published | EvoMAL | published | verdict on EvoMAL |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    places = cells.groupby(["table", "experiment", "group", "profile"], sort=False)
+    for (table, experiment, group, profile), part in places:
+        rows = {row["method"]: row for row in part.to_dict("records")}
+        group = f", {group}" if table == "2" else ""
+        title = f"{EXPERIMENTS[experiment].title}{group}, {SPLITS[COMPARED[table][0]]}"
+        numbers = [text for method in METHODS for text in _numbers(rows.get(method))]
+        verdict = rows["evomal"]["verdict"] if "evomal" in rows else NOT_RUN
+        lines.append(f"| {title} | `{profile}` | {' | '.join(numbers)} | {verdict} |")
+    return lines
+
+
+def _causes(settings: pd.DataFrame) -> list[str]:
+    if settings.empty:
+        return []
+    lines = [
+        "",
+        "With one setting varied, from how many published errors the median over these seeds is half as far (as a "
+        "ratio) or less. A hint, no proof: whatever weakens a search brings errors nearer that were too low.",
+        "",
+        "| experiment | profile | setting | distance halved | seeds |",
+        "|---|---|---|---|---|",
+    ]
+    for row in settings.to_dict("records"):
+        title, share = EXPERIMENTS[row["experiment"]].title, f"{row['halved']} of {row['cells']} cells"
+        lines.append(f"| {title} | `{row['profile']}` | `{row['change']}` | {share} | {row['n']} |")
+    return lines
+
+
+def _numbers(cell: dict | None) -> tuple[str, str]:
+    """The measured and the published mean ± standard deviation; dashes where the method was not run."""
+    if cell is None:
+        return "–", "–"
+    diverged = f", {cell['diverged']} diverged" if cell["diverged"] else ""
+    measured, published = (
+        ("–" if np.isnan(mean) else f"{mean:.3g}") + ("" if np.isnan(sd) else f" ± {sd:.2g}")
+        for mean, sd in ((cell["mean"], cell["sd"]), (cell["published mean"], cell["published sd"]))
+    )
+    return f"{measured} ({cell['n']}{diverged})", published
+
+
+def updated(text: str, results_dir: Path) -> str:
+    """README's text with its results block written anew."""
+    block = results_block(results_dir)
+    return BLOCK.sub(lambda found: found[1] + block + found[2], text)
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    write_atomic(readme, updated(text, ROOT / "results"))
+    sys.exit(0)

@@ -1,0 +1,135 @@
+"""Batch reproduction: the notebooks executed by papermill, in their reading order."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evomal_core.checks import refuse_unknown
+from evomal_core.devices import check_device
+from evomal_core.files import check_writable
+from evomal_paper.experiments.catalogue import EXPERIMENTS, experiment
+from evomal_paper.experiments.profiles import PROFILES, Experiment
+
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+LISTS = ("datasets", "experiments", "rows")
+"""Parameters of notebooks that take names of experiments."""
+
+
+def reproduce(names: Sequence[str], *, profile: str, device: str, results_dir: Path, jobs: int) -> None:
+    """Execute notebooks into `results_dir/notebooks`: those named, or all that have their data at hand.
+
+    Everything is checked before the first notebook starts; the runs that a notebook finds complete are
+    loaded, so that a stopped reproduction goes on where it was. Copies of another profile than `quick` have
+    its name in theirs.
+
+    Args:
+        names: experiments (`sine`), or topics of notebooks (`tabular`, `landscapes`); none for everything.
+        profile: handed to the notebooks that take one.
+        device: "cpu" or "cuda".
+        results_dir: the folder of all runs.
+        jobs: runs computed at once, 0 for one a core.
+
+    Raises:
+        ValueError: a name, the profile or the device is unknown.
+        FileNotFoundError: an experiment that was named lacks its data, or the notebooks are not here.
+        RuntimeError: a notebook failed.
+    """
+    check_device(device)
+    refuse_unknown("profile", profile.partition("@")[0], list(PROFILES))
+    if not NOTEBOOKS.is_dir():
+        raise FileNotFoundError(f"no notebooks at {NOTEBOOKS}; reproduce from a checkout of the project")
+    plan = _named(names, profile) if names else _everything(profile)
+    # Relative to the project where it lies inside, so that executed notebooks name no one's folders.
+    folder = results_dir.resolve()
+    inside = folder.is_relative_to(NOTEBOOKS.parent)
+    given: dict[str, Any] = {
+        "results_dir": str(folder.relative_to(NOTEBOOKS.parent) if inside else folder),
+        "profile": profile,
+        "device": device,
+        "jobs": jobs,
+    }
+    for stem, chosen in plan.items():
+        declared = _declared(stem)
+        parameters = {name: value for name, value in given.items() if name in declared}
+        if names:  # else the notebooks' own defaults: what takes minutes, and has its data at hand
+            parameters |= {name: chosen for name in LISTS if name in declared and chosen}
+        if "switched" in declared and profile == "smoke":
+            parameters["switched"] = profile  # else these searches take the minutes of the notebook's own default
+        if "dataset" in declared and len(chosen) == 1:  # else it takes the paper's, as both are at hand
+            parameters["dataset"] = chosen[0]
+        suffix = "" if profile == "quick" or "profile" not in declared else f"-{profile}"
+        _execute(stem, parameters, results_dir / "notebooks" / f"{stem}{suffix}.ipynb")
+
+
+def topics() -> dict[str, str]:
+    """The notebooks in reading order: topic → name, for example `sine` → `02_sine`."""
+    return {path.stem.partition("_")[2]: path.stem for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))}
+
+
+def _named(names: Sequence[str], profile: str) -> dict[str, list[str]]:
+    known = topics()
+    plan: dict[str, list[str]] = {}
+    for name in names:
+        if name in EXPERIMENTS:
+            entry = experiment(name)
+            entry.profile(profile)
+            if missing := entry.missing():
+                raise FileNotFoundError(missing)
+            plan.setdefault(entry.notebook, []).append(name)
+        else:
+            refuse_unknown("experiment or notebook", name, list(dict.fromkeys([*EXPERIMENTS, *known])))
+            plan.setdefault(known[name], [])
+    return dict(sorted(plan.items()))
+
+
+def _everything(profile: str) -> dict[str, list[str]]:
+    plan: dict[str, list[str]] = {}
+    for stem in topics().values():
+        covered = [entry for entry in EXPERIMENTS.values() if entry.notebook == stem]
+        ready = [entry.name for entry in covered if not (reason := _lacks(entry, profile)) or _skip(entry, reason)]
+        if ready or not covered:
+            plan[stem] = ready
+    return plan
+
+
+def _lacks(entry: Experiment, profile: str) -> str | None:
+    """Why an experiment can't run, or None."""
+    base = profile.partition("@")[0]
+    return entry.missing() if base in entry.profiles else f"it has no profile {base!r}"
+
+
+def _skip(entry: Experiment, reason: str) -> bool:
+    print(f"skipped {entry.name}: {reason}")
+    return False
+
+
+def _declared(stem: str) -> set[str]:
+    import papermill
+
+    return set(papermill.inspect_notebook(NOTEBOOKS / f"{stem}.ipynb"))
+
+
+def _execute(stem: str, parameters: dict[str, Any], target: Path) -> None:
+    import papermill
+
+    check_writable(target)
+    print(f"{stem} …", flush=True)
+    begin = time.perf_counter()
+    try:
+        papermill.execute_notebook(
+            os.path.relpath(NOTEBOOKS / f"{stem}.ipynb"),
+            os.path.relpath(target),
+            parameters,
+            cwd=NOTEBOOKS,
+            kernel_name="python3",
+            progress_bar=False,
+            # Its own log is of connections, and of the interrupt that ends it; errors of cells are raised.
+            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
+        )
+    except papermill.PapermillExecutionError as error:
+        raise RuntimeError(f"{stem} failed: {error.ename}: {error.evalue}; see {target}") from None
+    print(f"{stem}: {time.perf_counter() - begin:.0f} s, {target}", flush=True)

@@ -1,0 +1,1 @@
+"""Runs: computing, storing, reading and verifying them."""

@@ -1,0 +1,262 @@
+"""Tidy tables of runs, and their statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ValidationError
+
+from evomal_core.files import digest
+from evomal_core.library import load_loss
+from evomal_core.losses import Loss
+from evomal_core.search import METHODS
+from evomal_core.seeds import check_seed
+from evomal_paper.experiments.catalogue import check_methods, experiment
+from evomal_paper.runs.compute import compute_all
+from evomal_paper.runs.run import Run, leave_out
+from evomal_paper.statistics import summary
+
+KEYS = ["experiment", "profile", "method", "seed"]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Complete runs as tidy tables; every table has the columns experiment, profile, method and seed.
+
+    Attributes:
+        runs: the runs, one row each: fitness, loss, parameters, engine and seconds by phase.
+        histories: one row a generation: best and mean fitness and the filters' counts.
+        tests: errors of meta-testing: group ("in-sample", "out-of-sample"), task, step, split, error.
+        fronts: the best losses by complexity.
+        losses: the best loss of each (experiment, method, seed); an experiment's runs are all of one profile.
+    """
+
+    runs: pd.DataFrame
+    histories: pd.DataFrame
+    tests: pd.DataFrame
+    fronts: pd.DataFrame
+    losses: dict[tuple[str, str, int], Loss]
+
+    def last(self) -> pd.DataFrame:
+        """Errors after the last step: one row per run, group, task and split."""
+        return self.tests[self.tests["step"] == self.tests.groupby(KEYS, observed=True)["step"].transform("max")]
+
+    def final(self) -> pd.DataFrame:
+        """Errors after the last step, averaged over a run's tasks: one row per run, group and split."""
+        keys = [*KEYS, "group", "split"]
+        return self.last().groupby(keys, observed=True, sort=False)["error"].mean().reset_index()
+
+    def summary(self) -> pd.DataFrame:
+        """Mean, standard deviation, median and n over seeds of the final errors, and how many diverged.
+
+        Diverged runs count in `n` and `diverged`, and are left out of mean and standard deviation, which
+        are therefore only to be read together with that count.
+        """
+        keys = ["experiment", "profile", "method", "group", "split"]
+        grouped = self.final().groupby(keys, observed=True, sort=False)["error"]
+        return grouped.apply(_statistics).unstack().reset_index().astype({"n": int, "diverged": int})
+
+
+def _statistics(errors: pd.Series) -> pd.Series:
+    return pd.Series({**summary(errors), "median": errors.median()})[["mean", "sd", "median", "n", "diverged"]]
+
+
+def load_or_run(
+    experiments: str | Sequence[str],
+    profile: str = "quick",
+    *,
+    methods: list[str] | None = None,
+    seeds: int | Sequence[int] | None = None,
+    device: str = "cpu",
+    results_dir: str | Path = "results",
+    jobs: int = 1,
+    progress: bool = True,
+) -> Results:
+    """Load finished runs, resume interrupted ones and compute missing ones; then return their tables.
+
+    Args:
+        experiments: one or more names of EXPERIMENTS.
+        profile: one of PROFILES that the experiments have, or a variant of it such as `quick@base.lr=0.003`.
+        methods: some of METHODS; all if None.
+        seeds: a number of seeds (from 0), a list of seeds, or None for as many as the profile has.
+        device: "cpu" or "cuda".
+        results_dir: the folder of all runs.
+        jobs: runs computed at once, each on one thread; 0 for as many as there are cores.
+        progress: whether bars are shown.
+
+    Raises:
+        ValueError: a name or seed is unknown, or a folder holds a run of another configuration.
+    """
+    names = [experiments] if isinstance(experiments, str) else list(experiments)
+    if not names:
+        raise ValueError("name one or more experiments, got none")
+    runs = [
+        Run(name, profile, method, seed, Path(results_dir))
+        for name in names
+        for seed in check_seeds(experiment(name).profile(profile).seeds if seeds is None else seeds)
+        for method in check_methods(methods)
+    ]
+    compute_all(runs, device, jobs, progress)
+    return load(runs)
+
+
+def check_seeds(seeds: Any) -> list[int]:
+    """A list of distinct seeds from a number of seeds or a list.
+
+    Raises:
+        ValueError: the list is empty or has a repeated, negative or fractional seed.
+    """
+    if isinstance(seeds, int) and not isinstance(seeds, bool):
+        if seeds < 1:
+            raise ValueError(f"the number of seeds is at least 1, got {seeds}")
+        return list(range(seeds))
+    if isinstance(seeds, str) or not isinstance(seeds, Sequence) or not seeds:
+        raise ValueError(f"seeds is a number of seeds or a list of them, got {seeds!r}")
+    found = [check_seed(seed) for seed in seeds]
+    repeated = sorted({seed for seed in found if found.count(seed) > 1})
+    if repeated:
+        raise ValueError(f"seeds overlap: {', '.join(map(str, repeated))} named more than once")
+    return found
+
+
+def load(runs: Sequence[Run]) -> Results:
+    """The tables of complete runs; a diverged training's error is inf.
+
+    Raises:
+        ValueError: a run is not complete, or the runs of an experiment are of several profiles.
+    """
+    profiles: dict[str, str] = {}
+    for run in runs:
+        if profiles.setdefault(run.experiment, run.profile) != run.profile:
+            both = f"{profiles[run.experiment]!r} and {run.profile!r}"
+            raise ValueError(f"runs of {run.experiment} are of the profiles {both}; load one profile at a time")
+    return _joined([_read(run) for run in runs])
+
+
+def load_readable(runs: Sequence[Run]) -> Results | None:
+    """As `load`, without runs whose files are damaged, which a warning names; None if none is left."""
+    parts = []
+    for run in runs:
+        try:
+            parts.append(_read(run))
+        except (OSError, ValueError) as error:
+            leave_out(run.folder, error)
+    return _joined(parts) if parts else None
+
+
+class _Hardware(BaseModel):
+    processor: str
+    cores: int | None
+
+
+class _Record(BaseModel):
+    """What `run.json` holds of a complete run, beside its configuration."""
+
+    fitness: float
+    outcome: str
+    loss: str
+    parameters: int
+    evaluations: int
+    engine: str
+    device: str
+    seconds: dict[str, float]
+    finished: str
+    hardware: _Hardware
+    versions: dict[str, str]
+    files: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class _Read:
+    """One run: its row of `Results.runs`, its tables and its loss."""
+
+    row: dict[str, Any]
+    tables: dict[str, pd.DataFrame]
+    loss: Loss
+
+
+def _read(run: Run) -> _Read:
+    if not run.is_complete:
+        raise ValueError(f"{run.folder} is not complete; compute it with `evomal run {run.experiment}`")
+    try:
+        record = _Record.model_validate(run.record())
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        reason = f"lacks a usable {where!r}: it is damaged, or another version's"
+        raise ValueError(f"{run.folder}/run.json {reason}; delete the folder") from None
+    keys = {key: getattr(run, key) for key in KEYS}
+    for name, written in record.files.items():
+        if digest(run.folder / name) != written:
+            raise _damaged(run.folder / name, "it is not what the run wrote")
+    tables = {name: read_table(run.folder / f"{name}.csv", _COLUMNS[name]).assign(**keys) for name in _COLUMNS}
+    _check_steps(run, tables["test"])
+    seconds = {f"seconds {phase}": value for phase, value in record.seconds.items()}
+    row = keys | record.model_dump(include=_KEPT) | seconds
+    return _Read(row, tables, load_loss(run.folder / "loss.json"))
+
+
+_KEPT = {"fitness", "outcome", "loss", "parameters", "evaluations", "engine", "device"}
+_COLUMNS = {
+    "history": {"generation", "best_fitness"},
+    "test": {"group", "task", "step", "split", "error"},
+    "front": {"complexity", "fitness", "loss"},
+}
+_NUMBERS = {"generation", "best_fitness", "task", "step", "error", "complexity", "fitness", "x", "height"}
+
+
+def read_table(path: Path, columns: set[str]) -> pd.DataFrame:
+    """A table that a run or an analysis wrote; an error of NaN is inf.
+
+    Raises:
+        ValueError: the file is no table, lacks a column, ends within a row, or has words among its numbers.
+    """
+    try:
+        table = pd.read_csv(path)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise _damaged(path, str(error)) from None
+    if absent := sorted(columns - set(table.columns)):
+        raise _damaged(path, f"it has no column {absent[0]!r}")
+    if table[sorted(columns - {"error"})].isna().any(axis=None):
+        raise _damaged(path, "a row is not whole")
+    for name in sorted(columns & _NUMBERS) if len(table) else ():
+        if not pd.api.types.is_numeric_dtype(table[name]):
+            raise _damaged(path, f"not every {name} is a number")
+    if "error" in table:
+        # A diverged training may have been written as NaN; it is never to be averaged away.
+        table["error"] = table["error"].fillna(np.inf)
+    return table
+
+
+def _check_steps(run: Run, test: pd.DataFrame) -> None:
+    """Every task and part of it was measured at every recorded step."""
+    wanted = {*run.sizes.recorded_steps(), run.sizes.test_steps}
+    found = test.groupby(["group", "task", "split"])["step"].agg(set)
+    if found.empty or any(steps != wanted for steps in found):
+        raise _damaged(run.folder / "test.csv", "steps of meta-testing are missing")
+
+
+def _damaged(path: Path, why: str) -> ValueError:
+    return ValueError(f"{path} is damaged: {why}; delete it, and the run is computed again")
+
+
+def _joined(parts: Sequence[_Read]) -> Results:
+    tables = {}
+    for name in _COLUMNS:
+        single = [part.tables[name] for part in parts]
+        # A front without rows (no usable loss) has no say in the columns' types.
+        filled = [table for table in single if len(table)] or single[:1]
+        tables[name] = _ordered(pd.concat(filled, ignore_index=True))
+    runs = _ordered(pd.DataFrame([part.row for part in parts])).astype({"fitness": float})
+    losses = {(part.row["experiment"], part.row["method"], part.row["seed"]): part.loss for part in parts}
+    return Results(runs, tables["history"], tables["test"], tables["front"], losses)
+
+
+def _ordered(table: pd.DataFrame) -> pd.DataFrame:
+    """Keys first, methods in their one fixed order."""
+    table = table.assign(method=pd.Categorical(table["method"], list(METHODS), ordered=True))
+    return table[[*KEYS, *(column for column in table.columns if column not in KEYS)]]

@@ -1,0 +1,104 @@
+"""Results against the code: complete runs computed anew elsewhere, and compared with those on disk, bit by bit.
+
+A run is a function of its configuration, its seed and the code. On the same kind of machine with the same versions
+of packages its tables and its loss come out the same, bit by bit. Elsewhere sums round differently, and where a
+last digit decides which loss survives, a search may end at another one: distributions over seeds can be compared
+then, single runs can't.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+from itertools import zip_longest
+from pathlib import Path
+
+from evomal_core.checkpoints import first_difference
+from evomal_core.files import read_json
+from evomal_paper.experiments.catalogue import check_methods, experiment
+from evomal_paper.runs.compute import computed
+from evomal_paper.runs.machine import hardware, versions
+from evomal_paper.runs.run import FILES, Run, complete_runs
+
+
+def chosen_runs(
+    name: str,
+    profile: str,
+    methods: Sequence[str] | None = None,
+    seeds: Collection[int] | None = None,
+    results_dir: Path | str = "results",
+) -> list[Run]:
+    """The complete runs of an experiment and profile, of some methods and seeds or of all that there are.
+
+    Raises:
+        ValueError: a name is unknown, or a run that was asked for is not complete.
+    """
+    experiment(name).profile(profile)
+    wanted = check_methods(None if methods is None else list(methods))
+    there = [run for run in complete_runs(results_dir) if (run.experiment, run.profile) == (name, profile)]
+    found = [run for run in there if run.method in wanted and (seeds is None or run.seed in seeds)]
+    known = {(run.method, run.seed) for run in found}
+    if absent := [pair for pair in ((m, s) for s in seeds or () for m in methods or ()) if pair not in known]:
+        method, seed = absent[0]
+        raise ValueError(
+            f"{Path(results_dir, name, profile, method)} has no complete run of seed {seed} to verify"
+        )
+    if not found:
+        raise ValueError(f"{Path(results_dir, name, profile)} has no such complete run to verify")
+    return found
+
+
+def verify(
+    runs: Sequence[Run], into: Path, device: str = "cpu", jobs: int = 1, progress: bool = True
+) -> Iterator[tuple[Run, str]]:
+    """Compute runs anew, and say of each, once it is, where it differs first; "" if bit by bit it is the same.
+
+    Args:
+        runs: complete ones.
+        into: the results folder of the new ones; those that are complete there are not computed again.
+        device: "cpu" or "cuda".
+        jobs: runs computed at once, 0 for one a core.
+        progress: whether bars are shown.
+
+    Raises:
+        ValueError: `into` is the folder of the runs themselves.
+    """
+    if any(run.results_dir.resolve() == into.resolve() for run in runs):
+        raise ValueError(f"the runs to verify lie in {into} themselves; name another folder to compute them in")
+    again = {replace(run, results_dir=into): run for run in runs}
+    for new in computed(list(again), device, jobs, progress):
+        yield again[new], _difference(again[new], new, device)
+
+
+def _difference(run: Run, new: Run, device: str) -> str:
+    for name in FILES:
+        before, now = run.folder / name, new.folder / name
+        if before.read_bytes() != now.read_bytes():
+            return f"{name} differs{_where(before, now)}; {_cause(run, device)}"
+    return ""
+
+
+def _where(before: Path, now: Path) -> str:
+    """The first number, or word, that differs between two tables or losses."""
+    if before.suffix == ".json":
+        try:
+            return f": {first_difference(read_json(before), read_json(now)) or 'in its spelling only'}"
+        except ValueError as damaged:
+            return f": {damaged}"
+    tables = [list(csv.reader(path.read_text(encoding="utf-8").splitlines())) for path in (before, now)]
+    for line, rows in enumerate(zip_longest(*tables, fillvalue=[]), start=1):
+        for column, cells in enumerate(zip_longest(*rows, fillvalue="nothing")):
+            if cells[0] != cells[1]:
+                header = tables[0][0] if tables[0] else []
+                title = header[column] if column < len(header) else f"column {column + 1}"
+                return f" in line {line}, {title}: {cells[0]} there and {cells[1]} here"
+    return " in its line ends only"
+
+
+def _cause(run: Run, device: str) -> str:
+    """What it was made with, if that was something else."""
+    record = run.record() or {}
+    made = {name: record.get(name) for name in ("versions", "hardware")}
+    difference = first_difference(made, {"versions": versions(), "hardware": hardware(device)})
+    return difference or "its recorded versions and hardware are those of here"

@@ -1,0 +1,239 @@
+"""Figures show what the tables hold, in one fixed style, and are the same bytes each time."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+
+import evomal_core as em
+from evomal_core.losses import TaskLoss
+from evomal_core.search import METHODS
+from evomal_paper import plots
+from evomal_paper.published import tables as paper
+
+SEEDS = (0, 1, 2)
+
+
+@pytest.fixture
+def tests():
+    """Errors of two methods, three seeds and two tasks, on both groups and splits."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {"method": method, "seed": seed, "group": group, "task": task, "step": step, "split": split}
+        | {"experiment": "sine", "profile": "quick", "error": float(rng.uniform(1, 5))}
+        for method in ("baseline", "evomal")
+        for seed in SEEDS
+        for group in ("in-sample", "out-of-sample")
+        for task in (0, 1)
+        for step in (0, 10, 20)
+        for split in ("train", "test")
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def final(tests):
+    last = tests[tests["step"] == 20]
+    keys = ["experiment", "profile", "method", "seed", "group", "split"]
+    return last.groupby(keys, sort=False)["error"].mean().reset_index()
+
+
+def _legend(figure):
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+def test_every_method_has_a_style_and_a_label_in_the_one_order():
+    assert list(plots.STYLES) == list(METHODS) == list(paper.LABELS)
+    for look in ("color", "marker"):
+        assert len({str(getattr(style, look)) for style in plots.STYLES.values()}) == len(METHODS)
+
+
+def test_neighbours_that_share_a_line_style_differ_in_grey():
+    def grey(name):
+        return np.dot(to_rgb(plots.STYLES[name].color), (0.2126, 0.7152, 0.0722))
+
+    solid = [name for name, style in plots.STYLES.items() if style.linestyle == "-"]
+    assert solid == ["baseline", "evomal"]
+    assert abs(grey("baseline") - grey("evomal")) > 0.25
+
+
+def test_learning_curves_are_medians_over_seeds_of_means_over_tasks(tests):
+    figure = plots.learning_curves(tests, "in-sample", "test")
+    lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
+    assert list(lines) == ["Baseline (n = 3)", "EvoMAL (n = 3)"] == _legend(figure)
+    chosen = tests.query("method == 'evomal' and group == 'in-sample' and split == 'test'")
+    by_hand = [chosen[chosen["step"] == step].groupby("seed")["error"].mean().median() for step in (0, 10, 20)]
+    assert lines["EvoMAL (n = 3)"].get_ydata() == pytest.approx(by_hand)
+    assert figure.axes[0].get_xlabel() == "base gradient steps"
+    assert figure.axes[0].get_ylabel() == "held-out error (MSE)"
+    assert len(figure.axes[0].collections) == 2  # the bands
+
+
+def test_a_diverged_seed_counts_as_infinite_in_the_median_and_is_said(tests):
+    lost = (tests["method"] == "evomal") & (tests["seed"] == 1) & (tests["step"] == 20)
+    tests.loc[lost, "error"] = np.inf
+    figure = plots.learning_curves(tests, "out-of-sample", "train")
+    assert _legend(figure)[1] == "EvoMAL (n = 3, 1 diverged)"
+    assert "diverged seeds count as infinite" in figure.get_suptitle()
+    chosen = tests.query("method == 'evomal' and group == 'out-of-sample' and split == 'train' and step == 20")
+    larger = chosen[chosen["seed"] != 1].groupby("seed")["error"].mean().max()  # the middle one of three
+    assert figure.axes[0].get_lines()[1].get_ydata()[-1] == pytest.approx(larger)
+    assert "cut where the axis ends" in figure.get_suptitle()
+
+
+def test_there_is_no_point_where_the_median_is_infinite(tests):
+    lost = (tests["method"] == "evomal") & (tests["seed"] < 2) & (tests["step"] == 20)
+    tests.loc[lost, "error"] = np.nan
+    figure = plots.learning_curves(tests, "in-sample", "train")
+    assert np.isfinite(figure.axes[0].get_lines()[1].get_ydata()).tolist() == [True, True, False]
+    assert _legend(figure)[1] == "EvoMAL (n = 3, 2 diverged)"
+
+
+def test_one_exploding_seed_stretches_no_axis(tests):
+    tests.loc[(tests["method"] == "evomal") & (tests["seed"] == 1), "error"] = 1e7
+    figure = plots.learning_curves(tests, "in-sample", "test")
+    assert figure.axes[0].get_ylim()[1] < 20
+    assert "band: quartiles, cut where the axis ends" in figure.get_suptitle()
+    assert _legend(figure)[1] == "EvoMAL (n = 3)"
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+@pytest.mark.parametrize("n", [1, 2, 5, 8])
+def test_quantiles_are_numpys_where_all_is_finite_and_never_nan(n, share):
+    ordered = np.sort(np.random.default_rng(n).normal(size=(n, 4)), axis=0)
+    assert plots.curves._quantile(ordered, share) == pytest.approx(np.quantile(ordered, share, axis=0))
+    ordered[n // 2 :] = np.inf
+    assert not np.isnan(plots.curves._quantile(ordered, share)).any()
+
+
+def test_one_seed_has_no_band(tests):
+    figure = plots.learning_curves(tests[tests["seed"] == 0], "in-sample", "test")
+    assert not figure.axes[0].collections
+    assert _legend(figure)[0] == "Baseline (n = 1)"
+
+
+def test_a_wrong_group_or_several_experiments_are_refused(tests):
+    with pytest.raises(
+        ValueError, match="no rows of group 'outside' and split 'test'; there are in-sample, train"
+    ):
+        plots.learning_curves(tests, "outside", "test")
+    both = pd.concat([tests, tests.assign(experiment="diabetes")])
+    with pytest.raises(ValueError, match="a figure shows one experiment, got sine, diabetes"):
+        plots.learning_curves(both, "in-sample", "test")
+
+
+def test_meta_training_draws_methods_without_generations_as_level_lines():
+    rows = [
+        {"method": "evomal", "seed": s, "generation": g, "best_fitness": 5.0 - g} for s in SEEDS for g in range(4)
+    ]
+    rows += [{"method": "baseline", "seed": s, "generation": 0, "best_fitness": 6.0} for s in SEEDS]
+    histories = pd.DataFrame(rows).assign(experiment="sine", profile="quick")
+    figure = plots.meta_training_curves(histories)
+    level, falling = figure.axes[0].get_lines()
+    assert (level.get_xdata().tolist(), level.get_ydata().tolist()) == ([0, 3], [6, 6])
+    assert falling.get_ydata().tolist() == [5, 4, 3, 2]
+    assert figure.axes[0].get_xlabel() == "generation"
+
+
+def test_a_line_of_meta_training_begins_where_most_seeds_have_a_usable_loss():
+    fitness = {0: [np.inf, 4.0, 3.0], 1: [6.0, 6.0, 5.0], 2: [np.inf, np.inf, np.inf]}
+    rows = [{"seed": s, "generation": g, "best_fitness": y} for s, ys in fitness.items() for g, y in enumerate(ys)]
+    figure = plots.meta_training_curves(
+        pd.DataFrame(rows).assign(method="evomal", experiment="sine", profile="quick")
+    )
+    assert figure.axes[0].get_lines()[0].get_ydata() == pytest.approx([np.nan, 6.0, 5.0], nan_ok=True)
+    assert _legend(figure) == ["EvoMAL (n = 3, 1 failed)"]
+
+
+def test_a_method_whose_every_seed_diverged_is_still_named(tests, final):
+    tests.loc[tests["method"] == "evomal", "error"] = np.inf
+    final.loc[final["method"] == "evomal", "error"] = np.inf
+    assert _legend(plots.learning_curves(tests, "in-sample", "test"))[1] == "EvoMAL (n = 3, 3 diverged)"
+    assert [text.get_text() for text in plots.final_errors(final).axes[0].texts] == ["3 of 3\ndiverged"]
+
+
+def test_final_errors_show_every_seed_the_mean_and_the_published_value(final):
+    published = paper.published("2").query("experiment == 'sine'")
+    figure = plots.final_errors(final, published)
+    assert len(figure.axes) == 4
+    assert "n = 3" in figure.get_suptitle()
+    axes = figure.axes[0]
+    assert axes.get_title(loc="left") == "in-sample, training error"
+    points = axes.get_lines()[0].get_ydata()
+    by_hand = final.query("method == 'baseline' and group == 'in-sample' and split == 'train'")["error"]
+    assert sorted(points) == pytest.approx(sorted(by_hand))
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["Baseline", "EvoMAL"]
+    drawn = {float(y) for line in axes.get_lines() for y in line.get_ydata()}
+    assert 3.028 in drawn
+
+
+def test_final_errors_count_diverged_seeds(final):
+    place = ["method", "group", "split"]
+    final.loc[(final[place] == final.loc[0, place]).all(axis=1), "error"] *= 1e-3
+    final.loc[0, "error"] = np.inf
+    figure = plots.final_errors(final)
+    figure.draw_without_rendering()
+    (axes,) = [axes for axes in figure.axes if axes.texts]
+    (text,) = axes.texts
+    assert text.get_text() == "1 of 3\ndiverged"
+    lowest = min(axes.transData.transform((0, line.get_ydata().min()))[1] for line in axes.lines)
+    assert text.get_window_extent().y1 < lowest  # below all points
+
+
+def test_parameter_counts_leave_out_methods_without_weights():
+    sizes = {"baseline": 0, "ml3": 2650, "evomal": 30}
+    runs = pd.DataFrame([{"method": m, "seed": s, "parameters": n} for m, n in sizes.items() for s in SEEDS])
+    figure = plots.parameter_counts(runs.assign(experiment="sine", profile="quick"), paper.published("3"))
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["ML³", "EvoMAL"]
+    assert figure.axes[0].get_ylabel() == "trainable weights of the loss"
+
+
+def test_regression_shapes_show_value_and_gradient_over_the_error():
+    shown = {"evomal": em.LearnedLoss("abs(sub(y, f))"), "baseline": TaskLoss("regression")}
+    figure = plots.loss_shapes(shown, "regression", labels=(0.5,))
+    value, gradient = figure.axes
+    squared, learned = value.get_lines()
+    error = squared.get_xdata()
+    assert squared.get_ydata() == pytest.approx(error**2 / 9, abs=1e-6)
+    assert learned.get_ydata() == pytest.approx(np.abs(error) / 3, abs=1e-6)
+    away = np.abs(error) > 1e-3
+    assert gradient.get_lines()[1].get_ydata()[away] == pytest.approx(np.sign(error[away]))
+    assert (gradient.get_xlabel(), gradient.get_ylabel()) == ("error f − y", "gradient ∂M/∂f")
+    assert _legend(figure) == ["squared error", "EvoMAL"]
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass"])
+def test_classification_shapes_go_over_probabilities_for_both_labels(kind):
+    figure = plots.loss_shapes({"mine": em.LearnedLoss("square(sub(y, f))", kind)}, kind)
+    assert [axes.get_title(loc="left") for axes in figure.axes[:2]] == ["label y = 0", "label y = 1"]
+    entropy = figure.axes[3].get_lines()[0]
+    p = entropy.get_xdata()
+    assert entropy.get_ydata() == pytest.approx(-1 / p, rel=1e-4)
+    assert figure.axes[3].get_xlabel() == "probability f"
+
+
+def test_a_loss_without_gradient_is_drawn_flat():
+    figure = plots.loss_shapes({"mine": em.LearnedLoss("sign(mul(y, f))")}, "regression")
+    assert not figure.axes[4].get_lines()[1].get_ydata().any()
+
+
+def test_saved_files_are_the_same_bytes_each_time(final, tmp_path):
+    for folder in ("a", "b"):
+        figure = plots.final_errors(final)
+        figure._repr_png_()  # showing it changes nothing
+        paths = plots.save(figure, tmp_path / folder / "errors.v1.png")
+        assert [path.name for path in paths] == ["errors.v1.png", "errors.v1.pdf"]
+    for kind in ("png", "pdf"):
+        first, second = ((tmp_path / folder / f"errors.v1.{kind}").read_bytes() for folder in "ab")
+        assert first == second
+        assert first.startswith(b"\x89PNG" if kind == "png" else b"%PDF")
+
+
+def test_the_package_imports_no_plotting_library():
+    code = (
+        "import sys, evomal_paper.runs.tables; sys.exit('matplotlib' in sys.modules or 'seaborn' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,83 @@
+"""Figures of the analyses show what their tables hold."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from evomal_paper.plots import landscapes as pa
+from evomal_paper.plots import learning_rate as pa_learning_rate
+from evomal_paper.plots import transfer as pa_transfer
+
+KINDS = {"sine": "regression"}
+
+
+@pytest.fixture
+def lines():
+    x = np.linspace(-1, 1, 11)
+    parts = []
+    for method, sharp in (("baseline", 1.0), ("evomal", 4.0), ("ml3", 100.0)):
+        for seed in range(3):
+            part = pd.DataFrame({"x": x, "height": 1 + seed + sharp * x**2})
+            parts.append(part.assign(method=method, seed=seed, diverged=(method, seed) == ("ml3", 0)))
+    return pd.concat(parts).assign(experiment="sine", profile="quick", measure="task", task=0)
+
+
+def test_lines_are_means_over_seeds_and_the_axis_ends_with_baseline_and_evomal(lines):
+    figure = pa.landscape_lines(lines, KINDS)
+    (axes,) = figure.axes
+    drawn = {line.get_label(): line.get_ydata() for line in axes.get_lines()}
+    assert set(drawn) == {"Baseline", "EvoMAL", "ML³"}
+    assert drawn["EvoMAL"][[0, 5]] == pytest.approx([6, 2])
+    assert drawn["ML³"][5] == pytest.approx(2.5)
+    assert [text.get_text() for text in axes.texts] == ["ML³: 1 diverged"]
+    assert axes.get_ylim() == pytest.approx((0, 1.15 * 6))
+    assert axes.get_ylabel() == "training MSE"
+
+
+def test_surfaces_share_their_levels_and_name_the_trained_network_s_height():
+    axis = np.linspace(-1, 1, 5)
+    x, y = (grid.ravel() for grid in np.meshgrid(axis, axis))
+    parts = [
+        pd.DataFrame({"x": x, "y": y, "height": 0.5 + sharp * (x**2 + y**2)}).assign(method=method)
+        for method, sharp in (("baseline", 1.0), ("evomal", 3.0))
+    ]
+    run = {"experiment": "sine", "profile": "quick", "measure": "task", "task": 0, "seed": 0, "diverged": False}
+    table = pd.concat(parts).assign(**run)
+    figure = pa.landscape_surfaces(table, KINDS)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        "Sine regression: Baseline, height 0.5",
+        "Sine regression: EvoMAL, height 0.5",
+    ]
+    diverged = table.assign(diverged=table["method"] == "evomal")
+    assert "diverged" in [text.get_text() for text in pa.landscape_surfaces(diverged, KINDS).axes[1].texts]
+
+
+def test_errors_by_rate_show_medians_and_count_divergence():
+    rows = [
+        {"method": method, "rate": rate, "seed": seed, "group": "in-sample", "split": "test"}
+        | {"experiment": "sine", "error": np.inf if (rate, seed) == (0.1, 0) else base * (1 + seed)}
+        for method, base in (("baseline", 2.0), ("evomal", 1.0))
+        for rate in (0.01, 0.1)
+        for seed in range(3)
+    ]
+    figure = pa_learning_rate.error_by_rate(pd.DataFrame(rows), stated=0.01)
+    (axes,) = figure.axes
+    medians = {line.get_label(): line.get_ydata() for line in axes.get_lines() if line.get_label()[0] != "_"}
+    assert medians["Baseline"] == pytest.approx([4, 5])
+    assert medians["EvoMAL"] == pytest.approx([2, 2.5])
+    assert [text.get_text() for text in axes.texts] == ["1/3", "1/3"]
+    assert axes.get_xscale() == "log"
+
+
+def test_transfer_errors_have_a_panel_for_each_target():
+    rows = [
+        {"source": "sine", "target": target, "profile": "quick", "group": "in-sample", "split": "test"}
+        | {"method": method, "seed": seed, "error": 1.0 + seed}
+        for target in ("diabetes", "boston")
+        for method in ("baseline", "evomal")
+        for seed in range(2)
+    ]
+    figure = pa_transfer.transfer_errors(pd.DataFrame(rows), {"diabetes": "MSE", "boston": "MSE"})
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert sorted(titles) == ["sine → boston\nin-sample", "sine → diabetes\nin-sample"]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["Baseline", "EvoMAL"]

@@ -1,0 +1,149 @@
+"""Table III under both splits: names of profiles, the joint table, and which published orders are kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from evomal_paper.comparison import splits
+from evomal_paper.plots import tabular as plots_tabular
+from evomal_paper.published import tables as paper
+
+METHODS = ("baseline", "gp-lfl", "ml3", "taylorglo", "evomal")
+
+
+def final(errors, experiment="diabetes", seeds=3):
+    """Test errors by profile and method: `seeds` values around each mean, 0.01 apart."""
+    rows = []
+    for profile, means in errors.items():
+        for method, mean in means.items():
+            for seed in range(seeds):
+                place = {"experiment": experiment, "profile": profile, "method": method, "seed": seed}
+                parts = {"train": 0.0, "validation": 9.0, "test": mean + 0.01 * seed}
+                rows += [
+                    {**place, "group": "in-sample", "split": part, "error": error} for part, error in parts.items()
+                ]
+    return pd.DataFrame(rows)
+
+
+LEAKING = dict(zip(METHODS, (0.38, 0.37, 0.43, 0.36, 0.35), strict=True))
+DISJOINT = dict(zip(METHODS, (0.70, 0.74, 0.90, 0.80, 0.75), strict=True))
+BOTH = {"quick": DISJOINT, "quick@split=leaking": LEAKING}
+
+
+@pytest.mark.parametrize(
+    ("profile", "split", "name"),
+    [
+        ("quick", "disjoint", "quick"),
+        ("quick", "leaking", "quick@split=leaking"),
+        ("paper@base.lr=0.003", "leaking", "paper@base.lr=0.003,split=leaking"),
+        ("paper@base.lr=0.003", "disjoint", "paper@base.lr=0.003"),
+    ],
+)
+def test_a_split_is_part_of_the_profiles_name(profile, split, name):
+    assert splits.with_split(profile, split) == name
+    assert splits.split_of(name) == split
+
+
+def test_a_profile_that_has_a_split_takes_no_other():
+    with pytest.raises(ValueError, match="'quick@split=leaking' has a split of its own; name it in splits"):
+        splits.with_split("quick@split=leaking", "disjoint")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([], "name one or more of disjoint, leaking"),
+        ("leaking", "name one or more"),
+        (["leeking"], "unknown split 'leeking'; did you mean 'leaking'"),
+        (["leaking", "leaking"], "named more than once"),
+    ],
+)
+def test_splits_are_checked(values, message):
+    with pytest.raises(ValueError, match=message):
+        splits.check_splits(values)
+
+
+def test_the_table_has_a_column_for_each_split_and_judges_the_leaking_one_only():
+    table = splits.table_iii(final(BOTH))
+    assert list(table) == ["published", "leaking", "leaking beside published", "disjoint"]
+    row = table.loc["diabetes", "evomal"]
+    assert row["published"] == "0.3573 ± 0.0198 (5)"
+    assert row["leaking"] == "0.3600 ± 0.0100 (3)"
+    assert row["disjoint"] == "0.7600 ± 0.0100 (3)"
+    assert row["leaking beside published"] == "reproduced"
+    assert [method for _, method in table.index] == list(METHODS)
+    assert list(splits.table_iii(final({"quick": DISJOINT}))) == ["published", "disjoint"]
+
+
+def test_a_diverged_run_is_counted_in_its_cell():
+    errors = final(BOTH)
+    errors.loc[(errors["method"] == "ml3") & (errors["seed"] == 1), "error"] = np.inf
+    assert splits.table_iii(errors).loc["diabetes", "ml3"]["disjoint"] == "0.9100 ± 0.0141 (3, 1 diverged)"
+
+
+def test_orders_are_kept_or_lost_by_the_means():
+    found = splits.orders(final(BOTH)).set_index(["split", "other"])
+    assert set(found["best"]) == {"evomal"}
+    assert found.loc["leaking", "verdict"].tolist() == ["kept"] * 4
+    assert found.loc["disjoint", "verdict"].to_dict() == {
+        "baseline": "lost",
+        "gp-lfl": "lost",
+        "ml3": "kept",
+        "taylorglo": "kept",
+    }
+    assert found.loc[("disjoint", "ml3"), ["n", "wins"]].tolist() == [3, 3]
+    # 0.3573 ± 0.0198 against 0.3829 ± 0.0065 and 0.3746 ± 0.0577, five executions each
+    assert not found.loc[("leaking", "baseline"), "by_chance"]
+    assert found.loc[("leaking", "gp-lfl"), "by_chance"]
+
+
+def test_on_boston_the_baseline_is_published_as_the_best():
+    assert set(splits.orders(final(BOTH, "boston"))["best"]) == {"baseline"}
+    assert set(splits.orders(final(BOTH, "california"))["best"]) == {"evomal"}
+
+
+def test_a_diverged_method_is_never_below_and_one_seed_decides_nothing():
+    errors = final(BOTH)
+    errors.loc[(errors["method"] == "evomal") & (errors["seed"] == 0), "error"] = np.inf
+    assert set(splits.orders(errors)["verdict"]) == {"lost"}
+    errors.loc[errors["method"] == "ml3", "error"] = np.inf
+    assert splits.orders(errors).query("other == 'ml3'")["verdict"].tolist() == ["lost", "lost"]
+    assert set(splits.orders(final(BOTH, seeds=1))["verdict"]) == {"undecided"}
+
+
+def test_words_say_what_survives_with_n_and_the_profile():
+    text = splits.in_words(splits.orders(final(BOTH)), "quick")
+    assert text.startswith("Profile `quick`, n = 3 seeds. It is smaller than the paper's")
+    assert "Under the leaking split 4 of 4 published orders are kept." in text
+    assert "Under the disjoint split 2 of 4 published orders are kept." in text
+    assert "survive the correct one: diabetes, EvoMAL below ML³; diabetes, EvoMAL below TaylorGLO." in text
+    assert (
+        "do not survive the correct one: diabetes, EvoMAL below Baseline; diabetes, EvoMAL below GP-LFL." in text
+    )
+    alone = splits.in_words(splits.orders(final({"quick": DISJOINT})), "quick")
+    assert "survive" not in alone
+    single = splits.in_words(splits.orders(final(BOTH, seeds=1)), "quick")
+    assert "Under the leaking split 0 of 4 published orders are kept; 4 are undecided." in single
+    assert "survive" not in single
+    assert "n = 0" in splits.in_words(splits.orders(final({"quick": {"baseline": 0.7}})), "quick")
+
+
+def test_the_figure_has_a_panel_for_each_split_and_published_cells_beside_the_leaking_one_only():
+    theirs = paper.published("III").query("experiment == 'diabetes'")
+    figure = plots_tabular.errors_by_split(final(BOTH), theirs)
+    left, right = figure.axes
+    assert left.get_title("left") == "leaking split: quick@split=leaking"
+    assert right.get_title("left") == "disjoint split: quick"
+    assert len(left.containers) == 5
+    assert not right.containers
+    assert len(plots_tabular.errors_by_split(final({"quick": DISJOINT}), theirs).axes) == 1
+
+
+@pytest.mark.parametrize("profiles", [{"quick@split=leaking": LEAKING}, BOTH])
+def test_the_headline_fits_a_figure_of_one_panel_too(profiles):
+    theirs = paper.published("III").query("experiment == 'diabetes'")
+    figure = plots_tabular.errors_by_split(final(profiles), theirs)
+    figure.canvas.draw()
+    assert figure._suptitle.get_window_extent().x1 <= figure.bbox.x1
