@@ -24,6 +24,7 @@ ENV PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu \
 # pip install -c constraints.txt into .venv.
 COPY --chown=evomal Makefile pyproject.toml constraints.txt README.md LICENSE ./
 COPY --chown=evomal evomal_core/__init__.py evomal_core/
+COPY --chown=evomal evomal_paper/__init__.py evomal_paper/
 RUN make install
 
 COPY --chown=evomal . .

@@ -58,7 +58,7 @@ notebooks: $(READY) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
 benchmark: $(READY) ## measure the speed of the engines
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m tests.speed
 
 clean: ## remove .venv and caches; data/ and results/ stay
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

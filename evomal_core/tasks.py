@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +13,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from evomal_core.kinds import Kind, check_kind
 from evomal_core.seeds import check_seed, numpy_rng
-from evomal_paper.experiments.augmentation import Augmentation
 
 SPLITS = ("train", "validation", "test", "unseen")
 ARRAYS = "use Task.from_arrays, which takes arrays of any kind"
@@ -75,7 +75,7 @@ class Task:
     """How the features were standardised, if they were: apply it to new rows, `task.x_scale(x_new)`."""
     y_scale: Scale | None = None
     """How the labels of a regression were standardised: `task.y_scale.undo(y_pred)` is in their own unit."""
-    augment: Augmentation | None = None
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
     """What is done to the images of each training batch; validation and test rows stay as they are."""
     classes: tuple[str, ...] = ()
     """What the labels 0, 1, … of a classification stand for, where that is known."""

@@ -79,6 +79,21 @@ def tiny_config(**changes: object) -> em.SearchConfig:
     return em.SearchConfig(**sizes | changes)
 
 
+class Centred(nn.Module):
+    """Subtracts a running mean that it keeps itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense, self.out = nn.Linear(3, 4), nn.Linear(4, 1)
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x):
+        h = self.dense(x)
+        if self.training:
+            self.mean.mul_(0.9).add_(0.1 * h.detach().mean(0))
+        return self.out(torch.tanh(h - self.mean))
+
+
 @contextmanager
 def global_generators_untouched() -> Iterator[None]:
     """Fail if the code within draws from, or seeds, Python's, NumPy's or PyTorch's global generator."""

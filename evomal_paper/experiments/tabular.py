@@ -1,9 +1,9 @@
 """TPAMI'23's tabular regressions (section IV-B, Table III), and their two splits.
 
 The stated base learning rate, 0.01, makes training diverge on California Housing, whose features have extreme
-outliers. `python -m evomal_paper.base_settings.base_rate california` looks for the nearest rate that trains, with the
-task loss alone; it is what the profiles `quick`, `narrow` and `calibrated` of that data set use, while `paper`
-keeps the stated one.
+outliers. `python -m evomal_paper.base_settings.base_rate california` looks for the nearest rate that trains,
+with the task loss alone; it is what the profiles `quick`, `narrow` and `calibrated` of that data set use, while
+`paper` keeps the stated one.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 from torch import nn
 
-from evomal_core.models import glorot_, he_, logistic, mlp
 from evomal_paper.networks.cifar import alexnet, allcnn_c, squeezenet, vgg16
 from evomal_paper.networks.residual import preresnet, pyramidnet, resnet18, wide_resnet
 from evomal_paper.networks.small import gecco_cnn, lenet5, surname_lstm
@@ -26,11 +25,7 @@ __all__ = [
     "alexnet",
     "allcnn_c",
     "gecco_cnn",
-    "glorot_",
-    "he_",
     "lenet5",
-    "logistic",
-    "mlp",
     "preresnet",
     "pyramidnet",
     "resnet18",

@@ -13,6 +13,7 @@ from evomal_paper.plots.style import (
     STYLES,
     headline,
     new_figure,
+    outside_legend,
     present,
     styled,
 )
@@ -25,11 +26,6 @@ HEIGHTS = {
     "error": {"regression": "MSE", "binary": "error rate", "multiclass": "error rate"},
 }
 """Names of a landscape's height by measure and kind of task."""
-
-
-def _legend(figure: Figure, axes: Axes, **options: object) -> None:
-    handles, names = axes.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside right upper", **options)
 
 
 @styled
@@ -66,7 +62,7 @@ def landscape_lines(lines: pd.DataFrame, kinds: dict[str, str], measure: str = "
     n = int(heights["seed"].nunique())
     key = "line: mean over seeds, band: ± 1 standard error; lines may leave a panel"
     headline(figure, f"Landscapes, profile {lines['profile'].iloc[0]}, n = {count_seeds(n)}", key)
-    _legend(figure, grid.flat[0])
+    outside_legend(figure, grid.flat[0])
     return figure
 
 

@@ -9,14 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evomal_paper.plots.style import STYLES, headline, log_scale, new_figure, present, styled
+from evomal_paper.plots.style import STYLES, headline, log_scale, new_figure, outside_legend, present, styled
 from evomal_paper.published.tables import LABELS, SPLITS
 from evomal_paper.sentences import count_seeds
-
-
-def _legend(figure: Figure, axes: Axes, **options: object) -> None:
-    handles, names = axes.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside right upper", **options)
 
 
 @styled
@@ -49,7 +44,7 @@ def error_by_rate(
     n = int(final["seed"].nunique())
     place = f"{final['experiment'].iloc[0]}: error by learning rate, n = {count_seeds(n)} at each rate"
     headline(figure, place, "point: one seed, line: median of the seeds that did not diverge")
-    _legend(figure, grid.flat[0])
+    outside_legend(figure, grid.flat[0])
     return figure
 
 

@@ -127,6 +127,12 @@ def legend_label(method: str, counts: tuple[int, int], failure: str) -> str:
     return f"{LABELS[method]} (n = {n}{f', {n - finite} {failure}' if finite < n else ''})"
 
 
+def outside_legend(figure: Figure, axes: Axes, **options: Any) -> None:
+    """Draw the legend of some axes to the right of all panels."""
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right upper", **options)
+
+
 def log_scale(axes: Axes, axis: str = "y") -> None:
     """A logarithmic axis with plain numbers, labelled also where it spans less than a decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from helpers import global_generators_untouched, regression_task, tiny_config
+from helpers import Centred, global_generators_untouched, regression_task, tiny_config
 from torch import nn
 from torch.nn.utils import parameters_to_vector
 from torch.utils.checkpoint import checkpoint
@@ -50,21 +50,6 @@ class Shared(nn.Module):
 
     def forward(self, x):
         return self.out(self.again(torch.tanh(self.dense(self.norm(x)))))
-
-
-class Centred(nn.Module):
-    """Subtracts a running mean that it keeps itself."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.dense, self.out = nn.Linear(3, 4), nn.Linear(4, 1)
-        self.register_buffer("mean", torch.zeros(4))
-
-    def forward(self, x):
-        h = self.dense(x)
-        if self.training:
-            self.mean.mul_(0.9).add_(0.1 * h.detach().mean(0))
-        return self.out(torch.tanh(h - self.mean))
 
 
 class Shifted(nn.Module):

@@ -9,9 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from helpers import class_task, regression_task, tiny_config
+from helpers import Centred, class_task, regression_task, tiny_config
 from simulated_cuda import Graph, simulated_cuda
-from test_own_networks import Centred
 from torch import nn
 
 import evomal_core as em

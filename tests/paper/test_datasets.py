@@ -782,7 +782,8 @@ def test_killed_download_leaves_no_cache(mnist, server, folder):
     dataset, arrays = mnist
     server.ways = {"a/t10k-labels-idx1-ubyte.gz": ["stalled", "whole"]}
     code = (
-        "import sys, json; from evomal_paper.datasets import downloads; from evomal_paper.datasets.catalogue import DATASETS\n"
+        "import sys, json; from evomal_paper.datasets import downloads\n"
+        "from evomal_paper.datasets.catalogue import DATASETS\n"
         "source = downloads.import_torchvision().datasets.MNIST\n"
         "source.mirrors, source.resources = json.loads(sys.argv[1])\n"
         "print('go', flush=True); DATASETS['mnist'].load(download=True, progress=False)"

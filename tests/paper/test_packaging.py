@@ -25,7 +25,8 @@ import evomal_core
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-MODULES = sorted((ROOT / "evomal_core").rglob("*.py"))
+PACKAGES = ("evomal_core", "evomal_paper")
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PYTHONS = ["3.11", "3.12", "3.13"]
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "seaborn": "seaborn-base"}
@@ -153,7 +154,7 @@ def test_every_import_is_a_requirement():
                 names = [node.module or ""]
             else:
                 continue
-            for name in {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"evomal_core"}:
+            for name in {name.split(".")[0] for name in names} - sys.stdlib_module_names - set(PACKAGES):
                 candidates = set(map(canonicalize_name, distributions.get(name, [name])))
                 assert candidates & declared, f"{path.name} imports {name}, which pyproject.toml does not name"
 
