@@ -7,6 +7,8 @@ result = em.learn_loss([task], model=lambda: em.models.mlp(10, [40, 40], 1), see
 result.best.save("loss.json")
 """
 
+from typing import TYPE_CHECKING, Any
+
 from evomal_core import models
 from evomal_core.config import SGD, Optimizer, SearchConfig
 from evomal_core.expression import Expression
@@ -16,6 +18,9 @@ from evomal_core.result import Evaluation, SearchResult
 from evomal_core.search import METHODS, learn_loss
 from evomal_core.tasks import Task
 
+if TYPE_CHECKING:
+    from evomal_core.estimators import LossSearch
+
 __all__ = [
     "METHODS",
     "SGD",
@@ -23,6 +28,7 @@ __all__ = [
     "Expression",
     "LearnedLoss",
     "Loss",
+    "LossSearch",
     "NeuralLoss",
     "Optimizer",
     "SearchConfig",
@@ -36,3 +42,11 @@ __all__ = [
     "models",
 ]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "LossSearch":  # needs scikit-learn, which nothing else of the core does
+        from evomal_core.estimators import LossSearch
+
+        return LossSearch
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,197 @@
+"""A scikit-learn estimator: `fit` learns a loss for the data and trains a network with it.
+
+The only module of the core that needs scikit-learn; `evomal_core.LossSearch` imports it when it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+from torch import nn
+
+from evomal_core.config import SearchConfig
+from evomal_core.kinds import Kind
+from evomal_core.learners import make_learners
+from evomal_core.losses import Loss, TaskLoss
+from evomal_core.models import mlp
+from evomal_core.search import learn_loss
+from evomal_core.tasks import Task
+from evomal_core.training import train
+
+KINDS = ("classification", "regression")
+
+
+def _is_classifier(estimator: LossSearch) -> bool:
+    return estimator.kind == "classification"
+
+
+class LossSearch(BaseEstimator):
+    """A network trained with a loss that is learned for its data, as a scikit-learn estimator.
+
+    `fit` searches for a loss on training and validation rows, compares the best found with the task loss (squared
+    error or cross-entropy) by the validation error of networks trained with each, and trains a new network on all
+    rows with the better one.
+
+    Args:
+        kind: "classification" or "regression".
+        hidden_layer_sizes: units of a multilayer perceptron's hidden layers.
+        model: makes another network, called with the numbers of features and outputs; classes of more than two
+            need an output each, two classes need one. It gives logits, or predictions of standardised labels.
+        method: one of `METHODS`.
+        config: the search's hyper-parameters; the defaults are `SearchConfig()`'s.
+        steps: steps of the final training by the configuration's base optimiser.
+        validation_fraction: share of rows on which the search measures errors.
+        time_limit: seconds after which the search stops; None for no limit.
+        random_state: the seed of everything random, as in scikit-learn.
+
+    Attributes:
+        result_: the search's `SearchResult`.
+        loss_: the loss that the network was trained with.
+        network_: the trained network.
+        classes_: labels of the classes, for a classification.
+        n_features_in_: number of features.
+        feature_names_in_: names of the features, if all are strings.
+
+    Example:
+        >>> from sklearn.pipeline import make_pipeline
+        >>> from sklearn.preprocessing import StandardScaler
+        >>> pipeline = make_pipeline(StandardScaler(), LossSearch("regression", time_limit=600))
+    """
+
+    def __init__(
+        self,
+        kind: str = "classification",
+        *,
+        hidden_layer_sizes: Sequence[int] = (40, 40),
+        model: Callable[[int, int], nn.Module] | None = None,
+        method: str = "evomal",
+        config: SearchConfig | None = None,
+        steps: int = 2000,
+        validation_fraction: float = 0.2,
+        time_limit: float | None = None,
+        random_state: int | np.random.RandomState | None = 0,
+    ) -> None:
+        self.kind = kind
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.model = model
+        self.method = method
+        self.config = config
+        self.steps = steps
+        self.validation_fraction = validation_fraction
+        self.time_limit = time_limit
+        self.random_state = random_state
+
+    def __sklearn_tags__(self) -> Tags:
+        mixin: Any = ClassifierMixin if _is_classifier(self) else RegressorMixin
+        tags = super().__sklearn_tags__()
+        own = type("", (mixin, BaseEstimator), {})().__sklearn_tags__()
+        tags.estimator_type, tags.classifier_tags, tags.regressor_tags = (
+            own.estimator_type,
+            own.classifier_tags,
+            own.regressor_tags,
+        )
+        tags.target_tags.required = True
+        tags.target_tags.multi_output = not _is_classifier(self)
+        return tags
+
+    def fit(self, X: Any, y: Any) -> Self:  # noqa: N803 - scikit-learn's name
+        """Learn a loss for rows X (rows, features) with labels y, and train a network with it.
+
+        Raises:
+            ValueError: an argument of the estimator is out of range, or the data can't be learned from.
+        """
+        self._check()
+        x, y = validate_data(self, X, y, dtype="numeric", multi_output=True, y_numeric=not _is_classifier(self))
+        if len(x) < 2:
+            raise ValueError(f"a search needs training and validation rows, got n_samples = {len(x)}")
+        kind, labels = self._labels(y)
+        seed = int(check_random_state(self.random_state).randint(2**31))
+        config = self.config or SearchConfig()
+        held_out = min(max(round(self.validation_fraction * len(x)), 1), len(x) - 1) / len(x)
+        task = Task.from_arrays(x, labels, kind=kind, split=(1 - held_out, held_out, 0.0), seed=seed)
+        whole = Task.from_arrays(x, labels, kind=kind, split=(1.0, 0.0, 0.0), seed=seed)
+        outputs = len(self.classes_) if kind == "multiclass" else whole.outputs
+
+        def model() -> nn.Module:
+            if self.model is not None:
+                return self.model(x.shape[1], outputs)
+            return mlp(x.shape[1], list(self.hidden_layer_sizes), outputs)
+
+        self.result_ = learn_loss([task], model, self.method, config=config, seed=seed, progress=False)
+        (learner,) = make_learners([whole], model, config, seed, "fit")
+        for loss in (*self._winner(), TaskLoss(kind)):
+            trained = train(loss, learner, config.base, self.steps, splits=["train"])
+            if not trained.diverged:
+                break
+        else:
+            raise ValueError("training diverged with the learned loss and with the task loss; lower base.lr")
+        self.loss_: Loss = loss
+        self.network_ = trained.network.double().eval()
+        self._scales = whole.x_scale, whole.y_scale
+        return self
+
+    def _check(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind = {self.kind!r} is not one of {', '.join(KINDS)}")
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction = {self.validation_fraction!r} is not between 0 and 1")
+        if not isinstance(self.steps, int) or self.steps < 1:
+            raise ValueError(f"steps = {self.steps!r} is not a whole number of at least 1")
+
+    def _labels(self, y: np.ndarray) -> tuple[Kind, np.ndarray]:
+        if not _is_classifier(self):
+            self._flat = y.ndim == 1
+            return "regression", y.astype(float)
+        y = column_or_1d(y, warn=True)
+        check_classification_targets(y)
+        self.classes_, numbers = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(
+                f"y has only one class, {self.classes_[0]!r}; a classifier needs at least two classes"
+            )
+        return ("binary" if len(self.classes_) == 2 else "multiclass"), numbers
+
+    def _winner(self) -> list[Loss]:
+        """The best loss that was found, if it is better than the task loss."""
+        own = self.result_.task_loss_fitness
+        return [self.result_.best] if own is None or self.result_.fitness < own else []
+
+    @torch.no_grad()
+    def _outputs(self, X: Any) -> torch.Tensor:  # noqa: N803
+        check_is_fitted(self)
+        rows = validate_data(self, X, dtype="numeric", reset=False)
+        x_scale, _ = self._scales
+        x = torch.from_numpy(np.asarray(rows, dtype=np.float64))
+        return self.network_(x_scale(x).double() if x_scale else x)
+
+    def predict(self, X: Any) -> np.ndarray:  # noqa: N803
+        """The labels of rows X: classes, or real numbers in the units of the labels given."""
+        outputs = self._outputs(X)
+        if _is_classifier(self):
+            binary = len(self.classes_) == 2
+            return self.classes_[(outputs[:, 0] > 0).long() if binary else outputs.argmax(dim=1)]
+        _, y_scale = self._scales
+        predictions = (outputs * y_scale.spread + y_scale.mean).numpy() if y_scale else outputs.numpy()
+        return predictions[:, 0] if self._flat else predictions
+
+    @available_if(_is_classifier)
+    def predict_proba(self, X: Any) -> np.ndarray:  # noqa: N803
+        """The network's probabilities of the classes (rows, classes), in the order of `classes_`."""
+        outputs = self._outputs(X)
+        if len(self.classes_) > 2:
+            return torch.softmax(outputs, dim=1).numpy()
+        positive = torch.sigmoid(outputs)
+        return torch.cat([1 - positive, positive], dim=1).numpy()
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: N803
+        """The accuracy of a classification, R² of a regression."""
+        mixin: Any = ClassifierMixin if _is_classifier(self) else RegressorMixin
+        return mixin.score(self, X, y, sample_weight)

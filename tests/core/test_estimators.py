@@ -1,0 +1,136 @@
+"""The scikit-learn estimator: scikit-learn's own checks, and that it trains with what the search found."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers import global_generators_untouched, tiny_config
+from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.datasets import make_classification, make_regression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import estimator_checks_generator
+from torch import nn
+
+import evomal_core as em
+from evomal_core import estimators
+
+TINY = tiny_config(
+    population=2,
+    generations=1,
+    meta_steps=1,
+    fitness_steps=3,
+    rejection_steps=0,
+    base=em.SGD(lr=0.02, momentum=0.9, nesterov=True, batch_size=32),
+)
+X, Y = make_regression(80, 4, n_informative=4, noise=1.0, random_state=0)
+XC, YC = make_classification(90, 5, n_informative=4, n_classes=3, class_sep=2.0, n_redundant=0, random_state=0)
+
+
+def small(kind: str, **changes):
+    return em.LossSearch(kind, **{"hidden_layer_sizes": (16,), "config": TINY, "steps": 150} | changes)
+
+
+def checks():
+    for kind in ("classification", "regression"):
+        for estimator, check in estimator_checks_generator(small(kind)):
+            yield pytest.param(estimator, check, id=f"{kind}-{getattr(check, 'func', check).__name__}")
+
+
+@pytest.mark.parametrize(("estimator", "check"), [*checks()])
+def test_scikit_learns_own_checks_all_pass(estimator, check):
+    check(estimator)
+
+
+def test_tags_follow_the_kind():
+    assert is_classifier(em.LossSearch())
+    assert is_regressor(em.LossSearch("regression"))
+    assert hasattr(em.LossSearch(), "predict_proba")
+    assert not hasattr(em.LossSearch("regression"), "predict_proba")
+
+
+def test_probabilities_belong_to_the_classes_as_they_were_given():
+    names = np.array(["ash", "beech", "cedar"])[YC]
+    with global_generators_untouched():
+        fitted = small("classification", random_state=3).fit(XC, names)
+    probabilities = fitted.predict_proba(XC)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    assert list(fitted.classes_) == ["ash", "beech", "cedar"]
+    np.testing.assert_array_equal(fitted.classes_[probabilities.argmax(axis=1)], fitted.predict(XC))
+    assert fitted.score(XC, names) == np.mean(fitted.predict(XC) == names) > 0.7
+    two = small("classification").fit(XC[YC < 2], names[YC < 2])
+    assert two.predict_proba(XC).shape == (90, 2)
+    np.testing.assert_array_equal(two.classes_[two.predict_proba(XC).argmax(axis=1)], two.predict(XC))
+
+
+def test_predictions_are_in_the_units_of_the_labels():
+    one = small("regression").fit(X, 1000 + Y)
+    assert one.predict(X).shape == (80,)
+    assert one.score(X, 1000 + Y) > 0.9
+    two = small("regression").fit(X, np.c_[Y, -5 * Y])
+    assert two.predict(X).shape == (80, 2)
+    assert two.score(X, np.c_[Y, -5 * Y]) > 0.9
+
+
+def test_it_stands_in_pipelines_and_grid_searches():
+    pipeline = make_pipeline(StandardScaler(), small("regression"))
+    grid = GridSearchCV(pipeline, {"losssearch__hidden_layer_sizes": [(4,), (16,)]}, cv=2).fit(X, Y)
+    assert grid.best_score_ > 0.5
+    assert grid.best_estimator_.predict(X[:3]).shape == (3,)
+
+
+def test_a_seed_decides_everything_and_a_pickle_keeps_it():
+    first, again = (clone(small("regression", random_state=5)).fit(X, Y) for _ in range(2))
+    np.testing.assert_array_equal(first.predict(X), again.predict(X))
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(first)).predict(X), first.predict(X))
+    assert not np.array_equal(small("regression", random_state=6).fit(X, Y).predict(X), first.predict(X))
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_the_network_is_trained_with_the_better_of_the_loss_found_and_the_task_loss(better, monkeypatch):
+    real = estimators.learn_loss
+
+    def searched(*arguments, **keywords):
+        found = real(*arguments, **keywords)
+        return replace(found, task_loss_fitness=found.fitness + (1 if better else -1))
+
+    monkeypatch.setattr(estimators, "learn_loss", searched)
+    fitted = small("regression").fit(X, Y)
+    assert isinstance(fitted.loss_, em.LearnedLoss if better else em.TaskLoss)
+
+
+def test_any_network_and_its_config_may_be_given():
+    def model(features, outputs):
+        return nn.Sequential(nn.Linear(features, 8), nn.Tanh(), nn.Linear(8, outputs))
+
+    fitted = small("classification", model=model, config=TINY.replace(generations=2)).fit(XC, YC)
+    assert isinstance(fitted.network_[1], nn.Tanh)
+    assert len(fitted.result_.generations) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "clustering"}, "kind = 'clustering' is not one of classification, regression"),
+        ({"validation_fraction": 1.0}, "validation_fraction = 1.0 is not between 0 and 1"),
+        ({"steps": 0}, "steps = 0 is not a whole number of at least 1"),
+        ({"method": "evomall"}, "unknown method 'evomall'; did you mean 'evomal'"),
+    ],
+)
+def test_bad_arguments_are_refused_by_fit(changes, message):
+    with pytest.raises(ValueError, match=message):
+        small(**{"kind": "regression"} | changes).fit(X, Y)
+
+
+def test_nothing_of_scikit_learn_is_imported_before_the_estimator_is_asked_for():
+    code = "import sys, evomal_core as em; print('sklearn' in sys.modules, em.LossSearch.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "False LossSearch\n", done.stderr
+    with pytest.raises(AttributeError, match="no attribute 'LossSerach'"):
+        em.LossSerach  # noqa: B018
