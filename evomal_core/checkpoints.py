@@ -17,7 +17,7 @@ from evomal_core.config import SearchConfig
 from evomal_core.files import decode, file_in_the_way, read_json, write_atomic, write_json
 
 FORMAT = "evomal-checkpoint"
-VERSION = 1
+VERSION = 2
 
 
 class Checkpoint:

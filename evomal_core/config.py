@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, Self
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from evomal_core.initialisation import Initialisation, Start
+
 Count = Annotated[int, Field(ge=0, strict=True)]
 Positive = Annotated[int, Field(ge=1, strict=True)]
 Real = Annotated[float, Field(allow_inf_nan=False, strict=True)]
@@ -210,8 +212,11 @@ class SearchConfig(Config):
     base: SGD | Optimizer = SGD(lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
     fitness_steps: Positive = 500
     fitness_on: Literal["train", "validation"] = "validation"
-    initialisation: Literal["default", "glorot"] = "default"
-    """The base network's initial weights: as its constructor makes them, or Glorot-uniform with zero biases."""
+    initialisation: Initialisation = "default"
+    """The base network's initial weights: as its constructor makes them, Glorot-uniform with zero biases, or
+    He-normal by fan-in or fan-out, see `initialisation.RULES`."""
+    theta0: Start = "auto"
+    """The initial weights of each meta-step: "redrawn", "fixed", or "auto": redrawn where the model allows it."""
 
     # Filters (TPAMI section III-E)
     symbolic_archive: Flag = True

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from evomal_core.config import SearchConfig
 from evomal_core.devices import keep_freed_memory, without_cudnn
-from evomal_core.models import glorot_
+from evomal_core.initialisation import RULES, Redraw, drawn_by, fill
 from evomal_core.seeds import derive, isolated_torch, torch_rng
 from evomal_core.tasks import Task
 
@@ -46,6 +46,8 @@ class Learner:
     """The architecture; its own weights stay at their initial values and are never trained."""
     batch_size: int
     seed: int
+    redraw: Redraw | None = field(default=None, repr=False)
+    """How meta-steps draw their initial weights; None if all start from the network's own."""
     _orders: dict[tuple[str, int], Tensor] = field(default_factory=dict, repr=False)
 
     @property
@@ -58,6 +60,28 @@ class Learner:
         """The initial weights that are trained (detached; do not change them in place); frozen ones stay out."""
         trained = ((name, w) for name, w in self.network.named_parameters() if w.requires_grad)
         return {name: weights.detach() for name, weights in trained}
+
+    @property
+    def redraws(self) -> bool:
+        """Whether each meta-step starts from new initial weights."""
+        return self.redraw is not None and self.redraw.initialiser is not None
+
+    def initial_vector(self, meta_step: int) -> Tensor | None:
+        """The initial weights of a meta-step as a vector (W,), float32 on the CPU; None for the network's own."""
+        if self.redraw is None or self.redraw.initialiser is None:
+            return None
+        return self.redraw.initialiser(derive(self.seed, "theta0", meta_step))
+
+    def initial(self, meta_step: int) -> Weights:
+        """The initial weights of a meta-step, the same for each loss and engine."""
+        theta, vector = self.theta, self.initial_vector(meta_step)
+        if vector is None:
+            return theta
+        parts = vector.split([weights.numel() for weights in theta.values()])
+        return {
+            name: part.view_as(weights).to(weights)
+            for (name, weights), part in zip(theta.items(), parts, strict=True)
+        }
 
     def batch(self, step: int, split: str = "train", offset: int = 0) -> tuple[Tensor, Tensor]:
         """The rows (x, y) of one step: epochs of shuffled rows without replacement.
@@ -123,7 +147,7 @@ class Learner:
         parts: dict[str, Any] = {name: few(*part) for name, part in self.task.parts().items()}
         task = replace(self.task, **parts)
         network = copy.deepcopy(self.network).to("cpu", torch.float64)
-        return Learner(task.to("cpu", torch.float64), network, min(self.batch_size, rows), self.seed)
+        return Learner(task.to("cpu", torch.float64), network, min(self.batch_size, rows), self.seed, self.redraw)
 
     def kernels(self) -> AbstractContextManager[None]:
         """Within it, the network's layers are computed by kernels that can be differentiated twice."""
@@ -308,28 +332,38 @@ def make_learners(
         ValueError: the network's output does not fit the task's labels.
     """
     keep_freed_memory()
-    return [
-        _make_learner(task, model, config.base.batch_size, config.initialisation, derive(seed, purpose, index))
-        for index, task in enumerate(tasks)
-    ]
+    learners: list[Learner] = []
+    redraw = None
+    for index, task in enumerate(tasks):
+        seed_of_task = derive(seed, purpose, index)
+        build = partial(_network, model, task)
+        network = build(derive(seed_of_task, "initial weights"))
+        if redraw is None:
+            redraw = Redraw(build, config.initialisation, config.theta0, derive(seed, purpose, "redraw"))
+        if config.initialisation != "default":
+            rule = RULES[config.initialisation]
+            fill(network, drawn_by(network, rule), derive(seed_of_task, "initial weights"))
+        network.to(device=task.train[0].device, dtype=_dtype(task)).train()
+        learners.append(Learner(task, network, config.base.batch_size, seed_of_task, redraw))
+        _check_output(learners[-1])
+    return learners
 
 
-def _make_learner(task: Task, model: ModelFactory, batch_size: int, initialisation: str, seed: int) -> Learner:
-    x, _ = task.train
-    dtype = next((part.dtype for part in task.train if part.is_floating_point()), None)
-    with isolated_torch(seed, "initial weights"):
+def _dtype(task: Task) -> torch.dtype | None:
+    return next((part.dtype for part in task.train if part.is_floating_point()), None)
+
+
+def _network(model: ModelFactory, task: Task, seed: int) -> nn.Module:
+    """A new network on the CPU, its lazy layers told their sizes, drawn with a seed."""
+    with isolated_torch(seed):
         network = _copied(model())
-        if isinstance(network, nn.Module) and any(map(nn.parameter.is_lazy, network.parameters())):
+        if not isinstance(network, nn.Module) or not any(p.requires_grad for p in network.parameters()):
+            name = type(network).__name__
+            raise TypeError(f"model() must return an nn.Module with trainable weights, got {name}")
+        if any(map(nn.parameter.is_lazy, network.parameters())):
             with torch.no_grad():
-                network.to(dtype=dtype).eval()(x[:2].cpu().clone())  # tells its layers their sizes
-    if not isinstance(network, nn.Module) or not any(p.requires_grad for p in network.parameters()):
-        raise TypeError(f"model() must return an nn.Module with trainable weights, got {type(network).__name__}")
-    if initialisation == "glorot":
-        glorot_(network.cpu(), torch_rng(seed, "initial weights"))
-    network.to(device=x.device, dtype=dtype).train()
-    learner = Learner(task, network, batch_size, seed)
-    _check_output(learner)
-    return learner
+                network.to(dtype=_dtype(task)).eval()(task.train[0][:2].cpu().clone())
+    return network.cpu()
 
 
 def _copied(network: nn.Module) -> nn.Module:

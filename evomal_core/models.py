@@ -1,4 +1,4 @@
-"""Multi-layer perceptrons, and the initialisations of Glorot and of He for any network."""
+"""Multi-layer perceptrons, and He's initialisation for any network."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TypeVar
 
-import torch
 from torch import nn
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -50,19 +49,4 @@ def he_(network: Network) -> Network:
             continue
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-    return network
-
-
-def glorot_(network: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Glorot-uniform weights and zero biases, in place (Glorot & Bengio 2010); norm layers keep theirs."""
-    norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, norms):
-                continue
-            for name, weights in module.named_parameters(recurse=False):
-                if weights.ndim >= 2:
-                    nn.init.xavier_uniform_(weights, generator=generator)
-                elif "bias" in name:
-                    nn.init.zeros_(weights)
     return network

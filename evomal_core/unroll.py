@@ -38,12 +38,14 @@ Batch = tuple[Tensor, Tensor]
 class Episode:
     """The data of one meta-step on one task: a batch for each unrolled step, and the task loss's batch.
 
-    `draw` numbers the random draws of a network with dropout: unrolled step k uses draw + k.
+    Initial weights come from `learner.initial(meta_step)`. `draw` numbers the random draws of a network with
+    dropout: unrolled step k uses draw + k.
     """
 
     steps: list[Batch]
     task: Batch
     draw: int
+    meta_step: int
 
 
 def episode(learner: Learner, meta_step: int, config: SearchConfig) -> Episode:
@@ -57,7 +59,7 @@ def episode(learner: Learner, meta_step: int, config: SearchConfig) -> Episode:
             task_batch = learner.batch(meta_step, offset=1)
         case "validation":
             task_batch = learner.batch(meta_step, "validation")
-    return Episode(batches, task_batch, draw=meta_step * (steps + 1))
+    return Episode(batches, task_batch, meta_step * (steps + 1), meta_step)
 
 
 def sgd_step(
@@ -79,6 +81,9 @@ def _higher(loss: Loss, learner: Learner, data: Episode, base: SGD) -> tuple[Ten
     import higher
 
     network = copy.deepcopy(learner.network)
+    with torch.no_grad():
+        for name, weights in learner.initial(data.meta_step).items():
+            network.get_parameter(name).copy_(weights)
     optimiser = base.make(network.parameters())
     with higher.innerloop_ctx(network, optimiser) as (functional_network, optimiser_step):
         for k, (x, y) in enumerate(data.steps):
@@ -91,7 +96,7 @@ def _higher(loss: Loss, learner: Learner, data: Episode, base: SGD) -> tuple[Ten
 
 
 def _autograd(loss: Loss, learner: Learner, data: Episode, base: SGD) -> tuple[Tensor, Gradients]:
-    theta = {name: weights.requires_grad_() for name, weights in learner.theta.items()}
+    theta = {name: weights.requires_grad_() for name, weights in learner.initial(data.meta_step).items()}
     velocity: Gradients | None = None
     for k, (x, y) in enumerate(data.steps):
         value = loss(learner.forward(theta, x, data.draw + k), y)
@@ -109,7 +114,7 @@ def _jvp(loss: Loss, learner: Learner, data: Episode, base: SGD) -> tuple[Tensor
     meta-gradient gains ∂s/∂phi and lambda_k = lambda_{k+1} + λ·a + ∂s/∂theta (λ: weight decay). At k = 0
     only ∂s/∂phi is needed: s = ⟨dM/df, J a⟩, a derivative of the elementwise loss alone.
     """
-    trajectory: list[Weights] = [learner.theta]
+    trajectory: list[Weights] = [learner.initial(data.meta_step)]
     velocity: Gradients | None = None
     for k, (x, y) in enumerate(data.steps):
         leaves = {name: weights.requires_grad_() for name, weights in trajectory[-1].items()}

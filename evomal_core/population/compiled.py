@@ -171,15 +171,19 @@ class CompiledMetaStep:
         self.stack, self.config = stack, config
         self.population = _Population(expressions, softplus, stack.kind)
         self.layers = _layers(stack)
-        self.theta0 = _flat_weights(stack)
-        self._held: dict[str, tuple[list[tuple[Tensor, Tensor]], Any]] = {}
+        self.theta = _flat_weights(stack)
+        self._held: dict[str, tuple[list[tuple[Tensor, Tensor]], tuple[np.ndarray, np.ndarray]]] = {}
+        self._start: tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]] | None = None
 
     def __call__(self, phi: Tensor, meta_step: int) -> tuple[Tensor, Tensor]:
         """phi (P, E) → the task loss summed over tasks, (P,), and its gradient (P, E)."""
         population, base = self.population, self.config.base.unrolled
         episodes = [episode(learner, meta_step, self.config) for learner in self.stack.learners]
-        f0, y, hidden, jacobian = self._once("step", [e.steps[0] for e in episodes], self._at_start)
-        x_task, y_task = self._once("task", [e.task for e in episodes], lambda r: (_features(r), _labels(r)))
+        x, y = self._arrays("step", [e.steps[0] for e in episodes])
+        x_task, y_task = self._arrays("task", [e.task for e in episodes])
+        drawn = self.stack.initial_vectors(meta_step)
+        theta0 = self.theta if drawn is None else drawn.numpy()
+        f0, hidden, jacobian = self._at_start(theta0, x, y)
         rates = np.array([base.lr * (1 + base.momentum if base.nesterov else 1), base.weight_decay])
         weights = phi.contiguous().numpy()
         values, gradients = np.empty(len(phi), weights.dtype), np.empty_like(weights)
@@ -187,7 +191,7 @@ class CompiledMetaStep:
         def work(candidates: np.ndarray) -> None:
             population.kernels.meta_steps(
                 population.kind, population.softplus, population.trees, population.lengths, weights,
-                self.layers, self.theta0, f0, y, hidden, jacobian, x_task, y_task, rates, candidates,
+                self.layers, theta0, f0, y, hidden, jacobian, x_task, y_task, rates, candidates,
                 values, gradients,
             )  # fmt: skip
 
@@ -195,24 +199,27 @@ class CompiledMetaStep:
             population.spread(work)
         return torch.from_numpy(values), torch.from_numpy(gradients)
 
-    def _once(self, key: str, batches: list[tuple[Tensor, Tensor]], make: Callable[[Rows], Any]) -> Any:
-        """What `make` makes of the batches; of the step before if they are the same tensors."""
+    def _arrays(self, key: str, batches: list[tuple[Tensor, Tensor]]) -> tuple[np.ndarray, np.ndarray]:
+        """The stacked features and labels; those of the step before if the batches are the same tensors."""
         held = self._held.get(key)
         if held is None or not same_batches(held[0], batches):
-            held = self._held[key] = (batches, make(stack_rows(self.stack, batches)))
+            rows = stack_rows(self.stack, batches)
+            held = self._held[key] = (batches, (_features(rows), _labels(rows)))
         return held[1]
 
-    def _at_start(self, rows: Rows) -> tuple[np.ndarray, ...]:
-        """What all candidates share: f at the initial weights, labels, hidden values, one output's Jacobian."""
-        x = _features(rows)
+    def _at_start(self, theta0: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
+        """What all candidates share: f at the initial weights, hidden values, one output's Jacobian."""
+        if self._start is not None and self._start[0] is theta0 and self._start[1] is x:
+            return self._start[2]
         room, jacobian_room, _ = self.population.kernels._sizes(self.layers, x.shape[1])
-        hidden = np.empty((len(x), room), self.theta0.dtype)
-        jacobian = np.empty((len(x), jacobian_room), self.theta0.dtype)
+        hidden = np.empty((len(x), room), theta0.dtype)
+        jacobian = np.empty((len(x), jacobian_room), theta0.dtype)
         with self.population.one_blas_thread():
-            self.population.kernels.forward(self.layers, self.theta0, x, hidden, jacobian)
-        y = _labels(rows)
+            self.population.kernels.forward(self.layers, theta0, x, hidden, jacobian)
         logits = torch.from_numpy(hidden[:, room - y[0].size :].reshape(y.shape).copy())
-        return link(logits, self.stack.kind).numpy(), y, hidden, jacobian
+        pieces = link(logits, self.stack.kind).numpy(), hidden, jacobian
+        self._start = (theta0, x, pieces)
+        return pieces
 
 
 class CompiledTraining:

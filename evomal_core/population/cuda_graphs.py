@@ -1,8 +1,8 @@
 """The meta-step as a CUDA graph: captured at the first step of a generation, replayed at the others.
 
 A meta-step of small networks is hundreds of short kernels, whose launching takes longer than their work. Nothing
-but the numbers in phi and in the batches changes between the steps of one local search, so both lie in buffers
-that stay where they are, and a replay launches all kernels at once.
+but the numbers in phi, the initial weights and the batches changes between the steps of one local search, so they
+lie in buffers that stay where they are, and a replay launches all kernels at once.
 
 This has been tested on a simulated device, which records operations and runs them again. It has not yet run on a
 GPU; where the host waits for the device within a step, or capturing fails, one line says so and the steps go on
@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from evomal_core.population.batches import Rows, out_of_memory
-from evomal_core.population.networks import NotBatchable
+from evomal_core.population.networks import NotBatchable, Stack
+from evomal_core.population.steps import Stacked
 
 log = logging.getLogger("evomal")
 
@@ -56,8 +57,12 @@ class Step(Protocol):
     def batches(self, meta_step: int) -> tuple[list[Rows], int]:
         """The stacked batches of a step, the task loss's last, and the number of its first random draw."""
 
-    def compute(self, phi: Tensor, batches: list[Rows], draw: int) -> tuple[Tensor, Tensor]:
-        """The task loss (P,) and its gradient (P, E)."""
+    @property
+    def stack(self) -> Stack:
+        """The base networks."""
+
+    def compute(self, phi: Tensor, theta0: Stacked, batches: list[Rows], draw: int) -> tuple[Tensor, Tensor]:
+        """The task loss (P,) and its gradient (P, E) from initial weights (T, 1, …)."""
 
     def forget(self) -> None:
         """Drop what was kept from earlier computations."""
@@ -71,17 +76,20 @@ class GraphedStep:
         self.eager = step.random
         self.graph: Any = None
         self._phi = torch.empty(0)
+        self._theta0: Stacked = []
         self._batches: list[Rows] = []
         self._result = (torch.empty(0), torch.empty(0))
 
     def __call__(self, phi: Tensor, meta_step: int) -> tuple[Tensor, Tensor]:
         """phi (P, E) → the task loss summed over tasks, (P,), and its gradient (P, E)."""
+        theta0 = self.step.stack.initial(meta_step)
         batches, draw = self.step.batches(meta_step)
         if self.graph is None and not self.eager:
-            self._capture(phi, batches, draw)
+            self._capture(phi, theta0, batches, draw)
         if self.eager:
-            return self.step.compute(phi, batches, draw)
+            return self.step.compute(phi, theta0, batches, draw)
         self._phi.copy_(phi)
+        torch._foreach_copy_(self._theta0, theta0)
         for held, fresh in zip(self._batches, batches, strict=True):
             held.features.copy_(fresh.features)
             held.y.copy_(fresh.y)
@@ -89,23 +97,24 @@ class GraphedStep:
         self.graph.replay()
         return self._result[0].clone(), self._result[1].clone()
 
-    def _capture(self, phi: Tensor, batches: list[Rows], draw: int) -> None:
+    def _capture(self, phi: Tensor, theta0: Stacked, batches: list[Rows], draw: int) -> None:
         self._phi = phi.clone()
+        self._theta0 = [w.clone() for w in theta0]
         self._batches = [Rows(b.features.clone(), b.y.clone(), b.given.clone()) for b in batches]
         aside, now = _stream(phi.device), torch.cuda.current_stream(phi.device)
         try:
             aside.wait_stream(now)
             with torch.cuda.stream(aside):
                 for _ in range(WARM_UP - 1):
-                    self.step.compute(self._phi, self._batches, draw)
+                    self.step.compute(self._phi, self._theta0, self._batches, draw)
                 self.step.forget()  # the pass at the initial weights belongs into the graph: batches change
                 with _never_waiting():
-                    self.step.compute(self._phi, self._batches, draw)
+                    self.step.compute(self._phi, self._theta0, self._batches, draw)
             now.wait_stream(aside)
             self.step.forget()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
-                self._result = self.step.compute(self._phi, self._batches, draw)
+                self._result = self.step.compute(self._phi, self._theta0, self._batches, draw)
             self.graph = graph
         except RuntimeError as error:
             torch.cuda.set_stream(now)

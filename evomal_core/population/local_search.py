@@ -4,7 +4,8 @@ A loss acts on predictions only. With g = dM/df at theta, theta' = theta − α�
 loss at theta' and u = J·v, the meta-gradient of one unrolled step is −α ∂⟨g, u⟩/∂phi: a mixed derivative of
 the elementwise losses, which `program` evaluates for all candidates, between a few products with stacked
 base networks. Initial weights and batches are the same for all candidates (same initial conditions), so
-the pass at the initial weights is done once. Small perceptrons on a CPU take the kernels of `compiled`.
+the pass at the initial weights is done once a meta-step. Small perceptrons on a CPU take the kernels of
+`compiled`.
 
 Candidates share no sum, norm or mask: a diverging one never disturbs another. Where one matrix product
 serves all candidates, its blocking, and so the last bit of a result, may depend on their number.
@@ -67,7 +68,7 @@ class MetaStep:
 
     def __call__(self, phi: Tensor, meta_step: int) -> tuple[Tensor, Tensor]:
         """phi (P, E) → the task loss summed over tasks, (P,), and its gradient (P, E)."""
-        return self.compute(phi, *self.batches(meta_step))
+        return self.compute(phi, self.stack.initial(meta_step), *self.batches(meta_step))
 
     @property
     def random(self) -> bool:
@@ -80,12 +81,12 @@ class MetaStep:
         steps = [self._batch(f"step {k}", [e.steps[k] for e in episodes]) for k in range(self.config.unroll_steps)]
         return [*steps, self._batch("task", [e.task for e in episodes])], episodes[0].draw
 
-    def compute(self, phi: Tensor, batches: list[Rows], draw: int) -> tuple[Tensor, Tensor]:
-        """The task loss and its gradient on stacked batches, see `batches`."""
+    def compute(self, phi: Tensor, theta0: Stacked, batches: list[Rows], draw: int) -> tuple[Tensor, Tensor]:
+        """The task loss and its gradient from initial weights (T, 1, …) on stacked batches, see `batches`."""
         *steps, task = batches
         if len(steps) == 1:
-            return self._one_step(phi, steps[0], task, draw)
-        return self._many_steps(phi, steps, task, draw)
+            return self._one_step(phi, theta0, steps[0], task, draw)
+        return self._many_steps(phi, theta0, steps, task, draw)
 
     def forget(self) -> None:
         """Drop what is kept from the step before."""
@@ -105,30 +106,30 @@ class MetaStep:
         slope, tape = self.program.slope(phi, flat(f, len(phi)), rows.y.reshape(-1))
         return f, slope.view(len(phi), tasks, size, outputs).transpose(0, 1), tape
 
-    def _one_step(self, phi: Tensor, rows: Rows, task: Rows, draw: int) -> tuple[Tensor, Tensor]:
+    def _one_step(self, phi: Tensor, theta0: Stacked, rows: Rows, task: Rows, draw: int) -> tuple[Tensor, Tensor]:
         base, stack = self.config.base.unrolled, self.stack
         held = self._cache.get("initial")
-        if held is None or held[0] is not rows or stack.random:
-            held = self._cache["initial"] = (
-                rows,
-                stack.linearise(stack.theta0, rows.features, draw, factored=True),
-            )
-        predictions, pullback, pushforward = held[1]
+        if held is None or held[0] is not rows or held[1] is not theta0 or stack.random:
+            pieces = stack.linearise(theta0, rows.features, draw, factored=True)
+            held = self._cache["initial"] = (rows, theta0, pieces)
+        predictions, pullback, pushforward = held[2]
         f, slope, tape = self._slope(phi, predictions, rows)
         gradient = pullback(through_link(f, slope, stack.kind) / rows.shape[1])
         rate = base.lr * (1 + base.momentum if base.nesterov else 1)
-        theta = [descended(w, g, rate, base.weight_decay) for w, g in zip(stack.theta0, gradient, strict=True)]
+        theta = [descended(w, g, rate, base.weight_decay) for w, g in zip(theta0, gradient, strict=True)]
         after, pullback, _ = stack.linearise(theta, task.features, draw + 1, factored=True)
         value, cotangent = _task_loss(after, task, stack.kind)
         u = through_link(f, pushforward(pullback(cotangent)), stack.kind)
         by_phi, _ = self.program.mixed(tape, flat(u * (-rate / rows.shape[1]), len(phi)))
         return value.sum(dim=0), by_phi
 
-    def _many_steps(self, phi: Tensor, steps: list[Rows], task: Rows, draw: int) -> tuple[Tensor, Tensor]:
+    def _many_steps(
+        self, phi: Tensor, theta0: Stacked, steps: list[Rows], task: Rows, draw: int
+    ) -> tuple[Tensor, Tensor]:
         """The adjoint recursion of `unroll`'s engine `jvp`, for all candidates."""
         base, stack = self.config.base.unrolled, self.stack
-        names = [str(i) for i in range(len(stack.theta0))]
-        trajectory, tapes = [stack.start(len(phi))], []
+        names = [str(i) for i in range(len(theta0))]
+        trajectory, tapes = [[w.expand(-1, len(phi), *w.shape[2:]).clone() for w in theta0]], []
         velocity = None
         for k, rows in enumerate(steps):
             predictions, pullback, _ = stack.linearise(trajectory[-1], rows.features, draw + k)
@@ -301,13 +302,14 @@ def _search(
 
 
 def _repeats(learners: Sequence[Learner], config: SearchConfig) -> bool:
-    """Whether each meta-step has the same batches and draws, so that a meta-gradient of 0 stays 0."""
+    """Whether all meta-steps have the same initial weights, batches and draws: a meta-gradient of 0 stays 0."""
 
     def batches(meta_step: int) -> list[tuple[Tensor, Tensor]]:
         episodes = (episode(learner, meta_step, config) for learner in learners)
         return [batch for e in episodes for batch in (*e.steps, e.task)]
 
-    return not any(learner.draws for learner in learners) and same_batches(batches(0), batches(1))
+    varied = any(learner.redraws or learner.draws for learner in learners)
+    return not varied and same_batches(batches(0), batches(1))
 
 
 def _unmoved(loss: LearnedLoss, task_loss: float, config: SearchConfig, tick: Callable[[], None]) -> Tuned:

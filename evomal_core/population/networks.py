@@ -44,12 +44,28 @@ class Stack:
         self.random = learners[0].draws
         weights = zip(*(learner.theta.values() for learner in learners), strict=True)
         self.theta0: Stacked = [torch.stack(parts).unsqueeze(1) for parts in weights]
+        """The weights that training starts from, each (T, 1, …); meta-steps start from `initial`."""
         self.buffers: Stacked = []
         """What training moves beside the weights (running statistics); updated in place by `train_step`."""
 
     def features(self, x: Tensor) -> Tensor:
         """Rows (T, B, …) in the form that the network takes."""
         return x
+
+    def initial(self, meta_step: int) -> Stacked:
+        """The initial weights of a meta-step, each (T, 1, …); the same list each time if they are not redrawn."""
+        return self.theta0 if (flat := self.initial_vectors(meta_step)) is None else self.unflattened(flat)
+
+    def initial_vectors(self, meta_step: int) -> Tensor | None:
+        """The initial weights of a meta-step as vectors, (T, W); None if they are not redrawn."""
+        vectors = [learner.initial_vector(meta_step) for learner in self.learners]
+        drawn = [vector for vector in vectors if vector is not None]
+        return torch.stack(drawn).to(self.theta0[0]) if drawn else None
+
+    def unflattened(self, vectors: Tensor) -> Stacked:
+        """Weights (T, 1, …) from vectors (T, W)."""
+        parts = vectors.split([w[0].numel() for w in self.theta0], dim=1)
+        return [part.view_as(w).to(w.dtype) for part, w in zip(parts, self.theta0, strict=True)]
 
     def apply(self, theta: Stacked, x: Tensor, draw: int) -> Tensor:
         """Predictions or logits (T, P, B, C) in training mode, differentiable any number of times."""

@@ -356,7 +356,7 @@ def test_a_checkpoint_of_another_search_is_refused_and_left_as_it_was(change, di
         lambda text: "",
         lambda text: "[]",
         lambda text: "{}",
-        lambda text: text.replace('"version": 1', '"version": 2'),
+        lambda text: text.replace('"version": 2', '"version": 1'),
         lambda text: text.replace('"fingerprint"', '"finger"'),
         lambda text: text.replace('"state"', '"stat"'),
     ],

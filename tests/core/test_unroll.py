@@ -109,6 +109,7 @@ def assert_engines_agree(loss: em.Loss, learner: Learner, config: em.SearchConfi
 def trained_task_loss(loss: em.Loss, learner: Learner, meta_step: int, config: em.SearchConfig) -> float:
     """The meta-objective with nothing of `unroll`: PyTorch's own SGD on a copy of the network."""
     network = copy.deepcopy(learner.network)
+    network.load_state_dict(learner.initial(meta_step), strict=False)
     base = config.base
     sgd = torch.optim.SGD(
         network.parameters(), base.lr, base.momentum, weight_decay=base.weight_decay, nesterov=base.nesterov
@@ -202,7 +203,7 @@ def test_a_single_step_on_a_linear_model_has_a_closed_form():
     (learner,) = make_learners([task], lambda: nn.Linear(1, 1, bias=False), config, 0, "test")
     loss = em.LearnedLoss("mul(square(sub(f, y)), 1)", phi=[0.75, 1.0, 1.0, 1.0, 1.0]).double()
     x, y = task.train
-    theta = learner.theta["weight"].item()
+    theta = learner.initial(0)["weight"].item()
     slope = (x * (theta * x - y)).mean()
     moved = theta - 0.05 * 2 * 0.75 * slope
     wanted = -2 * 0.05 * slope * 2 * (x * (moved * x - y)).mean()
