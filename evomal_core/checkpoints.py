@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import time
@@ -18,6 +19,9 @@ from evomal_core.files import decode, file_in_the_way, read_json, write_atomic, 
 
 FORMAT = "evomal-checkpoint"
 VERSION = 2
+NOT_IN_FINGERPRINT = {"engine", "generations"}
+"""Settings that a search may go on with another value of: an engine changes only rounding, and the first
+generations do not depend on how many follow."""
 
 
 class Checkpoint:
@@ -36,6 +40,14 @@ class Checkpoint:
             raise ValueError(f"checkpoint is a folder, but {str(place)!r} is a file; name another folder")
         self.path = None if folder is None else Path(folder) / "checkpoint.json"
         self.fingerprint = fingerprint
+        self.state: Any = None
+        """The state that was saved last, whether or not there is a file."""
+
+    def at(self, state: Any) -> Checkpoint:
+        """The same file, to go on from another state than it holds."""
+        other = copy.copy(self)
+        other.state = state
+        return other
 
     def load(self) -> Any:
         """The saved state, or None if there is none.
@@ -43,6 +55,8 @@ class Checkpoint:
         Raises:
             ValueError: the file belongs to another configuration, or is not a checkpoint.
         """
+        if self.state is not None:
+            return self.state
         if self.path is None or not self.path.exists():
             return None
         try:
@@ -59,9 +73,11 @@ class Checkpoint:
             )
         if difference := first_difference(_completed(record["fingerprint"]), self.fingerprint):
             raise ValueError(
-                f"{self.path} belongs to another search: {difference}; choose another folder, or delete this one"
+                f"{self.path} belongs to another search: {difference}; choose another folder, or delete this one "
+                "(to start from that search's losses with other settings, give initial=result)"
             )
-        return decode(record["state"])
+        self.state = decode(record["state"])
+        return self.state
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -75,6 +91,7 @@ class Checkpoint:
 
     def save(self, state: Any) -> None:
         """Replace the saved state, atomically."""
+        self.state = state
         if self.path is not None:
             write_json(
                 self.path,
@@ -86,8 +103,8 @@ def _completed(found: Any) -> Any:
     """A saved fingerprint with the settings that did not exist when it was written, at their defaults."""
     if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
         return found
-    defaults = SearchConfig().model_dump(mode="json", exclude={"engine"})
-    return found | {"config": defaults | found["config"]}
+    completed = SearchConfig().model_dump(mode="json") | found["config"]
+    return found | {"config": {name: value for name, value in completed.items() if name not in NOT_IN_FINGERPRINT}}
 
 
 def digest_of(tensors: Iterable[Tensor]) -> str:

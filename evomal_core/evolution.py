@@ -55,20 +55,23 @@ def _evolve(search: Search, *, tuned: bool, bred: bool) -> SearchResult:
     search.progress.start(config.generations)
     for row in rows:
         search.progress.generation(row, config.generations)
-    for generation in range(len(rows), config.generations):
-        if not bred or generation == 0:
-            expressions = _random_population(search, generation)
-        else:
-            expressions = breed(population, config, python_rng(search.seed, "breed", generation))
-        began = time.process_time()
-        population, counts = evaluator.evaluate(expressions)
-        search.seconds["cpu"] = search.seconds.get("cpu", 0.0) + time.process_time() - began
-        rows.append({"generation": generation, **_summary(evaluator, population), **counts})
-        search.checkpoint.save({"generations": rows, "seconds": search.seconds, **evaluator.state(population)})
-        search.progress.generation(rows[-1], config.generations)
-    return SearchResult(
-        search.method, list(evaluator.archive.values()), rows, population, search.seconds, search.engine
-    )
+    with search.interruptible(evaluator.archive):
+        while not search.is_over(rows):
+            generation = len(rows)
+            if not bred or generation == 0:
+                expressions = _random_population(search, generation)
+            else:
+                expressions = breed(population, config, python_rng(search.seed, "breed", generation))
+            began = time.process_time()
+            population, counts = evaluator.evaluate(expressions)
+            search.progressed = True
+            search.seconds["cpu"] = search.seconds.get("cpu", 0.0) + time.process_time() - began
+            rows.append({"generation": generation, **_summary(evaluator, population), **counts})
+            search.checkpoint.save(
+                {"generations": [*rows], "seconds": dict(search.seconds), **evaluator.state(population)}
+            )
+            search.progress.generation(rows[-1], config.generations)
+    return search.result(evaluator.archive.values(), rows, population)
 
 
 def _announce_compiling(search: Search) -> None:

@@ -26,6 +26,10 @@ class Progress:
             leave=True,
         )
 
+    def anew(self) -> Progress:
+        """Another bar like this one."""
+        return Progress(self.label, not self.bar.disable)
+
     def start(self, generations: int) -> None:
         """Set the number of generations; the bar is full after them."""
         self.bar.total = float(generations)

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from evomal_core.kinds import TASK_LOSSES
 from evomal_core.losses import Loss
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,6 +56,9 @@ class SearchResult:
         seconds: wall-clock seconds by phase.
         engine: the engine of the local search, or "none".
         task_loss_fitness: the fitness that the task loss itself has, to compare with; None if it was not measured.
+        stopped: why the search ended before its last generation ("time limit", "Ctrl-C", or that no better loss
+            was found for long); empty if it did not.
+        again: goes on with the search for some generations, see `extend`.
     """
 
     method: str
@@ -70,6 +68,37 @@ class SearchResult:
     seconds: dict[str, float] = field(default_factory=dict)
     engine: str = "none"
     task_loss_fitness: float | None = None
+    stopped: str = ""
+    again: Callable[..., SearchResult] | None = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"again": None}  # it holds the data and the model
+
+    def extend(
+        self, generations: int, *, time_limit: float | None = None, patience: int | None = None
+    ) -> SearchResult:
+        """Go on with the search; the result is that of a search of so many generations from the start.
+
+        A search that was stopped goes on from its last whole generation.
+
+        Args:
+            generations: how many more.
+            time_limit: as for `learn_loss`.
+            patience: as for `learn_loss`.
+
+        Raises:
+            ValueError: the method has no generations, or the result was pickled and no longer has its data;
+                `learn_loss(..., initial=result)` starts from its losses.
+        """
+        if self.method in ("baseline", "ml3"):
+            raise ValueError(f"method {self.method!r} evaluates one loss and has no generations to add")
+        if self.again is None:
+            raise ValueError(
+                "this result no longer has its data and network; give it to learn_loss(..., initial=result)"
+            )
+        if isinstance(generations, bool) or not isinstance(generations, int) or generations < 1:
+            raise ValueError(f"generations is a whole number of at least 1, got {generations!r}")
+        return self.again(len(self.generations) + generations, time_limit=time_limit, patience=patience)
 
     @property
     def best_evaluation(self) -> Evaluation:
@@ -136,6 +165,8 @@ class SearchResult:
 
     def _said(self) -> str:
         said = f"{len(self.evaluations)} losses evaluated"
+        if self.stopped:
+            said += f" in {len(self.generations)} generations, then stopped ({self.stopped})"
         if self.task_loss_fitness is None:
             return said
         kind = self.best_evaluation.loss.kind

@@ -44,7 +44,7 @@ def _single(search: Search, loss: Loss, diverged: bool) -> SearchResult:
     entry = Evaluation(loss, value, "ok" if math.isfinite(value) else "diverged")
     row = _row(0, [entry], entry)
     search.progress.generation(row, 1)
-    return SearchResult(search.method, [entry], [row], [entry], search.seconds, search.engine)
+    return search.result([entry], [row], [entry])
 
 
 def _row(generation: int, population: list[Evaluation], best: Evaluation) -> dict[str, Any]:
@@ -76,6 +76,7 @@ def taylorglo(search: Search) -> SearchResult:
     search.engine = choose_engine(search.learners, config, unrolled=False)
     evaluations: list[Evaluation] = []
     rows: list[dict[str, Any]] = []
+    population: list[Evaluation] = []
     state = search.checkpoint.load() or {"fitness": [], "seconds": {}}
     with search.checkpoint.reading():
         search.seconds.update(state["seconds"])
@@ -83,21 +84,23 @@ def taylorglo(search: Search) -> SearchResult:
         if any(len(values) != optimiser.population_size for values in recorded):
             raise ValueError("a generation of another size")
     search.progress.start(config.generations)
-    for generation in range(config.generations):
-        points = [optimiser.ask() for _ in range(optimiser.population_size)]
-        device = search.learners[0].device
-        losses = [TaylorLoss(search.kind, theta=torch.from_numpy(point)).to(device) for point in points]
-        if generation == len(state["fitness"]):
-            with search.timed("fitness"):
-                state["fitness"].append(fitness(losses, search.learners, config, search.engine))
-            search.checkpoint.save(state | {"seconds": search.seconds})
-        values = state["fitness"][generation]
-        optimiser.tell(list(zip(points, values, strict=True)))
-        population = [
-            Evaluation(loss, value, "ok" if math.isfinite(value) else "diverged")
-            for loss, value in zip(losses, values, strict=True)
-        ]
-        evaluations += population
-        rows.append(_row(generation, population, min(evaluations, key=Evaluation.rank)))
-        search.progress.generation(rows[-1], config.generations)
-    return SearchResult(search.method, evaluations, rows, population, search.seconds, search.engine)
+    with search.interruptible(evaluations):
+        while len(rows) < len(recorded) or not search.is_over(rows):
+            points = [optimiser.ask() for _ in range(optimiser.population_size)]
+            device = search.learners[0].device
+            losses = [TaylorLoss(search.kind, theta=torch.from_numpy(point)).to(device) for point in points]
+            if len(rows) == len(recorded):
+                with search.timed("fitness"):
+                    recorded.append(fitness(losses, search.learners, config, search.engine))
+                search.progressed = True
+                search.checkpoint.save({"fitness": [*recorded], "seconds": dict(search.seconds)})
+            values = recorded[len(rows)]
+            optimiser.tell(list(zip(points, values, strict=True)))
+            population = [
+                Evaluation(loss, value, "ok" if math.isfinite(value) else "diverged")
+                for loss, value in zip(losses, values, strict=True)
+            ]
+            evaluations += population
+            rows.append(_row(len(rows), population, min(evaluations, key=Evaluation.rank)))
+            search.progress.generation(rows[-1], config.generations)
+    return search.result(evaluations, rows, population)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -26,7 +29,7 @@ from evomal_core.primitives import FUNCTION_SETS, TERMINALS
 from evomal_core.progress import Progress
 from evomal_core.result import SearchResult
 from evomal_core.seeds import check_seed
-from evomal_core.session import Search, fingerprint
+from evomal_core.session import INTERRUPTED, Search, fingerprint
 from evomal_core.tasks import Task, check_values, missing_classes
 
 log = logging.getLogger("evomal")
@@ -68,6 +71,8 @@ def learn_loss(
     device: str = "cpu",
     progress: bool = True,
     compare: bool = True,
+    time_limit: float | None = None,
+    patience: int | None = None,
 ) -> SearchResult:
     """Learn a loss function for a base network on one or more tasks.
 
@@ -89,6 +94,12 @@ def learn_loss(
         progress: whether a bar is shown.
         compare: whether the fitness of the task loss itself is measured too, by one more training; a warning says
             so if no loss that was found is better.
+        time_limit: seconds after which no more candidates are begun, once some were evaluated; the result has what
+            was found until then. The same call with the same checkpoint goes on where it stopped.
+        patience: generations without a better loss after which the search stops.
+
+    Ctrl-C stops a search, too: the result has what was found until then, and a warning says so. `result.stopped`
+    says why a search stopped early, and `result.extend(generations=20)` goes on with it.
 
     Raises:
         ValueError: an argument is unknown or out of range, the tasks do not fit the model, or the checkpoint
@@ -109,6 +120,7 @@ def learn_loss(
     if not tasks or len({task.kind for task in tasks}) > 1:
         kinds = ", ".join(sorted({task.kind for task in tasks})) or "none"
         raise ValueError(f"a search needs one or more tasks of one kind, got kinds: {kinds}")
+    _check_limits(time_limit, patience)
     known = _initial_expressions(initial, config)
     if known and method not in ("evomal", "gp-lfl", "random"):
         raise ValueError(f"method {method!r} does not start from known losses; leave initial out")
@@ -123,13 +135,60 @@ def learn_loss(
             Checkpoint(checkpoint, fingerprint(method, learners, config, seed, known)),
             Progress(method, progress),
             known,
+            deadline=_deadline(time_limit),
+            patience=patience,
         )
-        try:
-            with threads_for(sum(weights.numel() for weights in learners[0].theta.values())):
-                result = _methods()[method](search)
-                return _compared(search, result) if compare and method != "baseline" else result
-        finally:
-            search.progress.close()
+        return _run(search, compare)
+
+
+def _run(search: Search, compare: bool) -> SearchResult:
+    try:
+        with threads_for(sum(weights.numel() for weights in search.learners[0].theta.values())):
+            result = _methods()[search.method](search)
+            result = replace(result, again=partial(_again, search, search.checkpoint.state, compare))
+            if result.stopped == INTERRUPTED:
+                done, wanted = len(result.generations), search.config.generations
+                log.warning("Ctrl-C: the result is that of %d of %d generations, see its extend", done, wanted)
+                return result
+            return _compared(search, result) if compare and search.method != "baseline" else result
+    finally:
+        search.progress.close()
+
+
+def _again(
+    search: Search,
+    state: Any,
+    compare: bool,
+    generations: int,
+    time_limit: float | None = None,
+    patience: int | None = None,
+) -> SearchResult:
+    """The search, gone on with from a state until it has so many generations."""
+    _check_limits(time_limit, patience)
+    with _undisturbed(search.learners[0].device):
+        more = replace(
+            search,
+            config=search.config.replace(generations=generations),
+            checkpoint=search.checkpoint.at(state),
+            progress=search.progress.anew(),
+            seconds={},
+            deadline=_deadline(time_limit),
+            progressed=False,
+            patience=patience,
+            stopped="",
+        )
+        return _run(more, compare)
+
+
+def _deadline(time_limit: float | None) -> float:
+    return math.inf if time_limit is None else time.monotonic() + time_limit
+
+
+def _check_limits(time_limit: Any, patience: Any) -> None:
+    if time_limit is not None and not (isinstance(time_limit, int | float) and time_limit > 0):
+        raise ValueError(f"time_limit is a number of seconds above 0, got {time_limit!r}; leave it out for none")
+    if patience is not None and (isinstance(patience, bool) or not isinstance(patience, int) or patience < 1):
+        raise ValueError(f"patience is a whole number of generations, at least 1, got {patience!r}")
 
 
 _SEARCHING = RLock()

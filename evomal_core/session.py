@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from evomal_core.checkpoints import Checkpoint, digest_of
+from evomal_core.checkpoints import NOT_IN_FINGERPRINT, Checkpoint, digest_of
 from evomal_core.config import SearchConfig
 from evomal_core.expression import Expression
 from evomal_core.kinds import Kind
 from evomal_core.learners import Learner
 from evomal_core.progress import Progress
+from evomal_core.result import Evaluation, SearchResult
 
 
 @dataclass
@@ -33,11 +35,63 @@ class Search:
     initial: list[Expression] = field(default_factory=list)
     engine: str = "none"
     seconds: dict[str, float] = field(default_factory=dict)
+    deadline: float = math.inf
+    """The value of `time.monotonic()` after which it stops."""
+    progressed: bool = False
+    """Whether candidates were evaluated since it was begun or gone on with."""
+    patience: int | None = None
+    """Generations without a better loss after which it stops."""
+    stopped: str = ""
+    """Why it stopped before its last generation, if it did."""
 
     @property
     def kind(self) -> Kind:
         """The kind of the tasks."""
         return self.learners[0].task.kind
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the deadline has passed, and something was evaluated, so that a search that is called anew and
+        anew comes to its end."""
+        return self.progressed and time.monotonic() >= self.deadline
+
+    def is_over(self, rows: Sequence[dict[str, Any]]) -> bool:
+        """Whether it ends after these generations; sets `stopped` where they are not all.
+
+        Raises:
+            ValueError: there are more generations than were asked for.
+        """
+        if len(rows) > self.config.generations:
+            raise ValueError(
+                f"{self.checkpoint.path} holds {len(rows)} generations, more than generations="
+                f"{self.config.generations}; ask for as many, or choose another folder"
+            )
+        if len(rows) == self.config.generations:
+            return True
+        best = [row["best_fitness"] for row in rows]
+        if self.patience is not None and len(best) > self.patience and best[-1] >= best[-1 - self.patience]:
+            self.stopped = f"no better loss in {self.patience} generations"
+        elif self.out_of_time:
+            self.stopped = OUT_OF_TIME
+        return bool(self.stopped)
+
+    @contextmanager
+    def interruptible(self, found: Sized) -> Iterator[None]:
+        """Within it, Ctrl-C stops the search, unless nothing was found yet."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if not len(found):
+                raise
+            self.stopped = INTERRUPTED
+
+    def result(
+        self, found: Iterable[Evaluation], rows: list[dict[str, Any]], population: list[Evaluation]
+    ) -> SearchResult:
+        """The result as of now."""
+        return SearchResult(
+            self.method, list(found), rows, population, self.seconds, self.engine, stopped=self.stopped
+        )
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -47,6 +101,10 @@ class Search:
             yield
         finally:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - begin
+
+
+OUT_OF_TIME = "time limit"
+INTERRUPTED = "Ctrl-C"
 
 
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
@@ -62,8 +120,7 @@ def fingerprint(
     return {
         "method": method,
         "seed": seed,
-        # The engine changes only rounding, so that a search may go on with another one.
-        "config": config.model_dump(mode="json", exclude={"engine"}),
+        "config": config.model_dump(mode="json", exclude=NOT_IN_FINGERPRINT),
         "initial": [str(expression) for expression in initial],
         "kinds": [e.task.kind for e in learners],
         **({"augment": str(augment)} if (augment := [e.task.augment for e in learners if e.task.augment]) else {}),

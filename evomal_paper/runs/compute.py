@@ -62,6 +62,8 @@ def _compute(run: Run, device: str, progress: bool) -> None:
         progress=progress,
         compare=False,  # the baseline is a method of its own
     )
+    if result.stopped:
+        raise KeyboardInterrupt  # half a search is no run
     searched = time.perf_counter()
     # Where no candidate trains, the least bad one is tested all the same: its errors are the run's result.
     loss = result.best_evaluation.loss

@@ -1,0 +1,150 @@
+"""Stopping a search early and going on with it: time limit, patience, Ctrl-C, more generations."""
+
+from __future__ import annotations
+
+import logging
+import math
+import pickle
+
+import pytest
+from helpers import tiny_config
+from test_search import SEARCHING, learn, outcome
+
+from evomal_core import evolution, rivals
+
+ON_SEARCHES = pytest.mark.parametrize("method", SEARCHING)
+
+
+def after(monkeypatch, calls, action):
+    """Do something at the nth measurement of fitness."""
+    for module in (evolution, rivals):
+        real = module.fitness
+
+        def counted(*arguments, real=real):
+            calls[0] -= 1
+            if calls[0] == 0:
+                action()
+            return real(*arguments)
+
+        monkeypatch.setattr(module, "fitness", counted)
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+@ON_SEARCHES
+def test_a_search_out_of_time_goes_on_from_its_checkpoint_bit_by_bit(method, tmp_path):
+    config = tiny_config(generations=4)
+    whole = learn(method, config=config)
+    for _ in range(3):
+        part = learn(method, config=config, checkpoint=tmp_path, time_limit=1e-9)
+        assert part.stopped == "time limit"
+        assert part.evaluations
+        assert list(part.generations) == list(whole.generations)[: len(part.generations)]
+    rest = learn(method, config=config, checkpoint=tmp_path)
+    assert rest.stopped == ""
+    assert outcome(rest) == outcome(whole)
+
+
+@ON_SEARCHES
+def test_a_generous_time_limit_changes_nothing(method):
+    limited = learn(method, time_limit=3600)
+    assert outcome(limited) == outcome(learn(method))
+    assert limited.stopped == ""
+    assert "stopped" not in repr(limited)
+
+
+@ON_SEARCHES
+def test_patience_ends_a_search_that_finds_nothing_better(method):
+    config = tiny_config(generations=12)
+    best = [row["best_fitness"] for row in learn(method, config=config).generations]
+    waits = [g for g in range(2, 12) if best[g] >= best[g - 2]]
+    result = learn(method, config=config, patience=2)
+    wanted = waits[0] + 1 if waits else 12
+    assert len(result.generations) == wanted
+    assert [row["best_fitness"] for row in result.generations] == best[:wanted]
+    assert bool(result.stopped) == bool(waits)
+    if waits:
+        assert "no better loss in 2 generations" in repr(result)
+
+
+@ON_SEARCHES
+def test_more_generations_are_those_of_a_longer_search(method, tmp_path):
+    whole = learn(method, config=tiny_config(generations=5))
+    short = learn(method, config=tiny_config(generations=2))
+    assert outcome(short.extend(3)) == outcome(whole)
+    assert outcome(short.extend(1).extend(2)) == outcome(whole)
+    assert len(short.generations) == 2, "the result itself stays as it is"
+    assert short.extend(3).task_loss_fitness == whole.task_loss_fitness
+    kept = learn(method, config=tiny_config(generations=2), checkpoint=tmp_path)
+    assert outcome(kept.extend(1)) == outcome(short.extend(1))
+    assert outcome(learn(method, config=tiny_config(generations=5), checkpoint=tmp_path)) == outcome(whole)
+
+
+def test_a_stopped_search_can_be_extended():
+    part = learn(config=tiny_config(generations=4), time_limit=1e-9)
+    done = len(part.generations)
+    assert part.stopped
+    assert outcome(part.extend(4 - done)) == outcome(learn(config=tiny_config(generations=4)))
+    more = part.extend(4 - done, patience=1)
+    assert len(more.generations) <= 4
+
+
+@ON_SEARCHES
+@pytest.mark.parametrize("call", [2, 3])
+def test_ctrl_c_gives_the_result_so_far_and_a_warning(method, call, monkeypatch, caplog, tmp_path):
+    config = tiny_config(generations=4)
+    whole = learn(method, config=config)
+    with monkeypatch.context() as patched, caplog.at_level(logging.WARNING, "evomal"):
+        after(patched, [call], interrupt)
+        part = learn(method, config=config, checkpoint=tmp_path)
+    assert part.stopped == "Ctrl-C"
+    assert len(part.generations) == call - 1
+    assert any("Ctrl-C" in message for message in caplog.messages)
+    assert math.isfinite(part.fitness)
+    assert outcome(part.extend(5 - call)) == outcome(whole)
+    assert outcome(learn(method, config=config, checkpoint=tmp_path)) == outcome(whole)
+
+
+def test_ctrl_c_before_anything_was_found_is_an_interrupt(monkeypatch):
+    after(monkeypatch, [1], interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        learn()
+
+
+def test_a_checkpoint_with_more_generations_than_asked_for_is_refused(tmp_path):
+    learn(checkpoint=tmp_path, config=tiny_config(generations=3))
+    with pytest.raises(ValueError, match="holds 3 generations, more than generations=2; ask for as many"):
+        learn(checkpoint=tmp_path, config=tiny_config(generations=2))
+
+
+def test_a_checkpoint_of_other_settings_points_to_initial(tmp_path):
+    learn(checkpoint=tmp_path)
+    with pytest.raises(ValueError, match=r"belongs to another search: .*give initial=result"):
+        learn(checkpoint=tmp_path, config=tiny_config(population=7))
+
+
+def test_a_result_without_its_data_can_not_be_extended():
+    with pytest.raises(ValueError, match=r"give it to learn_loss.*initial=result"):
+        pickle.loads(pickle.dumps(learn())).extend(1)
+    with pytest.raises(ValueError, match="method 'ml3' evaluates one loss and has no generations"):
+        learn("ml3").extend(1)
+    for wrong in (0, 1.5, True):
+        with pytest.raises(ValueError, match=f"generations is a whole number of at least 1, got {wrong}"):
+            learn().extend(wrong)
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        ({"time_limit": 0}, "time_limit is a number of seconds above 0, got 0"),
+        ({"time_limit": "10"}, "time_limit is a number of seconds above 0, got '10'"),
+        ({"time_limit": math.nan}, "time_limit is a number of seconds above 0, got nan"),
+        ({"patience": 0}, "patience is a whole number of generations, at least 1, got 0"),
+        ({"patience": 2.5}, "patience is a whole number of generations, at least 1, got 2.5"),
+    ],
+)
+def test_bad_limits_are_refused(limit, message):
+    with pytest.raises(ValueError, match=message):
+        learn(**limit)
