@@ -265,9 +265,10 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from evomal_paper.comparison.report import write_report
+    from evomal_paper.report import write_report
 
-    print(f"{options.output}: {write_report(options.results_dir, options.output)} runs")
+    write_report(options.results_dir, options.output)
+    print(options.output)
 
 
 def _show(options: argparse.Namespace) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import papermill
+
 from evomal_core.checks import refuse_unknown
 from evomal_core.devices import check_device
 from evomal_core.files import check_writable
@@ -62,7 +64,7 @@ def reproduce(names: Sequence[str], *, profile: str, device: str, results_dir: P
         if "dataset" in declared and len(chosen) == 1:  # else it takes the paper's, as both are at hand
             parameters["dataset"] = chosen[0]
         suffix = "" if profile == "quick" or "profile" not in declared else f"-{profile}"
-        _execute(stem, parameters, results_dir / "notebooks" / f"{stem}{suffix}.ipynb")
+        execute(stem, parameters, results_dir / "notebooks" / f"{stem}{suffix}.ipynb")
 
 
 def topics() -> dict[str, str]:
@@ -108,14 +110,15 @@ def _skip(entry: Experiment, reason: str) -> bool:
 
 
 def _declared(stem: str) -> set[str]:
-    import papermill
-
     return set(papermill.inspect_notebook(NOTEBOOKS / f"{stem}.ipynb"))
 
 
-def _execute(stem: str, parameters: dict[str, Any], target: Path) -> None:
-    import papermill
+def execute(stem: str, parameters: dict[str, Any], target: Path) -> None:
+    """Execute one notebook with parameters, and write the executed copy.
 
+    Raises:
+        RuntimeError: a cell failed; the copy shows where.
+    """
     check_writable(target)
     print(f"{stem} …", flush=True)
     begin = time.perf_counter()

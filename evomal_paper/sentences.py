@@ -3,35 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
-
-from evomal_paper.published.tables import LABELS
-
-VERDICTS = ("lower", "higher", "undecided", "not judged")
-
-
-def sentences(compared: pd.DataFrame, words: dict[str, str]) -> list[str]:
-    """A line of Markdown for each verdict with the methods that it is true of: label, difference and interval.
-
-    Where several intervals are judged, a last line says that they are not corrected for their number.
-
-    Args:
-        compared: rows of `against` for one place.
-        words: what each of VERDICTS is called, for example {"lower": "flatter than the baseline"}.
-    """
-    lines = []
-    for verdict in VERDICTS:
-        rows = compared[compared["verdict"] == verdict].to_dict("records")
-        if rows:
-            lines.append(
-                f"- **{words[verdict]}**: "
-                + "; ".join(f"{LABELS[row['method']]} ({interval(row)})" for row in rows)
-                + "."
-            )
-    judged = int(compared["verdict"].ne("not judged").sum())
-    if judged > 1:
-        lines.append(f"- The {judged} intervals are uncorrected for their number.")
-    return lines
 
 
 def interval(row: dict) -> str:

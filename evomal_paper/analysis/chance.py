@@ -8,7 +8,6 @@ import pandas as pd
 
 from evomal_core.tasks import Task
 from evomal_paper.experiments.profiles import Problem
-from evomal_paper.published.tables import LABELS
 
 KEYS = ["group", "task"]
 MARGIN = 0.01
@@ -45,16 +44,3 @@ def learned_nothing(last: pd.DataFrame, constant: pd.DataFrame) -> pd.DataFrame:
     ends = ends.assign(nothing=ends["error"] > ends["error of a constant"] - MARGIN)
     grouped = ends.groupby(["group", "method"], sort=False, observed=True)["nothing"]
     return grouped.agg(**{"trainings": "size", "learned nothing": "sum"}).reset_index()
-
-
-def in_words(table: pd.DataFrame) -> str:
-    """Which methods' trainings learned nothing, a line for each group; as Markdown."""
-    lines = []
-    for group, part in table.groupby("group", sort=False):
-        said = [
-            f"{LABELS[row['method']]} {row['learned nothing']} of {row['trainings']}"
-            for row in part[part["learned nothing"] > 0].to_dict("records")
-        ]
-        lines.append(f"- {group}: {', '.join(said) or 'none'}")
-    title = "**Trainings that learned nothing, answering one class nearly always or no better than that**"
-    return "\n".join([title, "", *lines])

@@ -27,7 +27,6 @@ from evomal_paper.analysis.cached_table import Piece, training_configuration
 from evomal_paper.experiments.catalogue import experiment
 from evomal_paper.runs.meta_test import base_trainings
 from evomal_paper.runs.tables import KEYS, Results
-from evomal_paper.sentences import count_seeds, sentences
 from evomal_paper.statistics import against, spread
 
 MEASURES = {"task": "task loss", "own": "the loss that trained it", "error": "error"}
@@ -292,39 +291,3 @@ def flatness(sharp: pd.DataFrame, final: pd.DataFrame) -> pd.DataFrame:
     cells["held-out"] = held_out.groupby(by, observed=True)["error"].mean()
     compared = against(sharp, "sharpness", by[:2]).set_index(by)
     return cells.join(compared[["difference", "low", "high", "wins", "verdict"]]).reset_index()
-
-
-_WORDS = {
-    "lower": "Flatter than the baseline",
-    "higher": "Sharper than the baseline",
-    "undecided": "Undecided",
-    "not judged": "Not judged",
-}
-
-
-def in_words(flat: pd.DataFrame, sharp: pd.DataFrame, final: pd.DataFrame, radius: float = RADIUS) -> str:
-    """What is flatter than the baseline and what is not, as Markdown computed from the tables."""
-    lines = []
-    for (name, profile), part in flat.groupby(["experiment", "profile"], sort=False):
-        n = int(part["n"].min())
-        lines.append(
-            f"\n**{name}.** Profile `{profile}`, n = {count_seeds(n)}. Mean rise of the training loss within "
-            f"{radius:g} filter norms; differences to the baseline are paired by seed, with 95 % t intervals.\n"
-        )
-        lines += sentences(part[part["verdict"].notna()], _WORDS)
-        runs = sharp[sharp["experiment"] == name].merge(
-            final.query("group == 'in-sample' and split == 'test'"), on=KEYS
-        )
-        finite = runs[np.isfinite(runs["sharpness"]) & np.isfinite(runs["error"])]
-        if len(finite) > 2 and finite["sharpness"].nunique() > 1 and finite["error"].nunique() > 1:
-            correlation = finite["sharpness"].corr(finite["error"], method="spearman")
-            lines.append(
-                f"- Rank correlation of sharpness and held-out error over {len(finite)} trained networks "
-                f"(left out as diverged: {len(runs) - len(finite)}): {correlation:+.2f} (flat networks generalise "
-                "better if it is clearly positive).".replace("-0", "−0")
-            )
-    lines.append(
-        "\nPublished (Figure 7, without numbers; CIFAR-10): EvoMAL's landscape is flatter than the baseline's on "
-        "AllCNN-C and sharper on AlexNet, so that flatness does not fully explain its gains."
-    )
-    return "\n".join(lines) + "\n"

@@ -9,9 +9,7 @@ import numpy as np
 import pandas as pd
 
 from evomal_paper.experiments.catalogue import experiment
-from evomal_paper.published.tables import LABELS, SPLITS
 from evomal_paper.runs.tables import load_or_run
-from evomal_paper.sentences import count_seeds, interval
 from evomal_paper.statistics import paired_interval
 
 METHODS = ["baseline", "evomal"]
@@ -162,56 +160,3 @@ def _rates(comparison: str, stated: float, ours: float, theirs: float) -> tuple[
         "same rate": (theirs, theirs),
         "both tuned": (ours, theirs),
     }[comparison]
-
-
-def in_words(final: pd.DataFrame, gains: pd.DataFrame, name: str, profile: str) -> str:
-    """What is left of Figure 8's claims, as Markdown computed from the tables of `grid` and `remaining_gain`."""
-    final, stated = common_seeds(final), stated_rate(name, profile)
-    n = int(final["seed"].nunique())
-    by = SPLITS[tuning_split(final)]
-    lines = [
-        f"**{name}.** Profile `{profile}`, n = {count_seeds(n)}, {final['rate'].nunique()} rates from "
-        f"{final['rate'].min():g} to {final['rate'].max():g} (stated: {stated:g}). Differences are EvoMAL − "
-        "baseline of held-out errors, paired by seed, with 95 % t intervals. Each rate was chosen by the "
-        f"{by} error of the tasks that the loss was learned on."
-    ]
-    for group, part in gains[gains["split"] == "test"].groupby("group", sort=False):
-        lines.append(f"\n{group}:\n")
-        for row in part.to_dict("records"):
-            lines += [_gain(row)]
-    return "\n".join([*lines, "", *_choices(final), *_divergence(final)]) + "\n"
-
-
-_WORDS = {"lower": "EvoMAL better", "higher": "EvoMAL worse", "undecided": "undecided", "not judged": "not judged"}
-
-
-def _gain(row: dict) -> str:
-    text = f"- {COMPARISONS[row['comparison']]}: **{_WORDS[row['verdict']]}** ({interval(row)})"
-    if row["comparison"] == "stated" or not np.isfinite(row["share"]):
-        return text + "."
-    left = f"{row['share']:.0%}" if row["share"] > 0 else "nothing"
-    return f"{text}; on average {left} of the gain at the stated rate remains."
-
-
-def _choices(final: pd.DataFrame) -> list[str]:
-    lines = []
-    for method, part in tuned(final).groupby("method", sort=False):
-        counts = part["rate"].value_counts().sort_index()
-        rates = ", ".join(f"{rate:g} ({count_seeds(count)})" for rate, count in counts.items())
-        edge = part["rate"].isin([final["rate"].min(), final["rate"].max()]).any()
-        lines.append(
-            f"- Rates chosen for {LABELS[method]}: {rates}."
-            + (" A choice at the edge of the grid: a better one may lie beyond." if edge else "")
-        )
-    return lines
-
-
-def _divergence(final: pd.DataFrame) -> list[str]:
-    lost = final[np.isinf(final["error"])].astype({"method": str})
-    cells = lost.groupby(["method", "rate"], sort=True)["seed"].nunique()
-    if not len(cells):
-        return ["- No training diverged."]
-    return [
-        f"- Diverged: {LABELS[method]} at {rate:g} in {count_seeds(count)}."
-        for (method, rate), count in cells.items()
-    ]

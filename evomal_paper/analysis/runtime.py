@@ -14,7 +14,6 @@ from evomal_paper.experiments.catalogue import EXPERIMENTS
 from evomal_paper.published.tables import LABELS, published
 from evomal_paper.runs.run import Run
 from evomal_paper.runs.tables import Results, load_or_run
-from evomal_paper.sentences import count_seeds
 
 PHASES = ("local search", "filters", "fitness")
 """What meta-training consists of. The seconds "filter: …" are parts of those of the filters."""
@@ -262,81 +261,7 @@ def compared(measured: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def in_words(
-    profile: str, ratio: pd.DataFrame, shares: pd.DataFrame, saved: pd.DataFrame, switched: pd.DataFrame
-) -> str:
-    """What agrees with Table V and Figure 5, as Markdown computed from the tables of this module."""
-    n = count_seeds(int(ratio["n"].max())) if len(ratio) else "0"
-    lines = [
-        f"Profile `{profile}`, n = {n}. Seconds are those of a wall clock on the machine named above, other work "
-        "on it included; published hours are of one NVIDIA RTX A5000 and the authors' code. Only ratios and "
-        "shares can be compared.",
-        "",
-        "**Table V**",
-        "",
-    ]
-    for experiment, part in ratio.groupby("experiment", sort=False):
-        said = "; ".join(
-            f"{row.measured:.3g} times {LABELS[row.other]}'s"
-            + ("" if np.isnan(row.published) else f" (published {row.published:.3g})")
-            for row in part.itertuples()
-        )
-        lines.append(f"- {experiment}: EvoMAL's meta-training takes {said}; n = {int(part['n'].min())}.")
-    return (
-        "\n".join([*lines, "", *_shares_in_words(shares), *_savings_in_words(saved), *_switched(switched)]) + "\n"
-    )
-
-
-def _shares_in_words(shares: pd.DataFrame) -> list[str]:
-    lines = []
-    for experiment, part in shares.groupby("experiment", sort=False):
-        mean = part.groupby("outcome")["share"].mean()
-        said = ", ".join(
-            f"{OUTCOMES[name]} {mean[name]:.0%} (published ~{value:.0%})"
-            for name, value in PUBLISHED_SHARES.items()
-        )
-        lines.append(f"- {experiment}, mean share of a generation: {said}; n = {count_runs(part['n'])}.")
-        third = max(1, part["generation"].max() // 3)
-        for name, way in (("rejected", "fewer"), ("equivalent", "more")):
-            rows = part[part["outcome"] == name].set_index("generation")["share"].sort_index()
-            early, late = rows.iloc[:third].mean(), rows.iloc[-third:].mean()
-            agrees = late < early if way == "fewer" else late > early
-            lines.append(
-                f"  - {OUTCOMES[name]}: {early:.0%} in the first third, {late:.0%} in the last; published: {way} "
-                f"towards the end. {'It agrees' if agrees else 'It does not agree'}."
-            )
-    return lines
-
-
 def count_runs(counts: pd.Series) -> str:
     """`3 runs`, or `3 to 5 runs`."""
     low, high = int(counts.min()), int(counts.max())
     return f"{low} to {high} runs" if low < high else f"{high} run{'s' if high > 1 else ''}"
-
-
-def _savings_in_words(saved: pd.DataFrame) -> list[str]:
-    lines = []
-    for row in saved.to_dict("records"):
-        without = row["training"] + row["saved"]
-        lines.append(
-            f"- {row['experiment']}, {row['filter']}: obviates {row['saved']:.3g} s of an estimated "
-            f"{without:.3g} s ({row['saved'] / without:.0%}{_price(row)}; n = {row['n']})."
-        )
-    return lines
-
-
-def _price(row: dict) -> str:
-    """What a filter costs itself, where the records say it."""
-    if np.isnan(row["spent"]):
-        return ""
-    return f"; it takes {row['spent']:.3g} s itself" + (
-        ", more than it saves" if row["spent"] > row["saved"] else ""
-    )
-
-
-def _switched(switched: pd.DataFrame) -> list[str]:
-    return [
-        f"- Measured {row['variant']}: {row['ratio']:.3g} times the processor seconds, the same best fitness in "
-        f"{row['same']} of {count_seeds(row['n'])}."
-        for row in switched.to_dict("records")[1:]
-    ]

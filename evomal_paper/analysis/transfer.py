@@ -18,7 +18,7 @@ from evomal_paper.experiments.catalogue import experiment
 from evomal_paper.published.tables import SPLITS, published
 from evomal_paper.runs.meta_test import meta_test
 from evomal_paper.runs.tables import Results, check_seeds, load_or_run
-from evomal_paper.sentences import count_seeds, mean_and_sd, sentences
+from evomal_paper.sentences import mean_and_sd
 from evomal_paper.statistics import against, spread
 
 JOINT = "-to-"
@@ -207,41 +207,3 @@ def published_table(final: pd.DataFrame) -> pd.DataFrame:
 def gains(final: pd.DataFrame) -> pd.DataFrame:
     """Each transferred loss against the target's baseline, seed by seed; see `paired.against`."""
     return against(final, "error", PLACE)
-
-
-_WORDS = {
-    "lower": "Better than the target's baseline",
-    "higher": "Worse than the target's baseline",
-    "undecided": "Undecided",
-    "not judged": "Not judged",
-}
-
-
-def in_words(final: pd.DataFrame, compared: pd.DataFrame) -> str:
-    """Which transferred losses beat the target's baseline on held-out data, as Markdown from the two tables."""
-    lines = []
-    for keys, part in compared[compared["split"] == "test"].groupby(PLACE, sort=False):
-        source, target, profile, group, _ = keys
-        n = int(final[final["target"] == target]["seed"].nunique())
-        lines += [
-            f"\n**{source} → {target}, {group}.** Profile `{profile}`, n = {count_seeds(n)} of the target.\n"
-        ]
-        lines += sentences(part, _WORDS)
-    methods = set(final["method"].astype(str))
-    if methods == {"baseline"}:
-        lines.append("\nNo learned loss was transferred: the baseline stands alone.")
-    if "evomal" not in methods:
-        return "\n".join(lines) + "\n"
-    ours, places = _lowest(final[final["split"] == "test"].rename(columns={"error": "mean"}), PLACE)
-    theirs, cells = _lowest(published("IV"), ["experiment"])
-    lines.append(
-        f"\nEvoMAL has the lowest mean held-out error of the methods here in {ours} of {places} places; as "
-        f"published (Table IV, CIFAR-10 to CIFAR-100) in {theirs} of {cells}."
-    )
-    return "\n".join(lines) + "\n"
-
-
-def _lowest(errors: pd.DataFrame, by: list[str]) -> tuple[int, int]:
-    """In how many places EvoMAL's mean is the lowest, and of how many."""
-    means = errors.astype({"method": str}).groupby([*by, "method"], sort=False)["mean"].mean().unstack("method")
-    return int((means.idxmin(axis=1) == "evomal").sum()), len(means)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
+from functools import partial
+from importlib.resources import files
 
 import pandas as pd
 
@@ -12,7 +15,23 @@ from evomal_paper.comparison.evidence import Evidence
 from evomal_paper.comparison.findings import ABSENT, Claim, Finding
 from evomal_paper.comparison.verdicts import NOT_RUN, is_counted, strength
 
-CLAIMS: tuple[Claim, ...] = (*claims_gecco.CLAIMS, *claims_tpami.CLAIMS)
+MEASURES = claims_gecco.MEASURES | claims_tpami.MEASURES
+
+
+def read_claims() -> tuple[Claim, ...]:
+    """The claims of `published/claims.toml`, each with the function that judges it."""
+    rows = tomllib.loads(files("evomal_paper").joinpath("published/claims.toml").read_text("utf-8"))["claim"]
+    own = {field.name for field in fields(Claim)} | {"measure"}
+    claims = []
+    for row in rows:
+        settings = {name: value for name, value in row.items() if name not in own}
+        stated = {name: row[name] for name in ("name", "paper", "section", "quote", "rule")}
+        judge = partial(MEASURES[row["measure"]], **settings)
+        claims.append(Claim(**stated, judge=judge, experiments=tuple(row["experiments"])))
+    return tuple(claims)
+
+
+CLAIMS = read_claims()
 
 CLAIM_RULE = """\
 - A claim has a rule of its own, and is judged by it on the experiments that it is about, each under one profile:
@@ -58,7 +77,7 @@ def judge_claims(evidence: Evidence) -> pd.DataFrame:
             "claim": claim.name,
             "paper": claim.paper,
             "section": claim.section,
-            "text": claim.text,
+            "text": claim.quote,
             "rule": claim.rule,
         }
         for number, (profile, finding) in enumerate(found.items()):

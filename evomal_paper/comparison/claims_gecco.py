@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,9 +10,7 @@ import pandas as pd
 from evomal_paper.comparison.evidence import Evidence
 from evomal_paper.comparison.findings import (
     ABSENT,
-    BEATS,
     MOST,
-    Claim,
     Finding,
     beats,
     corrected,
@@ -35,7 +33,8 @@ LARGEST_SHARE = 0.02
 """The largest share of ML³'s weights that counts as "1–2 %"."""
 
 
-def _better(evidence: Evidence, rivals: tuple[str, ...]) -> Finding:
+def beats_in_table_2(evidence: Evidence, rivals: Sequence[str]) -> Finding:
+    """Compare EvoMAL's final training errors with those of its rivals, place by place (Table 2)."""
     return beats(pairs(evidence.values, "2", rivals), rivals)
 
 
@@ -70,7 +69,8 @@ def generations_to_match(histories: pd.DataFrame, rivals: tuple[str, ...] = ("ra
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
 
 
-def _fewer_generations(evidence: Evidence) -> Finding:
+def fewer_generations(evidence: Evidence) -> Finding:
+    """Compare the generations that EvoMAL and its rivals take to the rival's final best fitness (Figure 6)."""
     found = generations_to_match(evidence.histories)
     if found.empty:
         return ABSENT
@@ -98,7 +98,8 @@ def _fewer_generations(evidence: Evidence) -> Finding:
     return Finding(verdict, said, fewest(compared["experiment"], n), whole)
 
 
-def _few_weights(evidence: Evidence) -> Finding:
+def few_weights(evidence: Evidence) -> Finding:
+    """Compare the numbers of weights of EvoMAL's and ML³'s losses (Table 3)."""
     weights = evidence.values[evidence.values["table"] == "3"]
     means = weights.groupby(["experiment", "method"], sort=False)["value"].mean().unstack()
     if not {"evomal", "ml3"} <= set(means):
@@ -139,7 +140,8 @@ def steps_to_baseline(curves: pd.DataFrame, table: str = "2") -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
 
 
-def _faster(evidence: Evidence) -> Finding:
+def faster(evidence: Evidence) -> Finding:
+    """Measure the gradient steps after which EvoMAL stays below the baseline's final error (Figure 5)."""
     found = steps_to_baseline(evidence.curves)
     if found.empty:
         return ABSENT
@@ -158,69 +160,10 @@ def _faster(evidence: Evidence) -> Finding:
     return Finding(verdict, said, fewest(experiments, n), frozenset(both.index[both == 2]))
 
 
-DATA_SETS = tuple(dict.fromkeys(published("2")["experiment"]))
-
-
-CLAIMS = (
-    Claim(
-        "better-than-all",
-        "gecco23",
-        "5, Table 2",
-        "EvoMAL consistently achieves significantly better final inference performance on each of the tested "
-        "datasets",
-        BEATS + " Rivals: baseline, random, GP-LFL, ML³; training error.",
-        partial(_better, rivals=("baseline", "random", "gp-lfl", "ml3")),
-        DATA_SETS,
-    ),
-    Claim(
-        "better-than-parents",
-        "gecco23",
-        "5.1",
-        "Contrasting the performance of EvoMAL to its derivative methods GP-LFL and ML³, notable gains in "
-        "inference "
-        "performance are shown on all the tested datasets",
-        BEATS + " Training error.",
-        partial(_better, rivals=("gp-lfl", "ml3")),
-        DATA_SETS,
-    ),
-    Claim(
-        "fewer-generations",
-        "gecco23",
-        "5.3, Figure 6",
-        "adding local search mechanisms into the EvoMAL framework dramatically reduces the total number of "
-        "iterations "
-        "needed to find performant loss functions compared to random search and GP-LFL",
-        "reproduced: in every experiment the median over seeds of the generations to reach the rival's final best "
-        "fitness is smaller for EvoMAL than for the rival, and significantly (paired Wilcoxon signed-rank test, "
-        "Holm-corrected for both rivals of an experiment, 5 %); direction: the median is smaller in every "
-        "experiment.",
-        _fewer_generations,
-        DATA_SETS,
-    ),
-    Claim(
-        "few-weights",
-        "gecco23",
-        "5.4, Table 3",
-        "less than ~1-2% of the total number of trainable loss parameters ϕ are needed in the loss functions "
-        "learned by "
-        "EvoMAL compared to that of ML³",
-        f"reproduced: the mean number of weights is at most {LARGEST_SHARE:.0%} of ML³'s in every experiment; "
-        "direction: it is smaller in every experiment.",
-        _few_weights,
-        DATA_SETS,
-    ),
-    Claim(
-        "faster-convergence",
-        "gecco23",
-        "5.2, Figure 5",
-        "the performance generally shows that EvoMAL only requires a small subset of the total gradient steps to "
-        "surpass the final performance of the baseline",
-        "reproduced: in at least four fifths of the experiments and groups (“generally”) the median over seeds is "
-        f"at most {SMALL_SUBSET:.0%} of the steps, those of a run that does not end below the baseline being "
-        "endless; direction: it is less than all steps in more than half of them. Seeds at which the baseline "
-        "diverged are left out.",
-        _faster,
-        DATA_SETS,
-    ),
-)
-"""GECCO'23's claims, in the paper's order of importance."""
+MEASURES: dict[str, Callable[..., Finding]] = {
+    "beats_in_table_2": beats_in_table_2,
+    "fewer_generations": fewer_generations,
+    "few_weights": few_weights,
+    "faster": faster,
+}
+"""The functions that judge the claims of `published/claims.toml`, by the names that it gives them."""

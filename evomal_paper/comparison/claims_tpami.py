@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,9 +13,7 @@ from evomal_paper.analysis.runtime import PUBLISHED_SHARES, frequencies
 from evomal_paper.comparison.evidence import Evidence
 from evomal_paper.comparison.findings import (
     ABSENT,
-    BEATS,
     MOST,
-    Claim,
     Finding,
     beats,
     decide,
@@ -41,7 +39,8 @@ SHARPER = ("cifar10-alexnet",)
 """Where the paper finds EvoMAL's landscape sharper than cross-entropy's; elsewhere flatter."""
 
 
-def _better(evidence: Evidence, rivals: tuple[str, ...], leave_out: tuple[str, ...]) -> Finding:
+def beats_in_tables_ii_and_iii(evidence: Evidence, rivals: Sequence[str], leave_out: Sequence[str]) -> Finding:
+    """Compare EvoMAL's held-out errors with those of its rivals (Tables II and III)."""
     found = [pairs(evidence.values, table, rivals, leave_out) for table in ("II", "III")]
     return beats(pd.concat(found, ignore_index=True), rivals)
 
@@ -63,7 +62,8 @@ def filter_shares(histories: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=None if rows else ["experiment", "when", "n"])
 
 
-def _filters(evidence: Evidence) -> Finding:
+def filters(evidence: Evidence) -> Finding:
+    """Measure the shares of repeated and of evaluated candidates (Figure 5)."""
     shares = filter_shares(evidence.histories)
     if shares.empty:
         return ABSENT
@@ -79,7 +79,8 @@ def _filters(evidence: Evidence) -> Finding:
     return of_each(found["experiment"], found["n"], verdict, text)
 
 
-def _filters_over_time(evidence: Evidence) -> Finding:
+def filters_over_time(evidence: Evidence) -> Finding:
+    """Compare the shares of rejected and of equivalent candidates early and late in a search (Figure 5)."""
     shares = filter_shares(evidence.histories)
     if shares.empty:
         return ABSENT
@@ -96,7 +97,8 @@ def _filters_over_time(evidence: Evidence) -> Finding:
     return of_each(shares["experiment"], shares["n"], verdict, said)
 
 
-def _early(evidence: Evidence) -> Finding:
+def early(evidence: Evidence) -> Finding:
+    """Compare EvoMAL's best fitness after a fifth of the generations with GP-LFL's at the end (Figure 4)."""
     rows = []
     for experiment, part in evidence.histories.groupby("experiment", sort=False):
         best = part.pivot_table(index="generation", columns=["method", "seed"], values="best_fitness")
@@ -127,7 +129,8 @@ def _early(evidence: Evidence) -> Finding:
     return of_each(found["experiment"], found["n"], verdict, said)
 
 
-def _run_time(evidence: Evidence) -> Finding:
+def run_time(evidence: Evidence) -> Finding:
+    """Compare the meta-training times of the methods (Table V)."""
     hours = evidence.values[evidence.values["table"] == "V"]
     means = hours.groupby(["experiment", "method"], sort=False)["value"].mean().unstack()
     needed = ["evomal", "taylorglo", "gp-lfl", "ml3"]
@@ -150,7 +153,8 @@ def _run_time(evidence: Evidence) -> Finding:
     return of_each(means.index, n, verdict, text)
 
 
-def _flatter(evidence: Evidence) -> Finding:
+def flatter(evidence: Evidence) -> Finding:
+    """Compare the sharpness of the minima that EvoMAL's losses and the baseline reach (Figure 7)."""
     if evidence.landscapes.empty:
         return ABSENT
     rows = []
@@ -180,7 +184,8 @@ def _flatter(evidence: Evidence) -> Finding:
     return of_each(found["experiment"], found["n"], verdict, f"{text} ({n_text(found['n'])}).")
 
 
-def _not_only_rates(evidence: Evidence) -> Finding:
+def not_only_rates(evidence: Evidence) -> Finding:
+    """Compare EvoMAL with the baseline at the learning rate that suits the baseline best (Figure 8)."""
     rows, edges = [], []
     for (experiment, profile), final in evidence.rates.groupby(["experiment", "profile"], sort=False):
         final = common_seeds(final[final["method"].isin(["baseline", "evomal"])])
@@ -206,7 +211,8 @@ def _not_only_rates(evidence: Evidence) -> Finding:
     return of_each(found["experiment"], found["n"], verdict, f"At the baseline's best rate: {text}.")
 
 
-def _transfer(evidence: Evidence) -> Finding:
+def transfer(evidence: Evidence) -> Finding:
+    """Compare transferred losses with the target's own baseline (Table IV)."""
     held_out = evidence.transfers[evidence.transfers["split"] == "test"]
     groups = held_out.groupby(["source", "experiment", "group", "method"], sort=False)
     means, needed = groups["error"].mean().unstack(), ["baseline", "evomal", "ml3"]
@@ -241,132 +247,14 @@ def _transfer(evidence: Evidence) -> Finding:
 LEARNED = ("ml3", "taylorglo", "gp-lfl")
 
 
-def _of(*tables: str, leave_out: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """The experiments of published tables."""
-    names = dict.fromkeys(name for table in tables for name in published(table)["experiment"])
-    return tuple(name for name in names if name not in leave_out)
-
-
-EXCEPTED = ("boston", "cifar100-pyramidnet")
-CLAIMS = (
-    Claim(
-        "better-than-handcrafted",
-        "tpami23",
-        "V-A, Tables II and III",
-        "meta-learned loss functions consistently produce superior performance compared to the baseline "
-        "handcrafted "
-        "squared error loss and cross-entropy loss … and worse performance on Boston Housing MLP and CIFAR-100 "
-        "PyramidNet",
-        BEATS
-        + " EvoMAL's losses stand for the meta-learned ones. Rival: baseline; held-out error; without the two "
-        "that the claim excepts.",
-        partial(_better, rivals=("baseline",), leave_out=EXCEPTED),
-        _of("II", "III", leave_out=EXCEPTED),
-    ),
-    Claim(
-        "better-than-learned",
-        "tpami23",
-        "V-A, Tables II and III",
-        "EvoMAL consistently meta-learns more performant loss functions, with better performance on all task + "
-        "model "
-        "pairs except for on CIFAR-10 VGG-16",
-        BEATS + " Held-out error; without the one that the claim excepts.",
-        partial(_better, rivals=LEARNED, leave_out=("cifar10-vgg16",)),
-        _of("II", "III", leave_out=("cifar10-vgg16",)),
-    ),
-    Claim(
-        "transfer",
-        "tpami23",
-        "V-A1, Table IV",
-        "EvoMAL and GP-LFL transfer their relative performance the most consistently to new tasks. In contrast, "
-        "ML³ … "
-        "often fails to generalize to the new tasks",
-        "reproduced: EvoMAL's mean held-out error is below the target's baseline in more than half of the "
-        "transfers "
-        "that were run, and in at least as many as each other method's; direction: it is below ML³'s in more "
-        "than half. "
-        "The paper transfers from CIFAR-10 to CIFAR-100 with the same network; other transfers are stand-ins.",
-        _transfer,
-        _of("IV"),
-    ),
-    Claim(
-        "better-early",
-        "tpami23",
-        "V-B, Figure 4",
-        "In almost all tasks, EvoMAL is shown to find better performing loss functions in the first 10 "
-        "generations "
-        "compared to those found by GP-LFL after 50",
-        "reproduced: in at least four fifths of the experiments that were run EvoMAL's mean best fitness after a "
-        "fifth of the generations is below GP-LFL's at the end; direction: its final one is, in every experiment.",
-        _early,
-        _of("V"),
-    ),
-    Claim(
-        "filters",
-        "tpami23",
-        "V-B1, Figure 5",
-        "~10% of the loss functions are identified as being symbolically equivalent at each generation … only "
-        "~25% of "
-        "the population at each generation have their fitness evaluated",
-        "reproduced: both shares within 5 percentage points (means over experiments); direction: fewer repeats "
-        "than "
-        "evaluations, and less than half evaluated.",
-        _filters,
-        _of("V"),
-    ),
-    Claim(
-        "filters-over-time",
-        "tpami23",
-        "V-B1, Figure 5",
-        "the rejection protocol initially rejects the majority of the optimized loss functions early in the "
-        "search … "
-        "the gradient equivalence filter … caches few loss functions at the start of the search, but many near "
-        "the end",
-        "reproduced: more than half of the optimised rejected in the first fifth of the generations, fewer in "
-        "the last, and more "
-        "equivalent in the last fifth than in the first; direction: fewer rejected and more equivalent.",
-        _filters_over_time,
-        _of("V"),
-    ),
-    Claim(
-        "run-time",
-        "tpami23",
-        "V-B1, Table V",
-        "EvoMAL is more computationally expensive than ML³ and GP-LFL and approximately twice as expensive as "
-        "TaylorGLO on average",
-        f"reproduced: {ABOUT_TWICE[0]:g} to {ABOUT_TWICE[1]:g} times TaylorGLO's time (geometric mean), and more "
-        "than "
-        "every other method in each experiment, all with this project's code; direction: more than every other "
-        "method in each experiment.",
-        _run_time,
-        _of("V"),
-    ),
-    Claim(
-        "flatter-landscapes",
-        "tpami23",
-        "V-D, Figure 7",
-        "the loss functions developed by EvoMAL can produce flatter loss landscapes on average [AllCNN-C] … in "
-        "some "
-        "cases … relatively sharper loss landscapes compared to those produced using the cross-entropy loss "
-        "[AlexNet]",
-        f"reproduced: the mean sharpness (rise of the task loss within ±{RADIUS:g} norms of the trained filters, "
-        "or to the end of a grid that has no such point) is below the baseline's in every experiment (on AlexNet "
-        "above), and significantly (paired Wilcoxon signed-rank test, Holm-corrected, 5 %); direction: by the "
-        "means.",
-        _flatter,
-        ("cifar10-allcnnc", "cifar10-alexnet"),
-    ),
-    Claim(
-        "not-only-learning-rate",
-        "tpami23",
-        "V-E, Figure 8",
-        "the performance improvement when using meta-learned loss functions is not primarily a result of implicit "
-        "learning rate tuning when α is tuned",
-        "reproduced: at the rate that is best for the baseline, chosen without test data, EvoMAL's held-out "
-        "error is lower in every experiment, with a 95 % interval of the paired difference below 0; direction: "
-        "by the means. Not judged where that rate is at the edge of the grid.",
-        _not_only_rates,
-        ("cifar10-allcnnc",),
-    ),
-)
-"""TPAMI'23's claims, in the paper's order."""
+MEASURES: dict[str, Callable[..., Finding]] = {
+    "beats_in_tables_ii_and_iii": beats_in_tables_ii_and_iii,
+    "transfer": transfer,
+    "early": early,
+    "filters_over_time": filters_over_time,
+    "filters": filters,
+    "run_time": run_time,
+    "flatter": flatter,
+    "not_only_rates": not_only_rates,
+}
+"""The functions that judge the claims of `published/claims.toml`, by the names that it gives them."""

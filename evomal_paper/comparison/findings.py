@@ -40,7 +40,7 @@ class Claim:
         name: its name in tables.
         paper: "gecco23" or "tpami23".
         section: where it stands.
-        text: the claim, quoted briefly.
+        quote: the claim, quoted briefly.
         rule: when it is reproduced, when in direction only.
         judge: gives the finding from the evidence of one paper, of each experiment under one profile.
         experiments: what the claim is about; it can be reproduced only if all of them were run, with all rivals.
@@ -49,7 +49,7 @@ class Claim:
     name: str
     paper: str
     section: str
-    text: str
+    quote: str
     rule: str
     judge: Callable[[Evidence], Finding]
     experiments: tuple[str, ...]
@@ -75,12 +75,6 @@ class Claim:
 ABSENT = Finding(NOT_RUN)
 MOST = 0.8
 """The share of experiments in which holds what a paper says of "almost all" or "generally"."""
-
-BEATS = (
-    "reproduced: EvoMAL's mean error is lower in every comparison that was run, and significantly (paired "
-    "Wilcoxon signed-rank test, Holm-corrected for all comparisons of an experiment, 5 %); direction: lower in "
-    "every comparison. A diverged run makes a mean infinite."
-)
 
 
 def pairs(values: pd.DataFrame, table: str, rivals: Sequence[str], leave_out: Sequence[str] = ()) -> pd.DataFrame:
@@ -113,7 +107,7 @@ def pairs(values: pd.DataFrame, table: str, rivals: Sequence[str], leave_out: Se
 
 
 def beats(found: pd.DataFrame, rivals: Sequence[str]) -> Finding:
-    """The finding on "EvoMAL is better than its rivals", see BEATS.
+    """The finding on "EvoMAL is better than its rivals", by the rule of `published/claims.toml`.
 
     Args:
         found: the table of `pairs`, with one row per comparison.

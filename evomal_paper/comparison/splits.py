@@ -10,9 +10,9 @@ import pandas as pd
 from evomal_core.checks import refuse_unknown
 from evomal_core.search import METHODS
 from evomal_paper.comparison.verdicts import compare, decided, paired
-from evomal_paper.experiments.profiles import Profile, changes_in, protocol
-from evomal_paper.published.tables import LABELS, published
-from evomal_paper.sentences import count_seeds, mean_and_sd
+from evomal_paper.experiments.profiles import Profile, changes_in
+from evomal_paper.published.tables import published
+from evomal_paper.sentences import mean_and_sd
 
 SPLITS: tuple[str, ...] = get_args(Profile.model_fields["split"].annotation)
 """disjoint: 60:20:20; leaking: as in the authors' code, with the training rows among the test rows."""
@@ -113,54 +113,3 @@ def orders(final: pd.DataFrame) -> pd.DataFrame:
             rows.append(row)
     columns = ["experiment", "split", "best", "other", "by_chance", "ours", "theirs", "n", "wins", "effect", "p"]
     return pd.DataFrame(rows, columns=[*columns, "verdict"])
-
-
-def in_words(found: pd.DataFrame, profile: str) -> str:
-    """Which of Table III's orders survive the correct split, as Markdown computed from the table of `orders`."""
-    if found.empty:
-        return f"Profile `{profile}`, n = 0: none of the orders of Table III was measured."
-    low, high = int(found["n"].min()), int(found["n"].max())
-    n = count_seeds(low) if low == high else f"{low} to {high} seeds"
-    lines = [
-        f"Profile `{profile}`, n = {n}.{protocol(profile)} An order of Table III is *kept* if the measured means "
-        "stand as the published ones do; it is *within chance* if those are closer than 1.96 standard errors. "
-        "At a seed both methods start alike."
-    ]
-    for experiment, part in found.groupby("experiment", sort=False):
-        lines.append(f"\n**{experiment}**: published, {LABELS[part['best'].iloc[0]]} is the best.\n")
-        for split in [name for name in SPLITS if name in set(part["split"])]:
-            here = part[part["split"] == split]
-            said = [
-                _verdict(here, verdict) for verdict in (KEPT, LOST, OPEN) if (here["verdict"] == verdict).any()
-            ]
-            lines.append(f"- {split}: {'; '.join(said)}.")
-    lines += ["", *_survival(found)]
-    return "\n".join(lines) + "\n"
-
-
-def _verdict(part: pd.DataFrame, verdict: str) -> str:
-    rows = part[part["verdict"] == verdict].to_dict("records")
-    chance = {True: ", published within chance", False: ""}
-    names = ", ".join(
-        f"{LABELS[row['other']]} (lower in {row['wins']} of {row['n']}{chance[row['by_chance']]})" for row in rows
-    )
-    return f"**{verdict}** against {names}"
-
-
-def _survival(found: pd.DataFrame) -> list[str]:
-    """How many orders each split keeps, and what becomes of those that the leaking one keeps."""
-    lines = ["**All together**", ""]
-    for split in [name for name in SPLITS if name in set(found["split"])]:
-        here = found[found["split"] == split]
-        kept = int((here["verdict"] == KEPT).sum())
-        unknown = int((here["verdict"] == OPEN).sum())
-        rest = f"; {unknown} are undecided" if unknown else ""
-        lines.append(f"- Under the {split} split {kept} of {len(here)} published orders are kept{rest}.")
-    wide = found.pivot(index=["experiment", "best", "other"], columns="split", values="verdict")
-    if not set(SPLITS) <= set(wide) or (found["verdict"] == OPEN).all():
-        return lines
-    for verdict, said in ((KEPT, "survive"), (LOST, "do not survive")):
-        rows = wide[(wide["leaking"] == KEPT) & (wide["disjoint"] == verdict)].index
-        names = "; ".join(f"{name}, {LABELS[best]} below {LABELS[other]}" for name, best, other in rows)
-        lines.append(f"- Kept under the leaking split, these {said} the correct one: {names or 'none'}.")
-    return lines

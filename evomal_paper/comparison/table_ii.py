@@ -8,14 +8,12 @@ import pandas as pd
 
 from evomal_core.checks import refuse_unknown
 from evomal_core.search import METHODS
-from evomal_paper.comparison.tables import in_words
-from evomal_paper.comparison.verdicts import UNPUBLISHED, compare, orderings
+from evomal_paper.comparison.verdicts import compare
 from evomal_paper.datasets.catalogue import DataSet
 from evomal_paper.experiments.catalogue import EXPERIMENTS
-from evomal_paper.experiments.profiles import Experiment, protocol
+from evomal_paper.experiments.profiles import Experiment
 from evomal_paper.published.tables import LABELS, published
-from evomal_paper.sentences import mean_and_sd, sentences
-from evomal_paper.statistics import against
+from evomal_paper.sentences import mean_and_sd
 
 ROWS: dict[str, Experiment] = {name: each for name, each in EXPERIMENTS.items() if each.table == "II"}
 """The stand-ins on digits, the thirteen rows in the table's order, and the other targets of Table IV."""
@@ -91,41 +89,3 @@ def not_run(rows: Sequence[str], profile: str) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(table, columns=["row", "why", "minutes on two cores", "how"])
-
-
-def words(final: pd.DataFrame, profile: str) -> str:
-    """What agrees with Table II and what does not, as Markdown; other rows are compared with their own baseline.
-
-    Args:
-        final: `Results.final` of rows under one profile.
-        profile: that profile.
-    """
-    tests = final[final["split"] == "test"]
-    comparison = compare(tests, "II")
-    theirs = comparison[comparison["verdict"] != UNPUBLISHED]
-    said = in_words(theirs, orderings(tests, "II"), profile) if len(theirs) else ""
-    rows = published("II")["experiment"]
-    others = tests[~tests["experiment"].isin(rows)]
-    if len(others):
-        said += _unpublished(others, profile)
-    return said + f"\n{len(set(theirs['experiment']))} of the table's {rows.nunique()} rows were run.\n"
-
-
-def _unpublished(tests: pd.DataFrame, profile: str) -> str:
-    seeds = sorted(set(tests.groupby(["experiment", "method"], observed=True)["seed"].nunique()))
-    lines = [
-        f"\nThe table has no numbers of the following. Profile `{profile}`, "
-        f"n = {' to '.join(map(str, dict.fromkeys([seeds[0], seeds[-1]])))}.{protocol(profile)} "
-        "Held-out error rates against the baseline's, seed by seed, with the 95 % t interval of the mean "
-        "difference:"
-    ]
-    verdicts = {
-        "lower": "Below the baseline",
-        "higher": "Above the baseline",
-        "undecided": "Not to be told from the baseline",
-        "not judged": "Not judged",
-    }
-    compared = against(tests, "error", ["experiment"])
-    for name, part in compared.groupby("experiment", sort=False):
-        lines += [f"\n**{name}**\n", *sentences(part, verdicts)]
-    return "\n".join(lines) + "\n"

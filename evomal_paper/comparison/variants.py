@@ -15,7 +15,7 @@ from evomal_paper.comparison.evidence import varied_rate
 from evomal_paper.comparison.verdicts import PAIRED, paired
 from evomal_paper.experiments.catalogue import experiment as experiment_of
 from evomal_paper.experiments.profiles import changes_in
-from evomal_paper.published.tables import COMPARED, LABELS, published
+from evomal_paper.published.tables import COMPARED, published
 
 COLUMNS = ["experiment", "profile", "change", "group", "method", "published", "unvaried", "varied", "diverged"]
 COLUMNS += ["diverged unvaried", *PAIRED, "nearer"]
@@ -126,26 +126,3 @@ def _nearer(medians: tuple[float, float], cell: float) -> bool:
         return False
     before, after = (abs(np.log(median / cell)) if 0 < median < np.inf else np.inf for median in medians)
     return bool(after <= before / 2 and np.isfinite(after))
-
-
-def in_words(table: pd.DataFrame) -> str:
-    """What the variants change, a line for each; as Markdown."""
-    if table.empty:
-        return (
-            "No variant of a protocol was run; for example `evomal run sine --profile paper@meta_optimizer=adam`."
-        )
-    lines = [_line(row) for row in table.to_dict("records")]
-    return "\n".join([*lines, "", f"The p of these {len(table)} comparisons (Wilcoxon's) are uncorrected."])
-
-
-def _line(row: dict[str, Any]) -> str:
-    beside = "" if np.isnan(row["published"]) else f", published mean {row['published']:.3g}"
-    lost = ""
-    if row["diverged"] or row["diverged unvaried"]:
-        lost = f"; diverged: {row['diverged']}, unvaried {row['diverged unvaried']}"
-    nearer = "; half as far from the paper, or less" if row["nearer"] else ""
-    return (
-        f"- {row['experiment']}, {row['group']}, {LABELS[row['method']]}: with `{row['change']}` the median error "
-        f"is {row['varied']:.3g} instead of {row['unvaried']:.3g}{beside}; smaller at "
-        f"{row['wins']} of n = {row['n']} seeds, p = {row['p']:.2g}{lost}{nearer}."
-    )

@@ -378,3 +378,16 @@ def _ordered(row: Mapping[str, Any]) -> str:
     if row["corrected"] < LEVEL:
         return "confirmed" if row["effect"] * row["published difference"] > 0 else "contradicted"
     return "not testable" if row["least"] >= LEVEL else "undecided"
+
+
+def furthest(cells: pd.DataFrame, most: int = 10) -> pd.DataFrame:
+    """The counted cells that are not reproduced, by |ln(measured mean / published mean)|; hours are left out.
+
+    Args:
+        cells: the table of `every_cell`.
+        most: how many are returned.
+    """
+    far = cells[cells["headline"] & cells["verdict"].isin([NOT, DIRECTION]) & (cells["mean"] > 0)]
+    far = far[far["table"] != "V"]
+    ratios = (far["mean"] / far["published mean"]).map(np.log).abs()
+    return far.loc[ratios.sort_values(ascending=False).index[:most]]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -76,28 +75,3 @@ def encoded(names: np.ndarray, alphabet: str, length: int) -> Tensor:
         letters = [number.get(letter, UNKNOWN) for letter in name[:length]]
         row[length - len(letters) :] = letters
     return torch.from_numpy(rows)
-
-
-def repetitions_in_words(final: pd.DataFrame) -> str:
-    """By how much held-out errors rise without the names that training has too, in Markdown.
-
-    Args:
-        final: `Results.final` of tasks with a part `unseen`.
-    """
-    errors = final.astype({"method": str}).pivot_table(
-        index=["group", "method", "seed"], columns="split", values="error"
-    )
-    lines = ["**Names on both sides of the split**", ""]
-    for group, whole in errors.groupby("group", sort=False):
-        part = whole[np.isfinite(whole).all(axis=1)]
-        diverged = len(whole) - len(part)
-        if part.empty:
-            lines.append(f"- {group}: all {diverged} runs diverged.")
-            continue
-        rise = part["unseen"] - part["test"]
-        lines.append(
-            f"- {group}: the held-out error is {part['test'].mean():.4g}, and {part['unseen'].mean():.4g} without "
-            "the test names that training has for the same nationality (means over methods and seeds, "
-            f"n = {len(part)} runs; it rises in {(rise > 0).sum()} of them; left out as diverged: {diverged})."
-        )
-    return "\n".join(lines)

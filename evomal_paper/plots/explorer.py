@@ -1,7 +1,7 @@
 """An interactive explorer of losses for Jupyter: choose one, move the label and each weight, and see it change.
 
 The logic is `curves_of`, a function from (loss, y, phi) to numbers, and `picture`, from those to a figure, which
-also serves where no one can move a slider. ipywidgets is imported only when the widgets are built.
+also serves where no one can move a slider. ipywidgets is imported only when the widgets are shown.
 """
 
 from __future__ import annotations
@@ -107,94 +107,49 @@ def picture(loss: Loss, y: float, phi: Sequence[float] | None = None, title: str
     return figure
 
 
-class Explorer:
-    """Widgets to explore losses with: a menu, a slider for the label and one for each weight, and the picture.
+def explore(losses: Mapping[str, Loss]) -> Any:
+    """Show widgets in Jupyter to explore losses with: a menu, a slider for the label and one for each weight.
 
-    Shown at the end of a cell in Jupyter. Where no one can move a slider, as in a batch run, `picture` gives
-    the same figure.
+    Where no one can move a slider, as in a batch run, `picture` gives the same figure.
 
     Args:
         losses: losses by the names that the menu shows; the task losses of their kinds are added.
-
-    Attributes:
-        menu: the widget that chooses a loss.
-        label: the slider of y; 0 or 1 for a classification.
-        sliders: a slider for each weight; none if there are more than MOST_SLIDERS, as in ML³'s losses.
-        image: the widget that shows the picture.
-        widget: all of them.
 
     Raises:
         ValueError: there are no losses.
         ModuleNotFoundError: ipywidgets is not installed; the extra `notebooks` of evomal brings it.
     """
+    import ipywidgets as widgets
+    from IPython.display import display
 
-    def __init__(self, losses: Mapping[str, Loss]) -> None:
-        import ipywidgets as widgets
+    if not losses:
+        raise ValueError("there are no losses to explore")
+    kinds = dict.fromkeys(loss.kind for loss in losses.values())
+    choices = dict(losses) | {f"task loss, {kind}": TaskLoss(kind) for kind in kinds}
 
-        if not losses:
-            raise ValueError("there are no losses to explore")
-        kinds = dict.fromkeys(loss.kind for loss in losses.values())
-        self.losses = dict(losses) | {f"task loss, {kind}": TaskLoss(kind) for kind in kinds}
-        self.menu = widgets.Dropdown(options=list(self.losses), description="loss")
-        self.label = widgets.FloatSlider(value=1, min=-3, max=3, step=0.25, description="label y")
-        self.reset = widgets.Button(description="weights as learned")
-        self.formula = widgets.HTMLMath()
-        self.image = widgets.Image(format="png", width=720)
-        self.sliders: list[Any] = []
-        self._rows = widgets.VBox(layout=widgets.Layout(max_height="320px", overflow="auto", display="block"))
-        controls = widgets.HBox([self.menu, self.label, self.reset])
-        self.widget = widgets.VBox([controls, self.formula, self.image, self._rows])
-        self.menu.observe(self._choose, "value")
-        self.label.observe(self._draw, "value")
-        self.reset.on_click(self._choose)
-        self._choose()
+    def chosen(loss: str) -> None:
+        """Show the sliders of one loss, at the weights that it came with."""
+        shown = choices[loss]
+        regression = shown.kind == "regression"
+        y = widgets.FloatSlider(1, min=-3, max=3, step=0.25) if regression else widgets.IntSlider(1, min=0, max=1)
+        names = _weight_names(shown)
+        sliders = {
+            name: widgets.FloatSlider(weight, min=weight - reach, max=weight + reach, step=reach / 200)
+            for name, weight in zip(names, weights_of(shown), strict=False)
+            if (reach := 2 * max(1.0, abs(weight)))
+        }
 
-    @property
-    def loss(self) -> Loss:
-        """The loss that is chosen, with the weights that it came with."""
-        return self.losses[self.menu.value]
+        def draw(y: float, **phi: float) -> None:
+            """Draw the loss with the weights that are set."""
+            display(picture(shown, y, list(phi.values()) if phi else None, loss))
 
-    @property
-    def phi(self) -> list[float] | None:
-        """The weights that are set, or None where there are none to move."""
-        return [slider.value for slider in self.sliders] if self.sliders else None
+        widgets.interact(draw, y=y, **sliders)
 
-    def picture(self) -> Picture:
-        """The picture of what is set."""
-        return picture(self.loss, self.label.value, self.phi, self.menu.value)
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        text = "An explorer of losses, which needs a running kernel."
-        return {**self.widget._repr_mimebundle_(**kwargs), "text/plain": text}
-
-    def _choose(self, _: Any = None) -> None:
-        """Set the sliders up for the loss that the menu shows, at the weights that it came with."""
-        from ipywidgets import FloatSlider, Layout
-
-        regression = self.loss.kind == "regression"
-        self.label.unobserve(self._draw, "value")
-        self.label.min, self.label.max = (-3, 3) if regression else (0, 1)
-        self.label.step = 0.25 if regression else 1
-        self.label.value = self.label.value if regression else round(self.label.value)
-        self.label.observe(self._draw, "value")
-        self.sliders = []
-        for name, weight in zip(_weight_names(self.loss), weights_of(self.loss), strict=False):
-            reach = 2 * max(1.0, abs(weight))
-            look = {"description": name, "readout_format": ".3f", "layout": Layout(width="98%")}
-            self.sliders.append(
-                FloatSlider(value=weight, min=weight - reach, max=weight + reach, step=reach / 200, **look)
-            )
-            self.sliders[-1].observe(self._draw, "value")
-        self._rows.children = self.sliders
-        self.formula.value = f"$M(y, f) = {self.loss.latex()}$"
-        self._draw()
-
-    def _draw(self, _: Any = None) -> None:
-        self.image.value = self.picture()._repr_png_()[0]
+    return widgets.interact(chosen, loss=list(choices))
 
 
 def _weight_names(loss: Loss) -> list[str]:
-    """A name for each weight that gets a slider: the node whose output it multiplies, or its number."""
+    """Return a name for each weight that gets a slider: the node whose output it multiplies, or its number."""
     if isinstance(loss, LearnedLoss):
         return [f"{number}: {node}" for number, node in enumerate(loss.expression.nodes[1:])]
     return [f"{number}" for number in range(loss.size)] if loss.size <= MOST_SLIDERS else []

@@ -166,18 +166,6 @@ def test_rows_that_are_not_run_say_why_and_how(monkeypatch, tmp_path):
     )
 
 
-def test_words_judge_published_rows_and_stand_ins_apart():
-    said = table_ii.words(FINAL, "quick")
-    assert "Profile `quick`, n = 2" in said
-    assert "1 of the table's 13 rows were run" in said
-    assert "**mnist-mlp, in-sample, held-out error**" in said
-    assert "**digits-mlp, in-sample" not in said
-    assert "n = 3" in said
-    assert "**Below the baseline**: EvoMAL" in said
-    assert "**Not judged**: Random" in said
-    assert "Published: EvoMAL" not in table_ii.words(FINAL[FINAL["experiment"] == "digits-mlp"], "smoke")
-
-
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 import evomal_core as em
 from evomal_core.losses import NeuralLoss, TaskLoss, TaylorLoss
 from evomal_paper.analysis.examples import EXAMPLES
-from evomal_paper.plots.explorer import Explorer, curves_of, envelope_of, picture, weights_of, with_weights
+from evomal_paper.plots import explorer as module
+from evomal_paper.plots.explorer import curves_of, envelope_of, picture, weights_of, with_weights
 
 
 @pytest.fixture
@@ -23,11 +24,6 @@ def losses():
         "taylor": TaylorLoss(theta=[0.1 * number for number in range(8)]),
         "ml3": NeuralLoss(),
     }
-
-
-@pytest.fixture
-def explorer(losses):
-    return Explorer(losses)
 
 
 @given(st.floats(-3, 3), st.lists(st.floats(-3, 3), min_size=3, max_size=3))
@@ -78,61 +74,33 @@ def test_the_static_picture_shows_value_and_gradient(losses):
         assert figure.get_suptitle().startswith(name)
 
 
-def test_the_sliders_begin_at_the_weights_of_the_loss(explorer):
-    assert explorer.menu.value == "line"
-    assert [slider.description for slider in explorer.sliders] == ["0: f", "1: y"]
-    assert explorer.phi == weights_of(explorer.loss) == [3.0, -2.0]
-    assert bytes(explorer.image.value).startswith(b"\x89PNG")
-
-
-def test_moving_any_slider_redraws(explorer):
-    for slider in (*explorer.sliders, explorer.label):
-        before = explorer.image.value
-        slider.value += 0.5
-        assert explorer.image.value != before
-    (_, as_set), _ = (axes.lines for axes in explorer.picture().axes)
-    f = as_set.get_xdata() + 1.5
-    np.testing.assert_allclose(as_set.get_ydata(), 3.5 * f * -1.5 * 1.5, rtol=1e-6, atol=1e-6)
-
-
-def test_the_button_restores_the_weights(explorer):
-    before = explorer.image.value
-    explorer.sliders[0].value = -1
-    explorer.reset.click()
-    assert explorer.phi == [3.0, -2.0]
-    assert explorer.image.value == before
-
-
-def test_choosing_a_loss_brings_its_sliders_and_its_labels(explorer):
-    line = explorer.image.value
-    explorer.label.value = -2.5
-    explorer.menu.value = "e"
-    assert len(explorer.sliders) == 5
-    assert (explorer.label.min, explorer.label.max, explorer.label.step) == (0, 1, 1)
-    assert explorer.label.value in (0, 1)
-    assert explorer.image.value != line
-    assert r"\log" in explorer.formula.value
-    explorer.menu.value = "taylor"
-    assert len(explorer.sliders) == 8
-    assert (explorer.label.min, explorer.label.max) == (-3, 3)
-    explorer.menu.value = "ml3"
-    assert explorer.sliders == []
-    assert explorer.phi is None
-    explorer.menu.value = "task loss, multiclass"
-    assert isinstance(explorer.loss, TaskLoss)
-
-
-def test_it_shows_as_a_widget_with_a_line_of_text(explorer):
-    shown = explorer._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in shown
-    assert "running kernel" in shown["text/plain"]
-
-
-def test_without_losses_it_says_so():
-    with pytest.raises(ValueError, match="no losses"):
-        Explorer({})
-
-
 def test_widgets_are_imported_only_when_they_are_built():
     code = "import sys, evomal_paper.plots.explorer; sys.exit('ipywidgets' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_explorer_draws_the_loss_that_is_chosen_and_the_weights_that_are_set(losses, monkeypatch):
+    widgets = pytest.importorskip("ipywidgets")
+    shown = []
+
+    def interact(function, **sliders):
+        shown.append(sliders)
+        first = {name: w[0] if isinstance(w, list) else w.value for name, w in sliders.items()}
+        function(**first)
+        return function
+
+    drawn = []
+    monkeypatch.setattr(widgets, "interact", interact)
+    monkeypatch.setattr(module, "picture", lambda *given: drawn.append(given))
+    choose = module.explore(losses)
+    assert shown[0]["loss"][: len(losses)] == list(losses)
+    assert drawn[0][1:] == (1, [3.0, -2.0], "line")
+    choose("ml3")
+    assert list(shown[-1]) == ["y"]
+    assert drawn[-1][2] is None
+
+
+def test_an_explorer_of_nothing_is_refused():
+    pytest.importorskip("ipywidgets")
+    with pytest.raises(ValueError, match="no losses"):
+        module.explore({})

@@ -7,7 +7,7 @@ from scipy.stats import spearmanr
 
 import evomal_core as em
 from evomal_core.losses import TaskLoss, TaylorLoss
-from evomal_paper.analysis import learned, learned_words
+from evomal_paper.analysis import learned
 from evomal_paper.analysis.examples import EXAMPLES
 from evomal_paper.experiments.catalogue import experiment
 from evomal_paper.plots import losses as plots_losses
@@ -58,15 +58,6 @@ def test_another_profile_or_an_empty_folder_has_none(finished, tmp_path):
         best, losses = learned.best_losses(folder, profile)
         assert best.empty
         assert losses == {}
-        words = _words(best, profile)
-        assert f"Profile `{profile}`, n = 0" in words
-        assert "only the paper's losses" in words
-
-
-def _words(best, profile="quick"):
-    counts = learned.family_counts(best)
-    correlations = learned.complexity_and_error(best)
-    return learned_words.in_words(learned.table_vi(), best, counts, correlations, profile)
 
 
 def test_families_are_counted_by_method():
@@ -145,27 +136,6 @@ def test_a_wrong_formula_would_be_seen():
     loss = em.LearnedLoss("square(sub(y, f))")
     assert learned._deviation(loss, (F - Y) ** 2) == 0
     assert learned._deviation(loss, 1.01 * (F - Y) ** 2) == pytest.approx(0.01, rel=1e-6)
-
-
-def test_words_say_what_the_tables_say():
-    best = pd.concat([rows((3, 0.5), (5, 0.6)), rows((9, 2.0), method="random")])
-    best.loc[best["method"] == "random", "family"] = "degenerate"
-    words = _words(best)
-    assert "Profile `quick`, n = 2 losses learned by EvoMAL in sine." in words
-    assert "6 of 10 examples are of the family that section V-C names: a, c, f, h, i, j." in words
-    assert "d is degenerate with weights of 1, and focal-like with two weights of −1" in words
-    assert "**Disagree**: g is degenerate" in words
-    assert "n = 2: 2 squared-error-like." in words
-    assert (
-        "1 of 1 degenerate ones train no better than the baseline, by held-out error; of the others 0 of 2"
-        in words
-    )
-    assert "No run of this profile is one of classification" in words
-    best["kind"], best["asymmetric"] = "multiclass", [True, True, False]
-    best["family"] = "focal-like"
-    assert "asymmetric: **agrees**, 2 of 2 are." in _words(best)
-    assert "section V-C" not in learned_words.rules()
-    assert "*focal-like*" in learned_words.rules()
 
 
 @pytest.mark.parametrize(

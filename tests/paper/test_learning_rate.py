@@ -75,20 +75,8 @@ def test_only_seeds_with_both_methods_at_every_rate_are_compared(final):
     assert set(gains["n"]) == {2}
     assert set(gains.query("comparison == 'stated'")["diverged"]) == {0}
     pd.testing.assert_frame_equal(gains, lr.remaining_gain(final[final["seed"] < 2], stated=0.1))
-    assert "n = 2 seeds" in lr.in_words(final[~absent], gains, "sine", "quick")
     with pytest.raises(ValueError, match="no seed has all methods at every rate"):
         lr.remaining_gain(final[(final["method"] == "evomal") == (final["seed"] == 0)], stated=0.1)
-
-
-def test_words_say_rates_divergence_and_the_share(final):
-    text = lr.in_words(final, lr.remaining_gain(final, stated=0.1), "sine", "quick")
-    assert "Profile `quick`, n = 3 seeds, 3 rates from 0.1 to 10" in text
-    assert "Each rate was chosen by the validation error" in text
-    assert "- both at the stated rate: **EvoMAL better** (difference −2.13" in text
-    assert "% of the gain at the stated rate remains" in text
-    assert "- Rates chosen for EvoMAL: 0.1 (2 seeds), 1 (1 seed). A choice at the edge" in text
-    assert "- Diverged: Baseline at 10 in 1 seed." in text
-    assert "- Diverged: EvoMAL at 10 in 3 seeds." in text
 
 
 def test_the_grid_is_made_of_runs_whose_search_used_the_rate(tmp_path):

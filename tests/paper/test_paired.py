@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from evomal_paper import sentences, statistics
+from evomal_paper import statistics
 
 
 def test_the_interval_is_that_of_the_paired_t_test():
@@ -54,17 +54,6 @@ def test_methods_are_compared_with_the_reference_seed_by_seed(errors):
     assert table.loc["evomal", "verdict"] == "lower"
     assert (table.loc["ml3", "verdict"], table.loc["ml3", "diverged"]) == ("not judged", 1)
     assert statistics.against(errors[errors["method"] != "baseline"], "error", ["place"]).empty
-
-
-def test_sentences_name_label_difference_interval_and_seeds(errors):
-    words = {"lower": "Flatter", "higher": "Sharper", "undecided": "Undecided", "not judged": "Not judged"}
-    lines = sentences.sentences(statistics.against(errors, "error", ["place"]), words)
-    assert lines[0].startswith("- **Flatter**: EvoMAL (difference −0.9 [−1.15, −0.652], lower in 3 of 3 seeds)")
-    assert lines[1] == "- **Not judged**: ML³ (n = 3, 1 diverged, lower in 2)."
-    assert len(lines) == 2  # one interval needs no correction
-    both = errors.replace({"error": {np.inf: 1.1}})
-    lines = sentences.sentences(statistics.against(both, "error", ["place"]), words)
-    assert lines[-1] == "- The 2 intervals are uncorrected for their number."
 
 
 def test_spread_counts_what_diverged_and_averages_the_rest(errors):

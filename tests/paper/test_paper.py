@@ -3,7 +3,6 @@
 import pytest
 
 from evomal_core.search import METHODS
-from evomal_paper import sentences
 from evomal_paper.published import tables as paper
 
 CELLS = {"2": 40, "3": 8, "II": 65, "III": 15, "IV": 35, "V": 64}
@@ -103,11 +102,3 @@ def test_every_table_names_the_part_it_is_compared_with_and_its_oddities():
     for text in (line for lines in paper.ODDITIES.values() for line in lines):
         assert text.strip() == text
         assert text.endswith(".")
-
-
-def test_a_printed_cell_says_n_and_what_diverged():
-    assert sentences.mean_and_sd(0.38294, 0.0065, 5) == "0.3829 ± 0.0065 (5)"
-    assert sentences.mean_and_sd(2.0, float("nan"), 3, 2) == "2.0000 (3, 2 diverged)"
-    assert sentences.mean_and_sd(float("nan"), float("nan"), 3, 3) == "– (3, 3 diverged)"
-    assert sentences.mean_and_sd(1.0, 1.0, float("nan")) == "–"
-    assert sentences.mean_and_sd(12105243.2, 2.5, 5) == "1.211e+07 ± 2.5000 (5)"

@@ -12,7 +12,7 @@ def executed(monkeypatch, tmp_path):
     """What would be executed: (notebook, parameters, name of the copy)."""
     monkeypatch.setenv("EVOMAL_DATA", str(tmp_path / "no data"))
     calls: list[tuple[str, dict, str]] = []
-    monkeypatch.setattr(module, "_execute", lambda stem, given, target: calls.append((stem, given, target.name)))
+    monkeypatch.setattr(module, "execute", lambda stem, given, target: calls.append((stem, given, target.name)))
     return calls
 
 

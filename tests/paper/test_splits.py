@@ -113,23 +113,6 @@ def test_a_diverged_method_is_never_below_and_one_seed_decides_nothing():
     assert set(splits.orders(final(BOTH, seeds=1))["verdict"]) == {"undecided"}
 
 
-def test_words_say_what_survives_with_n_and_the_profile():
-    text = splits.in_words(splits.orders(final(BOTH)), "quick")
-    assert text.startswith("Profile `quick`, n = 3 seeds. It is smaller than the paper's")
-    assert "Under the leaking split 4 of 4 published orders are kept." in text
-    assert "Under the disjoint split 2 of 4 published orders are kept." in text
-    assert "survive the correct one: diabetes, EvoMAL below ML³; diabetes, EvoMAL below TaylorGLO." in text
-    assert (
-        "do not survive the correct one: diabetes, EvoMAL below Baseline; diabetes, EvoMAL below GP-LFL." in text
-    )
-    alone = splits.in_words(splits.orders(final({"quick": DISJOINT})), "quick")
-    assert "survive" not in alone
-    single = splits.in_words(splits.orders(final(BOTH, seeds=1)), "quick")
-    assert "Under the leaking split 0 of 4 published orders are kept; 4 are undecided." in single
-    assert "survive" not in single
-    assert "n = 0" in splits.in_words(splits.orders(final({"quick": {"baseline": 0.7}})), "quick")
-
-
 def test_the_figure_has_a_panel_for_each_split_and_published_cells_beside_the_leaking_one_only():
     theirs = paper.published("III").query("experiment == 'diabetes'")
     figure = plots_tabular.errors_by_split(final(BOTH), theirs)

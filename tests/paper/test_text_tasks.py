@@ -4,13 +4,12 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 import evomal_core as em
 from evomal_paper.datasets.catalogue import DATASETS, MissingDataError
-from evomal_paper.experiments.text_tasks import encoded, repetitions_in_words, surname_tasks
+from evomal_paper.experiments.text_tasks import encoded, surname_tasks
 from evomal_paper.networks.small import LetterLSTM
 
 TRAIN = [("Abe", 11), ("Ábel", 4), ("Li", 1), ("Abe", 10), ("Li", 1)]
@@ -66,24 +65,6 @@ def test_methods_and_their_engine_take_integer_features(surnames, method, engine
     result = em.learn_loss([task], model, method, config=config, progress=False)
     assert result.engine == engine
     assert 0 <= result.fitness <= 1
-
-
-def test_diverged_runs_are_left_out_of_the_words_on_repetitions_and_counted():
-    rows = [
-        {"group": group, "method": "evomal", "seed": seed, "split": split, "error": error}
-        for group, seed, split, error in [
-            ("in-sample", 0, "test", 0.25),
-            ("in-sample", 0, "unseen", 0.5),
-            ("in-sample", 1, "test", np.inf),
-            ("in-sample", 1, "unseen", np.inf),
-            ("out-of-sample", 0, "test", np.inf),
-            ("out-of-sample", 0, "unseen", np.inf),
-        ]
-    ]
-    lines = repetitions_in_words(pd.DataFrame(rows)).splitlines()[2:]
-    assert "is 0.25, and 0.5 without" in lines[0]
-    assert "n = 1 runs; it rises in 1 of them; left out as diverged: 1)" in lines[0]
-    assert lines[1] == "- out-of-sample: all 1 runs diverged."
 
 
 def test_the_real_names_have_the_known_numbers_of_rows_and_repetitions():

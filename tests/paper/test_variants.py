@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evomal_paper.comparison.variants import by_setting, in_words, one_change, variants
+from evomal_paper.comparison.variants import by_setting, one_change, variants
 
 
 def values(**by_profile: list[float]) -> pd.DataFrame:
@@ -35,10 +35,7 @@ def test_a_variant_is_paired_with_the_unvaried_runs_of_its_seeds():
     assert row["difference"] == pytest.approx(np.mean([-2.0, -2.5, 1.0]))
     assert row["published"] == pytest.approx(2.1073)
     assert row["nearer"]
-    text = in_words(table)
     # ranks 2 and 3 against 1: two of eight sign patterns are as extreme to either side
-    assert "smaller at 2 of n = 3 seeds, p = 0.5; half as far from the paper, or less." in text
-    assert text.endswith("The p of these 1 comparisons (Wilcoxon's) are uncorrected.")
 
 
 def test_a_variant_that_diverges_is_not_nearer():
@@ -46,13 +43,11 @@ def test_a_variant_that_diverges_is_not_nearer():
     assert not table["nearer"].iloc[0]
     assert table["wins"].iloc[0] == 0
     assert table[["diverged", "diverged unvaried"]].iloc[0].tolist() == [2, 0]
-    assert "diverged: 2, unvaried 0" in in_words(table)
 
 
 def test_a_variant_a_little_nearer_explains_nothing():
     table = variants(values(paper=[4.0, 5.0], paper_softplus__true=[3.9, 4.9]))
     assert not table["nearer"].iloc[0]
-    assert "half as far" not in in_words(table)
 
 
 def test_settings_are_ordered_by_the_share_of_cells_that_they_explain():
@@ -103,7 +98,3 @@ def test_variants_of_one_split_are_not_paired_with_runs_of_another():
     (row,) = variants(pd.concat(parts)).to_dict("records")
     assert (row["profile"], row["change"]) == ("quick@split=leaking", "softplus=true")
     assert (row["unvaried"], row["varied"], row["wins"]) == (5.0, 3.5, 2)
-
-
-def test_without_variants_the_words_say_how_to_run_one():
-    assert "evomal run" in in_words(variants(values(paper=[1.0])))

@@ -4,10 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evomal_paper.comparison import disagreements, tables, verdicts
-from evomal_paper.comparison.claims import judge_claims
+from evomal_paper.comparison import tables, verdicts
 from evomal_paper.comparison.evidence import collect
-from evomal_paper.comparison.variants import variants
 from evomal_paper.experiments.profiles import protocol
 from evomal_paper.plots import verdicts as plots_verdicts
 from evomal_paper.published import tables as paper
@@ -151,7 +149,6 @@ def test_sizes_beside_table_3():
     assert found["method"].tolist() == ["ml3", "evomal"]
     assert found["published mean"].tolist() == [2650, 30.9]
     assert found["verdict"].tolist() == ["by construction", "reproduced"]
-    assert "1.00% of the weights of ML³'s (mean of 2 seeds); published: 1.17%" in tables.sizes_in_words(found)
 
 
 def values(*parts):
@@ -281,30 +278,10 @@ def test_orderings_are_corrected_for_the_comparisons_of_one_experiment():
     assert set(found["verdict"]) == {"confirmed"}
     few = verdicts.orderings(pd.concat([*others, final(rng.uniform(0, 0.5, 10), "evomal")]).query("seed < 7"), "2")
     assert set(few["verdict"]) == {"not testable"}  # p is 0.0156, and 0.0625 after correction
-    text = tables.in_words(verdicts.compare(few.assign(method="evomal", error=1.0), "2"), few, "paper")
-    assert "**Not testable** at 5%, as p ≥ 0.062 with 7 seeds" in text
 
 
 def test_seeds_that_one_method_lacks_are_left_out_of_the_pairs():
     assert only(pairs([1.0, 2.0, 3.0], [5.0, 6.0]))["n"] == 2
-
-
-def test_words_follow_from_the_tables_and_state_n_and_profile():
-    table = pd.concat([final([3.0, 3.1, 3.3], profile="quick"), final([0.1, 0.1, 0.2], "evomal", profile="quick")])
-    comparison, claims = verdicts.compare(table, "2"), verdicts.orderings(table, "2")
-    text = tables.in_words(comparison, claims, "quick")
-    assert "Profile `quick`, n = 3 seeds." in text
-    assert "smaller than the paper's" in text
-    assert "**Reproduced**: Baseline 3.133 (published 3.028)" in text
-    assert "**Direction reproduced**, not the size: EvoMAL 0.1333 (published 1.267)" in text
-    assert "**Not testable** at 5%, as p ≥ 0.25 with 3 seeds: Baseline (lower in 3 of 3 seeds, r = −1.00)" in text
-
-
-def test_words_tell_too_few_seeds_from_another_number():
-    table = pd.concat([final([1.0, 6.0], profile="quick"), final([9.0, 9.1], "ml3", profile="quick")])
-    text = tables.in_words(verdicts.compare(table, "2"), verdicts.orderings(table, "2"), "quick")
-    assert "- **Not reproduced**: ML³ 9.05 (published 2.107)." in text
-    assert "- **Not reproduced for want of seeds**, the interval being too wide to tell: Baseline 3.5 (pub" in text
 
 
 def test_words_say_what_a_profile_is():
@@ -312,13 +289,6 @@ def test_words_say_what_a_profile_is():
     assert "differs from `paper` in split=leaking" in protocol("paper@split=leaking")
     assert "chosen by the baseline's published errors" in protocol("calibrated")
     assert "on CIFAR-10 and Surname chosen by the baseline's published error" in protocol("quick")
-
-
-def test_words_of_one_method_alone_need_no_claims():
-    table = final([3.0, 3.1], split="test")
-    assert "held-out error" in tables.in_words(
-        verdicts.compare(table, "2"), verdicts.orderings(table, "2"), "quick"
-    )
 
 
 def test_a_readable_table_has_a_verdict_for_each_part_of_the_task():
@@ -340,49 +310,10 @@ def test_the_whole_comparison_is_readable_and_names_what_is_furthest_off():
     assert row["difference"].startswith("−1.25")
     lost = only(shown, experiment="sine", group="in-sample", method="ML³")
     assert lost["measured"].replace("\u00a0", " ") == "9 (2, 1 diverged)"
-    text = tables.overall_in_words(cells, judge_claims(collect([])))
-    assert "Published cells, n = 227: 1 reproduced, 1 direction reproduced, 1 not reproduced, 224 not run." in text
-    assert "Claims in words, n = 14: 14 not run." in text
-
-
-def test_the_largest_disagreements_are_named_with_what_was_tried():
-    runs = [
-        final([*[3.0, 3.1] * 4, 1e6]),  # its median is as published
-        final([0.01, 0.02], "evomal"),
-        final([0.4, 0.5], "evomal", profile="paper@generations=5"),
-        final([0.1, 0.1], "evomal", profile="paper@softplus=true"),
-        final([90.0, 9.0], "ml3", "mnist", profile="quick"),
-        final([900.0, 90.0], "baseline", "mnist", profile="calibrated"),
-        final([0.5, 0.6], "baseline", "mnist", profile="quick"),
-    ]
-    table = values(*runs)
-    cells = verdicts.every_cell(table)
-    stated, other = disagreements.in_words(cells, table, variants(table)).split(
-        "\n\nThe largest disagreements under"
-    )
-    first, second = stated.splitlines()[2:]
-    assert first.startswith(
-        "- **Baseline on sine, in-sample**: 36,695 times (1.111e+05 for 3.028; profile `paper`"
-    )
-    assert first.endswith("the median is 3.1. No setting was varied to find its cause.")
-    assert second.startswith(
-        "- **EvoMAL on sine, in-sample**: 0.0118 times (0.015 for 1.267; profile `paper`, n = 2"
-    )
-    assert second.endswith("or less, with `generations=5` (0.45). Not so with `softplus=true`.")
-    assert other.startswith(" other settings")
-    calibrated, quick = other.splitlines()[2:]
-    assert "Under other profiles the mean is 0.55 (`quick`)." in calibrated
-    assert "base.lr 0.005 (paper: 0.001), learn_on 4 (paper: 0)" in calibrated
-    assert "generations 8 (paper: 50)" in quick
-    assert "images 2000 (paper: all)" in quick
 
 
 def test_nothing_run_is_said_in_words_and_drawn():
     cells = verdicts.every_cell(collect([]).values)
-    assert disagreements.in_words(cells, collect([]).values, variants(collect([]).values)) == "\n"
-    assert tables.overall_in_words(cells, judge_claims(collect([]))).startswith(
-        "Published cells, n = 227: 227 not run."
-    )
     assert "no published cell was run" in [t.get_text() for t in plots_verdicts.ratios(cells).axes[0].texts]
     figure = plots_verdicts.verdict_map(cells)
     assert [axes.get_title(loc="left") for axes in figure.axes] == list(paper.TABLES.values())

@@ -1,0 +1,31 @@
+"""The report: notebook 13, published numbers beside measured ones, executed and written as one HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import nbformat
+from nbconvert import HTMLExporter
+
+from evomal_core.files import check_writable, write_atomic
+from evomal_paper.reproduce import execute
+
+NOTEBOOK = "13_paper_vs_measured"
+
+
+def write_report(results_dir: Path | str, output: Path | str) -> None:
+    """Execute the notebook with the runs of a results folder, and write it without its code as HTML.
+
+    Raises:
+        RuntimeError: a cell failed.
+        OSError: the output can't be written.
+    """
+    output = Path(output)
+    check_writable(output)
+    with TemporaryDirectory(prefix="evomal-") as folder:
+        executed = Path(folder) / f"{NOTEBOOK}.ipynb"
+        execute(NOTEBOOK, {"results_dir": str(Path(results_dir).resolve())}, executed)
+        notebook = nbformat.read(executed, as_version=4)
+    page, _ = HTMLExporter(exclude_input=True).from_notebook_node(notebook)
+    write_atomic(output, page)
