@@ -64,7 +64,7 @@ def test_every_claim_is_stated_once_with_its_place_and_rule():
         assert claim.paper in ("gecco23", "tpami23")
         assert claim.rule.startswith("reproduced: ")
         assert "direction: " in claim.rule
-        assert len(claim.text) < 250
+        assert len(claim.quote) < 250
         assert claim.section
 
 
