@@ -13,7 +13,8 @@ from evomal_core import models
 from evomal_core.config import SGD, Optimizer, SearchConfig
 from evomal_core.expression import Expression
 from evomal_core.library import known_losses, load_loss
-from evomal_core.losses import LearnedLoss, Loss, NeuralLoss, TaskLoss, TaylorLoss
+from evomal_core.losses import LearnedLoss, Loss, TaskLoss
+from evomal_core.parametric import NeuralLoss, TaylorLoss
 from evomal_core.result import Evaluation, SearchResult
 from evomal_core.search import METHODS, learn_loss
 from evomal_core.tasks import Task

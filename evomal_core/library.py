@@ -11,7 +11,8 @@ import torch
 from evomal_core.expression import Expression
 from evomal_core.files import read_json, write_json
 from evomal_core.kinds import KINDS, Kind, check_kind
-from evomal_core.losses import LearnedLoss, Loss, NeuralLoss, TaskLoss, TaylorLoss
+from evomal_core.losses import LearnedLoss, Loss, TaskLoss
+from evomal_core.parametric import NeuralLoss, TaylorLoss
 
 FORMAT = "evomal-loss"
 VERSION = 1

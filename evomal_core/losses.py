@@ -1,87 +1,151 @@
 """Losses as `nn.Module`s, called as `loss(y_pred, y_true)` in any PyTorch training loop.
 
 A loss has a *kind*, which says what `y_pred` holds: predictions (`"regression"`), or logits that the
-loss turns into probabilities itself (`"binary"`, `"multiclass"`), as `nn.CrossEntropyLoss` does.
+loss turns into probabilities itself (`"binary"`, `"multiclass"`), as `nn.CrossEntropyLoss` does. Shapes, missing
+labels and weights are the subject of `evomal_core.labels`.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from evomal_core.checks import refuse_unknown
 from evomal_core.expression import Expression
+from evomal_core.kinds import Kind, check_kind, link
+from evomal_core.labels import (
+    IGNORED,
+    ClassWeight,
+    Reduction,
+    as_rows,
+    check_class_weight,
+    check_shapes,
+    read_labels,
+    reduce,
+    row_shape,
+)
 from evomal_core.primitives import PRIMITIVES
 from evomal_core.seeds import torch_rng
 
 if TYPE_CHECKING:
     import sympy
 
-from typing import TYPE_CHECKING
 
-from evomal_core.kinds import Kind, check_kind
+class Options(TypedDict, total=False):
+    """How a loss is used, which is no part of its formula.
 
-if TYPE_CHECKING:
-    import sympy
-
-
-def arguments(y_pred: Tensor, y_true: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
-    """The arguments f and y of a symbolic loss, both of shape (batch, outputs).
-
-    Regression passes both through; binary applies a sigmoid to one logit; multiclass applies a softmax
-    over the last axis and writes class indices as one-hot rows. Half precision, as from autocast, becomes
-    float32, as in PyTorch's own losses: a square overflows float16 beyond 255.
-
-    Raises:
-        ValueError: the shapes do not fit each other or the kind.
+    Attributes:
+        reduction: "mean" over rows (with weights w, Σ w·loss / Σ w), "sum" over them, or "none".
+        ignore_index: the class index of labels that are left out; in any kind NaN labels are left out too.
+        class_weight: a number for each class (two for "binary"), or "balanced", by the classes of each batch.
     """
-    y_pred = y_pred.to(torch.promote_types(y_pred.dtype, torch.float32))
-    if kind == "multiclass":
-        if y_pred.ndim != 2 or y_true.ndim != 1 or y_true.is_floating_point():
-            raise ValueError(
-                "a multiclass loss takes logits (batch, classes) and integer class indices (batch,), "
-                f"got {tuple(y_pred.shape)} and {tuple(y_true.shape)} of {y_true.dtype}"
-            )
-        one_hot = functional.one_hot(y_true.long(), y_pred.shape[1]).to(y_pred.dtype)
-        return torch.softmax(y_pred, dim=1), one_hot
-    if y_pred.shape != y_true.shape:
-        raise ValueError(
-            f"y_pred and y_true have different shapes, {tuple(y_pred.shape)} and {tuple(y_true.shape)}; "
-            "reshape one of them, e.g. y_true.unsqueeze(1)"
-        )
-    f = torch.sigmoid(y_pred) if kind == "binary" else y_pred
-    rows = (len(f), -1) if f.ndim else (1, 1)
-    return f.reshape(rows), y_true.to(f.dtype).reshape(rows)
+
+    reduction: Reduction
+    ignore_index: int
+    class_weight: ClassWeight | None
 
 
 class Loss(nn.Module):
-    """A loss applied to each output, summed over outputs and averaged over the batch (GECCO Eq. 2).
+    """A loss applied to each output, summed over outputs and averaged over the rows (GECCO Eq. 2).
 
-    M(y, f) = 1/B Σ_b Σ_i M_i(y_bi, f_bi). Subclasses define `elementwise`.
+    M(y, f) = 1/B Σ_b Σ_i M_i(y_bi, f_bi). Subclasses define `elementwise`. Shapes are those of
+    `evomal_core.labels`: a position of a sequence or an image counts as a row.
+
+    Args:
+        kind: what predictions the loss gets, see the module's docstring.
+        options: see `Options`.
     """
 
-    def __init__(self, kind: Kind = "regression") -> None:
+    def __init__(self, kind: Kind = "regression", **options: Unpack[Options]) -> None:
         super().__init__()
         check_kind(kind)
         self.kind: Kind = kind
+        self._set(options)
+
+    def _set(self, options: Options) -> None:
+        for name in options:
+            refuse_unknown("option of a loss", name, list(Options.__annotations__))
+        self.reduction: Reduction = options.get("reduction", "mean")
+        refuse_unknown("reduction", self.reduction, get_args(Reduction))
+        self.ignore_index = options.get("ignore_index", IGNORED)
+        self.class_weight = options.get("class_weight")
+        if self.class_weight is not None:
+            check_class_weight(self.class_weight, self.kind)
+
+    def replace(self, **options: Unpack[Options]) -> Self:
+        """A copy with other options, for example `loss.replace(reduction="none")`."""
+        now: Options = {
+            "reduction": self.reduction, "ignore_index": self.ignore_index, "class_weight": self.class_weight
+        }  # fmt: skip
+        other = copy.deepcopy(self)
+        other._set(now | options)
+        return other
 
     def elementwise(self, f: Tensor, y: Tensor) -> Tensor:
         """Values of the loss for each pair of prediction `f` and label `y`, in their common shape."""
         raise NotImplementedError
 
-    def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
-        """The mean loss of a batch, a scalar."""
-        f, y = arguments(y_pred, y_true, self.kind)
-        return self.elementwise(f, y).sum(dim=1).mean()
+    def of_logits(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Values of the loss for predictions or logits and labels as numbers, both (rows, outputs)."""
+        return self.elementwise(link(logits, self.kind), y)
+
+    def forward(self, y_pred: Tensor, y_true: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The loss of a batch: a scalar, with `reduction="none"` one number a row.
+
+        Half precision, as from autocast, becomes float32, as in PyTorch's own losses: a square overflows float16
+        beyond 255.
+
+        Args:
+            y_pred: predictions or logits.
+            y_true: labels; those that are missing are left out, see `evomal_core.labels`.
+            weight: of each row, (N,); of each position or label, in the shape of the labels.
+
+        Raises:
+            ValueError: the shapes do not fit each other or the kind, or a class index is out of range.
+        """
+        check_shapes(y_pred, y_true, self.kind)
+        with _without_autocast(y_pred):
+            logits = as_rows(y_pred.to(torch.promote_types(y_pred.dtype, torch.float32)), self.kind)
+            labels = read_labels(
+                y_true, self.kind, logits.shape[1], logits.dtype, weight=weight,
+                ignore_index=self.ignore_index, class_weight=self.class_weight,
+            )  # fmt: skip
+            values = self.of_logits(labels.hide(logits), labels.y)
+            return reduce(values, labels, self.reduction, row_shape(y_pred, self.kind))
 
     @property
     def size(self) -> int:
         """Number of trainable weights phi."""
         return sum(weights.numel() for weights in self.parameters())
+
+    @property
+    def identity(self) -> str:
+        """The text that tells this loss from those whose weights mean something else."""
+        return repr(self)
+
+    def get_extra_state(self) -> Tensor:
+        """The identity, as bytes in a tensor, so that it fits into any file of tensors."""
+        return torch.tensor(list(self.identity.encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Nothing: `_load_from_state_dict` has compared it."""
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        saved = state_dict.get(f"{prefix}_extra_state")
+        if isinstance(saved, Tensor) and (found := bytes(saved.tolist()).decode()) != self.identity:
+            rest[-1].append(
+                f"the weights are those of {found}, and this is {self.identity}; make that loss, or save and load "
+                "losses by loss.save(path) and evomal_core.load_loss(path)"
+            )
+            return
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def save(self, path: Path | str) -> None:
         """Write the loss as JSON, atomically; `load_loss` reads it back, exactly if its weights are float32."""
@@ -100,11 +164,39 @@ class Loss(nn.Module):
         return to_latex(self.sympy())
 
     def python_source(self, name: str = "learned_loss") -> str:
-        """A stand-alone PyTorch function `name(y_pred, y_true)`, equal to this module."""
+        """A stand-alone PyTorch function `name(y_pred, y_true)`, equal to this module.
+
+        Raises:
+            TypeError: the loss is no short formula.
+            ValueError: `name` can't name a function, or the loss has options that the function would lack.
+        """
+        lines, summary = self._source()
+        if self.reduction != "mean" or self.ignore_index != IGNORED or self.class_weight is not None:
+            raise ValueError(
+                "the function takes the mean, without class weights; write loss.replace(reduction='mean', "
+                f"ignore_index={IGNORED}, class_weight=None).python_source()"
+            )
+        from evomal_core.symbolic import wrap_source
+
+        return wrap_source(lines, self.kind, name, summary)
+
+    def _source(self) -> tuple[Sequence[str], str]:
+        """Lines that compute `value` from f and y, and the function's docstring."""
         raise TypeError(f"a {type(self).__name__} can't be written as a short function; save it as JSON instead")
 
     def _repr_latex_(self) -> str:
         return f"$\\displaystyle \\mathcal{{M}}(y, f) = {self.latex()}$"
+
+    def extra_repr(self) -> str:
+        """The kind, for `print(loss)`."""
+        return f"kind={self.kind!r}"
+
+
+def _without_autocast(y_pred: Tensor) -> AbstractContextManager[Any]:
+    kind = y_pred.device.type
+    if kind != "meta" and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
 
 
 class LearnedLoss(Loss):
@@ -118,6 +210,7 @@ class LearnedLoss(Loss):
         kind: what predictions the loss gets, see the module's docstring.
         phi: edge weights in prefix order of the nodes below the root; all 1 if not given.
         softplus: whether the output passes through a softplus.
+        options: see `Options`.
 
     Raises:
         ValueError: the expression is malformed, or phi has not one finite weight per edge.
@@ -130,8 +223,9 @@ class LearnedLoss(Loss):
         *,
         phi: Tensor | list[float] | None = None,
         softplus: bool = False,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(kind)
+        super().__init__(kind, **options)
         self.expression = expression if isinstance(expression, Expression) else Expression.parse(expression)
         self.softplus = softplus
         edges = self.expression.edges
@@ -162,11 +256,11 @@ class LearnedLoss(Loss):
 
         return loss_formula(self.expression, self.phi.detach().double().tolist(), self.softplus)
 
-    def python_source(self, name: str = "learned_loss") -> str:
-        """A stand-alone PyTorch function `name(y_pred, y_true)`, equal to this module."""
-        from evomal_core.symbolic import loss_source
+    def _source(self) -> tuple[Sequence[str], str]:
+        from evomal_core.symbolic import source_lines
 
-        return loss_source(self.expression, self.phi.detach().tolist(), self.softplus, self.kind, name)
+        lines = source_lines(self.expression, self.phi.detach().tolist(), self.softplus)
+        return lines, f"Learned loss: {self.expression}."
 
     def extra_repr(self) -> str:
         """The expression and the kind, for `print(loss)`."""
@@ -185,7 +279,8 @@ def initial_phi(expression: Expression, seed: int, spread: float = 1e-3) -> Tens
 class TaskLoss(Loss):
     """The baseline and meta-objective: squared error or cross-entropy.
 
-    Regression: 1/B Σ_b Σ_i (y − f)². Binary and multiclass: the cross-entropy of logits, computed stably.
+    Regression: 1/B Σ_b Σ_i (y − f)². Binary and multiclass: the cross-entropy of logits, computed stably and
+    summed over the columns of binary labels.
     """
 
     def elementwise(self, f: Tensor, y: Tensor) -> Tensor:
@@ -196,13 +291,13 @@ class TaskLoss(Loss):
         value = -y * torch.log(f + tiny)
         return value - (1 - y) * torch.log(1 - f + tiny) if self.kind == "binary" else value
 
-    def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
-        """The mean loss of a batch, a scalar."""
-        if self.kind == "multiclass":
-            return functional.cross_entropy(y_pred, y_true)
+    def of_logits(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Values of the loss for predictions or logits and labels as numbers, both (rows, outputs)."""
         if self.kind == "binary":
-            return functional.binary_cross_entropy_with_logits(y_pred, y_true.to(y_pred.dtype))
-        return super().forward(y_pred, y_true)
+            return functional.binary_cross_entropy_with_logits(logits, y, reduction="none")
+        if self.kind == "multiclass":
+            return -y * torch.log_softmax(logits, dim=1).masked_fill(y == 0, 0.0)
+        return super().of_logits(logits, y)
 
     def sympy(self) -> sympy.Expr:
         """The loss of one output in the real symbols f and y."""
@@ -212,78 +307,3 @@ class TaskLoss(Loss):
             return (F - Y) ** 2
         positive = -Y * sympy.log(F)
         return positive - (1 - Y) * sympy.log(1 - F) if self.kind == "binary" else positive
-
-
-class NeuralLoss(Loss):
-    """ML³'s loss network (Bechtle et al. 2021): softplus(W₃ relu(W₂ relu(W₁ [f, y]))), no biases.
-
-    With 50 units a layer it has 2,650 weights. They start from Glorot-uniform draws on the given seed.
-    """
-
-    def __init__(self, kind: Kind = "regression", *, hidden: int = 50, seed: int = 0) -> None:
-        super().__init__(kind)
-        rng = torch_rng(seed, "ml3")
-        self.w1, self.w2, self.w3 = (
-            nn.Parameter(nn.init.xavier_uniform_(torch.empty(shape), generator=rng))
-            for shape in ((hidden, 2), (hidden, hidden), (1, hidden))
-        )
-
-    def elementwise(self, f: Tensor, y: Tensor) -> Tensor:
-        """Values of the loss for each pair of prediction `f` and label `y`, in their common shape."""
-        hidden = torch.relu(torch.stack((f, y), dim=-1) @ self.w1.T.to(f.dtype))
-        hidden = torch.relu(hidden @ self.w2.T.to(f.dtype))
-        return functional.softplus(hidden @ self.w3.T.to(f.dtype)).squeeze(-1)
-
-    def latex(self) -> str:
-        """The network in LaTeX; its weights are not written out."""
-        return r"\operatorname{softplus}(W_3 \operatorname{relu}(W_2 \operatorname{relu}(W_1 [f, y])))"
-
-
-class TaylorLoss(Loss):
-    """TaylorGLO's third-order Taylor polynomial with 8 parameters (Gonzalez & Miikkulainen 2021, Eq. 10).
-
-    With u = f − θ₁ and v = y − θ₀, where f is the prediction and y the label,
-    M = −[θ₂u + ½θ₃u² + ⅙θ₄u³ + θ₅uv + ½θ₆u²v + ½θ₇uv²]. Terms without f are left out: they have no gradient.
-    """
-
-    def __init__(self, kind: Kind = "regression", *, theta: Tensor | list[float] | None = None) -> None:
-        super().__init__(kind)
-        weights = torch.zeros(8) if theta is None else torch.as_tensor(theta, dtype=torch.float32)
-        if weights.shape != (8,) or not torch.isfinite(weights).all():
-            raise ValueError(f"a TaylorLoss has 8 finite parameters, got {theta!r:.100}")
-        self.theta = nn.Parameter(weights.detach().clone())
-
-    def elementwise(self, f: Tensor, y: Tensor) -> Tensor:
-        """Values of the loss for each pair of prediction `f` and label `y`, in their common shape."""
-        return _taylor(self.theta.unbind(), f, y)
-
-    def sympy(self) -> sympy.Expr:
-        """The loss of one output in the real symbols f and y, expanded."""
-        from evomal_core.symbolic import F, Y, sympy
-
-        return sympy.expand(_taylor(self.theta.detach().double().tolist(), F, Y))
-
-    def python_source(self, name: str = "learned_loss") -> str:
-        """A stand-alone PyTorch function `name(y_pred, y_true)`, equal to this module."""
-        from evomal_core.symbolic import wrap_source
-
-        t = self.theta.detach().tolist()
-        lines = (
-            f"u, v = f - ({t[1]!r}), y - ({t[0]!r})",
-            f"value = -({t[2]!r} * u + {t[3]!r} * u * u / 2 + {t[4]!r} * u * u * u / 6"
-            f" + {t[5]!r} * u * v + {t[6]!r} * u * u * v / 2 + {t[7]!r} * u * v * v / 2)",
-        )
-        return wrap_source(lines, self.kind, name, "A third-order Taylor polynomial (TaylorGLO).")
-
-
-def _taylor(t: Sequence[Any], f: Any, y: Any) -> Any:
-    """The polynomial of `TaylorLoss`, for tensors and for sympy symbols."""
-    u, v = f - t[1], y - t[0]
-    return -(
-        t[2] * u
-        + t[3] * u * u / 2
-        + t[4] * u * u * u / 6
-        + t[5] * u * v
-        + t[6] * u * u * v / 2
-        + t[7] * u * v * v / 2
-    )

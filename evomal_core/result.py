@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from evomal_core.kinds import TASK_LOSSES
@@ -20,7 +21,8 @@ class Evaluation:
 
     `status` is "ok", or why the fitness is inf or borrowed: "rejected" or "rejected early" (rejection
     protocol after or before local search), "equivalent" (gradient equivalence: the fitness is its twin's),
-    "diverged" (local search or training left the finite numbers).
+    "diverged" (local search or training left the finite numbers). The loss is a copy of the one given, and fixed:
+    `loss.requires_grad_()` makes its weights trainable.
     """
 
     loss: Loss
@@ -30,6 +32,7 @@ class Evaluation:
     def __post_init__(self) -> None:
         if math.isnan(self.fitness):
             raise ValueError("a fitness is never NaN: a failed candidate has fitness inf and a status")
+        object.__setattr__(self, "loss", copy.deepcopy(self.loss).requires_grad_(False))
 
     def rank(self) -> tuple[float, bool, int]:
         """What evaluations are ranked by: fitness, whether it is borrowed, complexity."""
@@ -107,7 +110,7 @@ class SearchResult:
 
     @property
     def best(self) -> Loss:
-        """The best loss found; its weights are fixed, `loss.requires_grad_()` makes them trainable.
+        """A copy of the best loss found; its weights are fixed, `loss.requires_grad_()` makes them trainable.
 
         Raises:
             RuntimeError: no candidate trained a network without diverging.
@@ -118,7 +121,7 @@ class SearchResult:
                 f"{self.method} found no usable loss: all {len(self.evaluations)} candidates were rejected or "
                 "diverged; try a larger population, more generations, or a smaller base learning rate"
             )
-        return winner.loss.requires_grad_(False)
+        return copy.deepcopy(winner.loss)
 
     @property
     def fitness(self) -> float:
@@ -133,13 +136,13 @@ class SearchResult:
         return pd.DataFrame(self.generations)
 
     def front(self) -> list[Evaluation]:
-        """The losses that were trained with and that no simpler one matches in fitness, simplest first."""
+        """Copies of the losses trained with that no simpler one matches in fitness, simplest first."""
         front: list[Evaluation] = []
         trained = [entry for entry in self.evaluations if entry.status == "ok"]
         for candidate in sorted(trained, key=lambda e: (e.complexity, e.fitness)):
             if math.isfinite(candidate.fitness) and (not front or candidate.fitness < front[-1].fitness):
                 front.append(candidate)
-        return front
+        return [replace(entry) for entry in front]
 
     def table(self) -> pd.DataFrame:
         """The front as a table: complexity, fitness, score and formula.

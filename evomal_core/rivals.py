@@ -10,7 +10,8 @@ import torch
 from cmaes import CMA
 
 from evomal_core.engines import choose_engine, fitness, local_search
-from evomal_core.losses import Loss, NeuralLoss, TaskLoss, TaylorLoss
+from evomal_core.losses import Loss, TaskLoss
+from evomal_core.parametric import NeuralLoss, TaylorLoss
 from evomal_core.result import Evaluation, SearchResult
 from evomal_core.seeds import derive
 from evomal_core.session import Search

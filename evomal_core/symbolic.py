@@ -87,10 +87,8 @@ def to_latex(formula: sympy.Expr, digits: int = 4) -> str:
     return sympy.latex(rounded(formula, digits), symbol_names=LATEX_NAMES)
 
 
-def loss_source(
-    expression: Expression, phi: Sequence[float], softplus: bool, kind: str, name: str = "learned_loss"
-) -> str:
-    """Python source of a stand-alone PyTorch function with the loss's values and gradients."""
+def source_lines(expression: Expression, phi: Sequence[float], softplus: bool) -> tuple[str, ...]:
+    """Lines of PyTorch that compute `value` from f and y."""
 
     def weighted(position: int, value: str) -> str:
         return value if position == 0 else f"{phi[position - 1]!r} * {value}"
@@ -102,28 +100,50 @@ def loss_source(
     )
     if softplus:
         value = f"functional.softplus({value})"
-    return wrap_source((f"value = {value}",), kind, name, f"Learned loss: {expression}.")
+    return (f"value = {value}",)
 
 
+_SAME_SHAPE = (
+    "if y_pred.shape != y_true.shape:",
+    '    raise ValueError(f"y_pred {tuple(y_pred.shape)} and y_true {tuple(y_true.shape)} differ in shape")',
+)
+_CLASS_SHAPES = (
+    "soft = y_true.is_floating_point()",
+    "wanted = y_pred.shape if soft else y_pred.shape[:1] + y_pred.shape[2:]",
+    "if y_pred.ndim < 2 or y_true.shape != wanted:",
+    '    raise ValueError(f"logits {tuple(y_pred.shape)} and labels {tuple(y_true.shape)} do not fit each other")',
+)
 _FLOAT = "y_pred = y_pred.to(torch.promote_types(y_pred.dtype, torch.float32))"
+_ROWS = (  # outputs last, and positions of sequences and images beside the rows
+    "axis = 2 if y_pred.ndim == 3 else 1",
+    "pair = y_pred, y_true.to(y_pred.dtype)",
+    "f, y = (a.movedim(axis, -1).flatten(0, -2) if a.ndim > 1 else a.reshape(-1, 1) for a in pair)",
+)
+_HIDE = "f, y = torch.where(counts, f, 0.0), torch.where(counts, y, 0.0)"
 _PRELUDE = {
-    "regression": (
-        "f = y_pred.reshape(len(y_pred), -1)",
-        "y = y_true.to(f.dtype).reshape(len(y_true), -1)",
-    ),
+    "regression": (*_SAME_SHAPE, _FLOAT, *_ROWS, "counts = ~torch.isnan(y)", _HIDE),
     "binary": (
-        "f = torch.sigmoid(y_pred).reshape(len(y_pred), -1)",
-        "y = y_true.to(f.dtype).reshape(len(y_true), -1)",
+        *_SAME_SHAPE, _FLOAT, *_ROWS, "counts = ~torch.isnan(y) & (y != -100)", _HIDE, "f = torch.sigmoid(f)",
     ),
     "multiclass": (
-        "f = torch.softmax(y_pred, dim=1)",
-        "y = functional.one_hot(y_true.long(), y_pred.shape[1]).to(f.dtype)",
+        *_CLASS_SHAPES,
+        _FLOAT,
+        "classes = y_pred.shape[1]",
+        "f = y_pred.movedim(1, -1).flatten(0, -2)",
+        "if soft:",
+        "    y = y_true.to(f.dtype).movedim(1, -1).flatten(0, -2)",
+        "    counts = ~torch.isnan(y).any(dim=1, keepdim=True)",
+        "else:",
+        "    counts = y_true.reshape(-1, 1) != -100",
+        "    y = functional.one_hot(y_true.reshape(-1).long() * counts[:, 0], classes).to(f.dtype)",
+        _HIDE,
+        "f = torch.softmax(f, dim=1)",
     ),
-}
+}  # fmt: skip
 _TAKES = {
-    "regression": "predictions and labels of the same shape",
-    "binary": "logits and 0/1 labels of the same shape",
-    "multiclass": "logits (batch, classes) and class indices (batch,)",
+    "regression": "predictions and labels of the same shape; NaN labels are left out",
+    "binary": "logits and 0/1 labels of the same shape; labels that are NaN or -100 are left out",
+    "multiclass": "logits (batch, classes, ...) and class indices (batch, ...), -100 left out, or probabilities",
 }
 
 
@@ -137,7 +157,8 @@ def wrap_source(lines: Sequence[str], kind: str, name: str, summary: str) -> str
         raise ValueError(
             f"a function name is a Python identifier, no keyword, 'torch' or 'functional', got {name!r}"
         )
-    body = "\n    ".join((_FLOAT, *_PRELUDE[kind], *lines, "return value.sum(dim=1).mean()"))
+    mean = "return torch.where(counts, value, 0.0).sum() / counts.any(dim=1).sum()"
+    body = "\n    ".join((*_PRELUDE[kind], *lines, mean))
     return (
         "import torch\nfrom torch.nn import functional\n\n\n"
         f'def {name}(y_pred, y_true):\n    """{summary}\n\n    Takes {_TAKES[kind]}.\n    """\n    {body}\n'

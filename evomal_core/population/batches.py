@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from evomal_core.losses import LearnedLoss, Loss, TaylorLoss
+from evomal_core.losses import LearnedLoss, Loss
+from evomal_core.parametric import TaylorLoss
 from evomal_core.population.networks import NotBatchable, Stack
 from evomal_core.population.trees import Program
 

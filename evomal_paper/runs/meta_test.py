@@ -41,7 +41,7 @@ def meta_test(
     keep snapshots `meta-test-*.pt` in `folder`, from which a killed one goes on.
     """
     rows = []
-    subject = f"{_formula(loss)} {digest_of(loss.state_dict().values())}"
+    subject = f"{_formula(loss)} {digest_of([*loss.parameters(), *loss.buffers()])}"
     total = sizes.test_steps * len([*problem.train, *problem.test])
     with tqdm(total=total, desc="meta-testing", unit="step", leave=False, disable=not progress) as bar:
         for group in GROUPS:

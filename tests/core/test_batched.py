@@ -18,7 +18,8 @@ from evomal_core.engines import choose_engine, fitness, local_search, train_all
 from evomal_core.expression import Expression
 from evomal_core.filters import minimise_predictions
 from evomal_core.learners import Learner, make_learners
-from evomal_core.losses import LearnedLoss, Loss, NeuralLoss, TaylorLoss
+from evomal_core.losses import LearnedLoss, Loss
+from evomal_core.parametric import NeuralLoss, TaylorLoss
 from evomal_core.population import batches
 from evomal_core.population import training as batched_training
 from evomal_core.population.local_search import MetaStep, batched_local_search

@@ -16,7 +16,9 @@ from torch.nn import functional
 
 import evomal_core as em
 from evomal_core.expression import Expression, random_expression, repair
-from evomal_core.losses import arguments, initial_phi
+from evomal_core.kinds import link
+from evomal_core.labels import as_rows, read_labels
+from evomal_core.losses import initial_phi
 from evomal_core.primitives import FUNCTION_SETS, PRIMITIVES
 from evomal_core.symbolic import callable_formula, raw_formula
 
@@ -46,6 +48,12 @@ def batch(kind: str, rows: int = 7, seed: int = 0) -> tuple[torch.Tensor, torch.
     y_pred = torch.randn(rows, 2, generator=rng, dtype=torch.float64)
     y_true = torch.randn(rows, 2, generator=rng, dtype=torch.float64)
     return y_pred, (y_true > 0).double() if kind == "binary" else y_true
+
+
+def arguments(y_pred: torch.Tensor, y_true: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The f and y that a loss sees."""
+    logits = as_rows(y_pred, kind)
+    return link(logits, kind), read_labels(y_true, kind, logits.shape[1], logits.dtype).y
 
 
 @pytest.mark.parametrize("name", sorted(PRIMITIVES))
@@ -233,7 +241,7 @@ def test_task_loss_equals_pytorchs_own(kind):
             em.TaskLoss(kind)(y_pred[:, :1], y_true[:, :1]), functional.mse_loss(y_pred[:, :1], y_true[:, :1])
         )
     elif kind == "binary":
-        wanted = functional.binary_cross_entropy_with_logits(y_pred, y_true)
+        wanted = functional.binary_cross_entropy_with_logits(y_pred, y_true) * y_pred.shape[1]
     else:
         wanted = functional.cross_entropy(y_pred, y_true)
     torch.testing.assert_close(em.TaskLoss(kind)(y_pred, y_true), wanted)

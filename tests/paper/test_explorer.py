@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import evomal_core as em
-from evomal_core.losses import NeuralLoss, TaskLoss, TaylorLoss
+from evomal_core.losses import TaskLoss
+from evomal_core.parametric import NeuralLoss, TaylorLoss
 from evomal_paper.analysis.examples import EXAMPLES
 from evomal_paper.plots import explorer as module
 from evomal_paper.plots.explorer import curves_of, envelope_of, picture, weights_of, with_weights

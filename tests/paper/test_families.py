@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 import evomal_core as em
-from evomal_core.losses import NeuralLoss, TaskLoss, TaylorLoss
+from evomal_core.losses import TaskLoss
+from evomal_core.parametric import NeuralLoss, TaylorLoss
 from evomal_paper.analysis import families
 from evomal_paper.analysis.curves import effective_loss, value_and_slope
 from evomal_paper.analysis.examples import C_PLAIN, EXAMPLES, PlainLoss

@@ -6,7 +6,8 @@ import pytest
 from scipy.stats import spearmanr
 
 import evomal_core as em
-from evomal_core.losses import TaskLoss, TaylorLoss
+from evomal_core.losses import TaskLoss
+from evomal_core.parametric import TaylorLoss
 from evomal_paper.analysis import learned
 from evomal_paper.analysis.examples import EXAMPLES
 from evomal_paper.experiments.catalogue import experiment

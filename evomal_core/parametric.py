@@ -1,0 +1,97 @@
+"""Losses of a fixed form, told apart by their weights alone: ML³'s network and TaylorGLO's polynomial."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Unpack
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from evomal_core.kinds import Kind
+from evomal_core.losses import Loss, Options
+from evomal_core.seeds import torch_rng
+
+if TYPE_CHECKING:
+    import sympy
+
+
+class NeuralLoss(Loss):
+    """ML³'s loss network (Bechtle et al. 2021): softplus(W₃ relu(W₂ relu(W₁ [f, y]))), no biases.
+
+    With 50 units a layer it has 2,650 weights. They start from Glorot-uniform draws on the given seed.
+    """
+
+    def __init__(
+        self, kind: Kind = "regression", *, hidden: int = 50, seed: int = 0, **options: Unpack[Options]
+    ) -> None:
+        super().__init__(kind, **options)
+        rng = torch_rng(seed, "ml3")
+        self.w1, self.w2, self.w3 = (
+            nn.Parameter(nn.init.xavier_uniform_(torch.empty(shape), generator=rng))
+            for shape in ((hidden, 2), (hidden, hidden), (1, hidden))
+        )
+
+    def elementwise(self, f: Tensor, y: Tensor) -> Tensor:
+        """Values of the loss for each pair of prediction `f` and label `y`, in their common shape."""
+        hidden = torch.relu(torch.stack((f, y), dim=-1) @ self.w1.T.to(f.dtype))
+        hidden = torch.relu(hidden @ self.w2.T.to(f.dtype))
+        return functional.softplus(hidden @ self.w3.T.to(f.dtype)).squeeze(-1)
+
+    def latex(self) -> str:
+        """The network in LaTeX; its weights are not written out."""
+        return r"\operatorname{softplus}(W_3 \operatorname{relu}(W_2 \operatorname{relu}(W_1 [f, y])))"
+
+
+class TaylorLoss(Loss):
+    """TaylorGLO's third-order Taylor polynomial with 8 parameters (Gonzalez & Miikkulainen 2021, Eq. 10).
+
+    With u = f − θ₁ and v = y − θ₀, where f is the prediction and y the label,
+    M = −[θ₂u + ½θ₃u² + ⅙θ₄u³ + θ₅uv + ½θ₆u²v + ½θ₇uv²]. Terms without f are left out: they have no gradient.
+    """
+
+    def __init__(
+        self,
+        kind: Kind = "regression",
+        *,
+        theta: Tensor | list[float] | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(kind, **options)
+        weights = torch.zeros(8) if theta is None else torch.as_tensor(theta, dtype=torch.float32)
+        if weights.shape != (8,) or not torch.isfinite(weights).all():
+            raise ValueError(f"a TaylorLoss has 8 finite parameters, got {theta!r:.100}")
+        self.theta = nn.Parameter(weights.detach().clone())
+
+    def elementwise(self, f: Tensor, y: Tensor) -> Tensor:
+        """Values of the loss for each pair of prediction `f` and label `y`, in their common shape."""
+        return _taylor(self.theta.unbind(), f, y)
+
+    def sympy(self) -> sympy.Expr:
+        """The loss of one output in the real symbols f and y, expanded."""
+        from evomal_core.symbolic import F, Y, sympy
+
+        return sympy.expand(_taylor(self.theta.detach().double().tolist(), F, Y))
+
+    def _source(self) -> tuple[Sequence[str], str]:
+        t = self.theta.detach().tolist()
+        lines = (
+            f"u, v = f - ({t[1]!r}), y - ({t[0]!r})",
+            f"value = -({t[2]!r} * u + {t[3]!r} * u * u / 2 + {t[4]!r} * u * u * u / 6"
+            f" + {t[5]!r} * u * v + {t[6]!r} * u * u * v / 2 + {t[7]!r} * u * v * v / 2)",
+        )
+        return lines, "A third-order Taylor polynomial (TaylorGLO)."
+
+
+def _taylor(t: Sequence[Any], f: Any, y: Any) -> Any:
+    """The polynomial of `TaylorLoss`, for tensors and for sympy symbols."""
+    u, v = f - t[1], y - t[0]
+    return -(
+        t[2] * u
+        + t[3] * u * u / 2
+        + t[4] * u * u * u / 6
+        + t[5] * u * v
+        + t[6] * u * u * v / 2
+        + t[7] * u * v * v / 2
+    )
