@@ -146,10 +146,11 @@ def _check_forward_mode(engine: str, probe: Loss, learner: Learner, config: Sear
         RuntimeError: they disagree. Where double backward fails or overflows, nothing is compared.
     """
     from evomal_core.population.local_search import batched_meta_gradients
-    from evomal_core.population.networks import mlp_layers
 
-    if engine == "batched" and mlp_layers(learner.network) is not None:
-        return  # its derivatives are written by hand
+    if engine == "batched":
+        (stack,) = make_stacks([learner])
+        if isinstance(stack, MLPStack) or compiled.fits(stack, config=config):
+            return  # its derivatives are written by hand
     small, loss = learner.small(), copy.deepcopy(probe).to("cpu", torch.float64)
     try:
         wanted = parameters_to_vector(meta_gradient(loss, small, 0, config, "autograd")[1])
@@ -231,7 +232,7 @@ def train_all(
     snapshots: Sequence[Snapshot] = (),
     tick: Callable[[int], None] = lambda steps: None,
 ) -> list[list[dict[str, float]]]:
-    """The curve of `training.train` for each learner: perceptrons at once where the loss allows it.
+    """The curve of `training.train` for each learner: all at once or by the kernels where networks and loss allow.
 
     Networks that are trained one after the other keep a snapshot each, where `snapshots` are given.
 
@@ -240,7 +241,7 @@ def train_all(
     """
     stacks = make_stacks(learners)
     if all(
-        isinstance(stack, MLPStack) and (compiled.fits(stack, [loss]) or len(learners) > 1) for stack in stacks
+        compiled.fits(stack, [loss]) or (isinstance(stack, MLPStack) and len(learners) > 1) for stack in stacks
     ):
         with suppress(NotBatchable):
             (row,) = train_stack([loss], learners, base, steps, record, milestones=milestones)

@@ -1,4 +1,4 @@
-"""Multi-layer perceptrons, and He's initialisation for any network."""
+"""Multi-layer perceptrons, the LSTM's loop, and He's initialisation for any network."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -32,6 +34,26 @@ def logistic(inputs: int, outputs: int) -> nn.Sequential:
     7,850 weights on MNIST (McCullagh & Nelder 1989).
     """
     return mlp(inputs, [], outputs)
+
+
+def lstm_state(gates: Tensor, recurrent: Tensor) -> Tensor:
+    """The state h of an LSTM after the last letter, from elementary operations (Hochreiter & Schmidhuber 1997).
+
+    `nn.LSTM` has no second derivative by cuDNN's kernels and no forward-mode one by the CPU's; this has both.
+
+    Args:
+        gates: what each letter adds to the gates i, f, g, o, (rows, letters, 4·units).
+        recurrent: the weights of the state before, (4·units, units).
+
+    Returns:
+        The state, (rows, units).
+    """
+    h = c = gates.new_zeros(len(gates), recurrent.shape[1])
+    for letter in gates.unbind(dim=1):
+        let_in, keep, new, let_out = (letter + functional.linear(h, recurrent)).chunk(4, dim=1)
+        c = torch.sigmoid(keep) * c + torch.sigmoid(let_in) * torch.tanh(new)
+        h = torch.sigmoid(let_out) * torch.tanh(c)
+    return h
 
 
 def he_(network: Network) -> Network:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from evomal_core.kinds import Kind
 from evomal_core.losses import LearnedLoss, Loss
 from evomal_core.parametric import TaylorLoss
 from evomal_core.population.networks import NotBatchable, Stack
@@ -81,6 +82,18 @@ def stack_rows(stack: Stack, batches: Sequence[tuple[Tensor, Tensor]]) -> Rows:
     if stack.kind == "multiclass":
         return Rows(stack.features(x), functional.one_hot(y, stack.outputs).to(dtype).unsqueeze(1), y)
     return Rows(stack.features(x), y.to(dtype).flatten(2).unsqueeze(1), y)
+
+
+def error_of(y_pred: Tensor, rows: Rows, kind: Kind) -> Tensor:
+    """The performance metric (T, P) of predictions (T, P, B, C); infinite where one is not finite."""
+    if kind == "regression":
+        change = y_pred - rows.y
+        value = (change * change).mean(dim=(2, 3))
+    elif kind == "binary":
+        value = ((y_pred > 0) != (rows.y > 0.5)).float().mean(dim=(2, 3))
+    else:
+        value = (y_pred.argmax(dim=3) != rows.given.unsqueeze(1)).float().mean(dim=2)
+    return torch.where(torch.isfinite(y_pred).flatten(2).all(dim=2), value, torch.inf)
 
 
 def same_batches(old: Sequence[tuple[Tensor, Tensor]], new: Sequence[tuple[Tensor, Tensor]]) -> bool:

@@ -1,5 +1,5 @@
-"""Where the compiled kernels take over from `batched`, on a CPU: small perceptrons with one unrolled step, and the
-rejection protocol of any network.
+"""Where the compiled kernels take over from `batched`, on a CPU: small perceptrons and recurrent networks with one
+unrolled step, and the rejection protocol of any network.
 
 Each candidate is computed on its own, so its result is the same bit by bit whatever it is batched with and
 however many threads there are. EVOMAL_KERNELS=0 in the environment switches the kernels off.
@@ -25,7 +25,7 @@ from evomal_core.expression import Expression
 from evomal_core.kinds import Kind, link
 from evomal_core.losses import LearnedLoss, Loss
 from evomal_core.population.batches import Rows, same_batches, stack_rows
-from evomal_core.population.networks import MLPStack, Stack
+from evomal_core.population.networks import MLPStack, RecurrentStack, Stack
 from evomal_core.primitives import arity
 from evomal_core.unroll import episode
 
@@ -49,13 +49,14 @@ def _libraries() -> Any:
 
 def fits(stack: Stack, losses: Sequence[Loss] | None = None, config: SearchConfig | None = None) -> bool:
     """Whether the kernels can take a stack, its losses, and the number of unrolled steps."""
-    return (
-        isinstance(stack, MLPStack)
-        and stack.learners[0].task.augment is None  # they read rows of the data themselves
-        and all(max(inputs, outputs) <= WIDEST for inputs, outputs, *_ in stack.layers[1:])
-        and (config is None or config.unroll_steps == 1)
-        and take(stack.theta0[0], losses or ())
-    )
+    if isinstance(stack, MLPStack):
+        known = (
+            stack.learners[0].task.augment is None  # they read rows of the data themselves
+            and all(max(inputs, outputs) <= WIDEST for inputs, outputs, *_ in stack.layers[1:])
+        )
+    else:
+        known = isinstance(stack, RecurrentStack)
+    return known and (config is None or config.unroll_steps == 1) and take(stack.theta0[0], losses or ())
 
 
 def take(numbers: Tensor, losses: Sequence[Loss] = ()) -> bool:
@@ -71,16 +72,22 @@ def take(numbers: Tensor, losses: Sequence[Loss] = ()) -> bool:
 
 def must_compile(stacks: Sequence[Stack], config: SearchConfig) -> bool:
     """Whether a search needs kernels that were never compiled on this machine, which takes up to a minute."""
-    needed = ["train"] if all(fits(stack) for stack in stacks) else []
+    fitting = {type(stack) for stack in stacks if fits(stack)}
+    needed = {kernel for kind, kernel in KERNELS.items() if kind in fitting}
     if config.rejection_steps and all(take(stack.theta0[0]) for stack in stacks):
-        needed.append("minimise")
-    return not all(_is_compiled(name) for name in needed)
+        needed.add("kernels.minimise")
+    return not all(map(_is_compiled, needed))
+
+
+KERNELS: dict[type[Stack], str] = {MLPStack: "kernels.train", RecurrentStack: "kernels_recurrent.pullback"}
+"""A kernel that every search with a stack of this kind needs."""
 
 
 def _is_compiled(name: str) -> bool:
-    kernel = getattr(_libraries()[0], name)
+    module, _, function = name.partition(".")
+    kernel = getattr(import_module(f"evomal_core.population.{module}"), function)
     folder = kernel.stats.cache_path
-    return bool(kernel.signatures) or (folder is not None and any(Path(folder).glob(f"kernels.{name}-*.nbi")))
+    return bool(kernel.signatures) or (folder is not None and any(Path(folder).glob(f"{name}-*.nbi")))
 
 
 class _Population:

@@ -5,8 +5,8 @@ meta-gradient, as `batched` and `program` compute it with whole tensors. No sum 
 result depends neither on the company of a candidate nor on the number of threads.
 
 All kernels are in this one file, because Numba's cache on disk misses changes in imported ones. They release the
-GIL and run in threads of their own: Numba's `prange` would reset PyTorch's threads. There is no fast-math:
-it would hide divergence. Without Numba everything works through PyTorch.
+GIL and run in threads of their own: Numba's `prange` would reset PyTorch's threads. Of fast-math there is only the
+contraction of a·b + c: the rest would hide divergence. Without Numba everything works through PyTorch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ THRESHOLD = 20.0  # above it PyTorch's softplus is the identity
 
 def _jit(function: Any) -> Any:
     """Compile without the GIL; keep the code on disk unless no folder for it can be written."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
     compile_: Any = njit
     try:
         return compile_(function, cache=True, **options)
@@ -107,34 +107,38 @@ def _log_row_for(x: Any, out: Any) -> Any:
 
 
 def _tanh(x: Any) -> Any:
-    """tanh x = e / (e + 2) with e = exp(2x) − 1, 2|x| = k·ln 2 + r and a polynomial in r."""
+    """tanh x, by functions that LLVM vectorises."""
 
 
-@overload(_tanh, jit_options={"nogil": True})
+@overload(_tanh, jit_options={"nogil": True, "fastmath": {"contract"}})
 def _tanh_for(x: Any) -> Any:
     if x == types.float32:
 
         def tanh32(x: Any) -> Any:
-            a = min(np.float32(2) * abs(x), np.float32(40))
-            whole = np.int32(a * np.float32(1.44269504089) + np.float32(0.5))
-            k = np.float32(whole)
-            r = a - k * np.float32(0.693359375) + k * np.float32(2.12194440e-4)
-            p = np.float32(1 / 5040)
-            p = p * r + np.float32(1 / 720)
-            p = p * r + np.float32(1 / 120)
-            p = p * r + np.float32(1 / 24)
-            p = p * r + np.float32(1 / 6)
-            p = p * r + np.float32(0.5)
-            p = p * r * r + r
-            power = _bits(np.int32((whole + np.int32(127)) << np.int32(23)))
-            e = power * p + (power - np.float32(1))
-            t = e / (e + np.float32(2))
-            t = -t if x < np.float32(0) else t
-            return t if x == x else x
+            """Eigen's rational function where |x| < 7.9, exact to 3e-7; ±1 beyond."""
+            top = np.float32(7.90531110763549805)
+            v = -top if x < -top else x  # NaN is kept
+            v = top if v > top else v
+            q = v * v
+            a = np.float32(-2.76076847742355e-16)
+            a = a * q + np.float32(2.00018790482477e-13)
+            a = a * q + np.float32(-8.60467152213735e-11)
+            a = a * q + np.float32(5.12229709037114e-08)
+            a = a * q + np.float32(1.48572235717979e-05)
+            a = a * q + np.float32(6.37261928875436e-04)
+            a = (a * q + np.float32(4.89352455891786e-03)) * v
+            b = np.float32(1.19825839466702e-06)
+            b = b * q + np.float32(1.18534705686654e-04)
+            b = b * q + np.float32(2.26843463243900e-03)
+            b = b * q + np.float32(4.89352518554385e-03)
+            t = a / b
+            t = np.float32(1) if v == top else t
+            return np.float32(-1) if v == -top else t
 
         return tanh32
 
     def tanh64(x: Any) -> Any:
+        """e / (e + 2) with e = exp(2|x|) − 1, 2|x| = k·ln 2 + r and a polynomial in r."""
         a = min(2.0 * abs(x), 80.0)
         whole = np.int64(a * 1.4426950408889634 + 0.5)
         k = np.float64(whole)
@@ -464,7 +468,10 @@ def _forward(layers, theta, x, hidden):
 
 @_jit
 def _backward(layers, theta, ones, hidden, delta, other, gradient):
-    """The gradient of the weights from `delta`, the cotangent of the outputs, which is overwritten."""
+    """The gradient of the weights from `delta`, the cotangent of the outputs, which is overwritten.
+
+    Returns whichever of `delta` and `other` holds the cotangent of the first layer, before its activation.
+    """
     batch, end = ones.size, hidden.size
     for layer in range(layers.shape[0] - 1, -1, -1):
         inputs, outputs, place, bias, activation = layers[layer]
@@ -481,6 +488,7 @@ def _backward(layers, theta, ones, hidden, delta, other, gradient):
         elif layer:
             np.dot(d, _matrix(theta, place, outputs, inputs), _matrix(other, 0, batch, inputs))
         delta, other = other, delta
+    return other
 
 
 @_jit
@@ -559,14 +567,17 @@ def _scaled_tangent(layers, batch, hidden, jacobian, direction, ones, work, part
 
 
 @_jit
-def _tangent(layers, theta, batch, hidden, direction, tangent, other, product):
-    """The change of the outputs along `direction`, the first of the vectors `tangent` or `other`: returned."""
+def _tangent(layers, theta, batch, hidden, direction, moved, tangent, other, product):
+    """The change of the outputs along `direction`, in whichever of `tangent` and `other` is returned.
+
+    Where `moved`, `tangent` holds the change of the input; otherwise the input stays as it is.
+    """
     start = 0
     for layer in range(layers.shape[0]):
         inputs, outputs, place, bias, activation = layers[layer]
         t = _matrix(other, 0, batch, outputs)
         np.dot(_matrix(hidden, start, batch, inputs), _matrix(direction, place, outputs, inputs).T, t)
-        if layer:
+        if layer or moved:
             p = _matrix(product, 0, batch, outputs)
             np.dot(_matrix(tangent, 0, batch, inputs), _matrix(theta, place, outputs, inputs).T, p)
             _add(other[: batch * outputs], product)
@@ -718,7 +729,7 @@ def meta_steps(kind, softplus, trees, lengths, phi, layers, theta0, f0, y, hidde
                 change = three
                 _scaled_tangent(layers, batch, hidden[t], jacobian[t], gradient, ones, one, two, change)
             else:
-                change = _tangent(layers, start, batch, hidden[t], gradient, one, two, three)
+                change = _tangent(layers, start, batch, hidden[t], gradient, False, one, two, three)
             _through_link(kind, f0[t], change[: batch * outputs].reshape(batch, outputs), -rate * scale, u)
             _expression_mixed(tree, w, softplus, u.reshape(-1), work[0], work[1], work[2], work[3], work[4],
                               work[5], work[6], work[7], gradients[p])  # fmt: skip
@@ -742,7 +753,7 @@ def train(kind, softplus, trees, lengths, phi, layers, x, y, orders, rates, nest
     gradient = np.empty_like(theta[0, 0])
     inputs, labels = np.empty((batch, x.shape[2]), dtype), np.empty((batch, outputs), dtype)
     rate, momentum, decay = dtype.type(rates[0]), dtype.type(rates[1]), dtype.type(rates[2])
-    scale, zero = dtype.type(1 / batch), dtype.type(0)
+    scale = dtype.type(1 / batch)
     for p in chosen:
         if not moving[p]:
             continue
@@ -761,19 +772,47 @@ def train(kind, softplus, trees, lengths, phi, layers, x, y, orders, rates, nest
                                   work[3], work[4], work[5], g.reshape(-1))  # fmt: skip
                 _through_link(kind, f, g, scale, one[: batch * outputs].reshape(batch, outputs))
                 _backward(layers, weights, ones, hidden, one, two, gradient)
-                if momentum == 0:
-                    _step(weights, weights, gradient, rate, decay)
-                    continue
-                _step(gradient, gradient, weights, -decay, zero)
-                if first and step == 0:
-                    speed[:] = gradient
-                else:
-                    _step(speed, gradient, speed, -momentum, zero)
-                if nesterov:
-                    _step(gradient, gradient, speed, -momentum, zero)
-                    _step(weights, weights, gradient, rate, zero)
-                else:
-                    _step(weights, weights, speed, rate, zero)
+                _descend(weights, speed, gradient, rate, momentum, decay, nesterov, first and step == 0)
+
+
+@_jit
+def ahead(after, before, gradient, rate, decay):
+    """after = before − rate·(gradient + decay·before)."""
+    _step(after, before, gradient, before.dtype.type(rate), before.dtype.type(decay))
+
+
+@_jit
+def descend(weights, speed, gradient, rates, nesterov, first):
+    """A step of SGD in place: rates hold learning rate, momentum and weight decay; see `train`."""
+    dtype = weights.dtype.type
+    _descend(weights, speed, gradient, dtype(rates[0]), dtype(rates[1]), dtype(rates[2]), nesterov, first)
+
+
+@_jit
+def _descend(weights, speed, gradient, rate, momentum, decay, nesterov, first):
+    """A step of `torch.optim.SGD`, whose velocity is set where `first`."""
+    if momentum == 0:
+        _descend_plainly(weights, gradient, rate, decay)
+    elif first:
+        for n in range(weights.size):
+            speed[n] = gradient[n] + decay * weights[n]
+        _descend_plainly(weights, speed, rate * (weights.dtype.type(1) + momentum) if nesterov else rate, rate * 0)
+    elif nesterov:
+        for n in range(weights.size):
+            slope = gradient[n] + decay * weights[n]
+            speed[n] = momentum * speed[n] + slope
+            weights[n] -= rate * (slope + momentum * speed[n])
+    else:
+        for n in range(weights.size):
+            speed[n] = momentum * speed[n] + (gradient[n] + decay * weights[n])
+            weights[n] -= rate * speed[n]
+
+
+@_jit
+def _descend_plainly(weights, gradient, rate, decay):
+    keep = weights.dtype.type(1) - rate * decay
+    for n in range(weights.size):
+        weights[n] = keep * weights[n] - rate * gradient[n]
 
 
 @_jit

@@ -18,6 +18,7 @@ from torch.func import jvp
 
 from evomal_core.kinds import Kind
 from evomal_core.learners import Learner, hooks, pure_call
+from evomal_core.population.recurrent import RecurrentForm, recurrent_form
 from evomal_core.population.steps import Factors, Stacked, product, times, times_transposed
 from evomal_core.seeds import isolated_torch
 
@@ -109,7 +110,12 @@ def make_stacks(learners: Sequence[Learner]) -> list[Stack]:
             x = learner.task.train[0]
             key = (tuple(layers), rows, learner.task.kind, learner.batch_size, x.dtype, x.device)
         groups.setdefault(key, []).append(learner)
-    return [(NetworkStack if isinstance(key, int) else MLPStack)(group) for key, group in groups.items()]
+    return [_network_stack(*group) if isinstance(key, int) else MLPStack(group) for key, group in groups.items()]
+
+
+def _network_stack(learner: Learner) -> NetworkStack:
+    form = recurrent_form(learner)
+    return NetworkStack([learner]) if form is None else RecurrentStack(learner, form)
 
 
 Layer = tuple[int, int, bool, str]
@@ -347,6 +353,14 @@ class NetworkStack(Stack):
             one = partial(self._call, x=x[0])
             scope = partial(isolated_torch, 0, "evaluation", draw)
             return self._map(one, scope, [w[0] for w in theta], self.buffers).unsqueeze(0)
+
+
+class RecurrentStack(NetworkStack):
+    """A network of one learner with an embedding and an LSTM, which the compiled kernels take on a CPU."""
+
+    def __init__(self, learner: Learner, form: RecurrentForm) -> None:
+        super().__init__([learner])
+        self.form = form
 
 
 def _gradients(predictions: Tensor, leaves: Stacked, cotangents: Tensor, retain: bool = True) -> Stacked:

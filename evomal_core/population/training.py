@@ -17,6 +17,7 @@ from evomal_core.losses import LearnedLoss, Loss
 from evomal_core.population import compiled
 from evomal_core.population.batches import (
     Rows,
+    error_of,
     flat,
     groups_of,
     in_chunks,
@@ -25,7 +26,8 @@ from evomal_core.population.batches import (
     stack_rows,
     stackable,
 )
-from evomal_core.population.networks import MLPStack, NotBatchable, Stack, make_stacks
+from evomal_core.population.compiled_recurrent import RecurrentTraining
+from evomal_core.population.networks import MLPStack, NotBatchable, RecurrentStack, Stack, make_stacks
 from evomal_core.population.steps import Stacked, sgd_in_place
 from evomal_core.training import rows_at_once
 
@@ -98,11 +100,7 @@ def _train_one_stack(
     milestones: Collection[int],
 ) -> list[list[Trained]]:
     names = tuple(splits or stack.learners[0].task.parts())
-    training: StackTraining | compiled.CompiledTraining
-    if isinstance(stack, MLPStack) and compiled.fits(stack, losses):
-        training = compiled.CompiledTraining(losses, stack, base)
-    else:
-        training = StackTraining(losses, stack, base)
+    training = _training(losses, stack, base)
     errors: list[dict[str, Tensor]] = []
     for step in sorted({*wanted, *(step for step in milestones if step < wanted[-1])}):
         training.advance(step)
@@ -113,6 +111,17 @@ def _train_one_stack(
     finite = training.finite()
     tasks, candidates = range(len(stack.learners)), range(len(losses))
     return [[_trained(errors, t, p, bool(finite[t, p])) for p in candidates] for t in tasks]
+
+
+def _training(
+    losses: Sequence[Loss], stack: Stack, base: SGD
+) -> StackTraining | compiled.CompiledTraining | RecurrentTraining:
+    if compiled.fits(stack, losses):
+        if isinstance(stack, MLPStack):
+            return compiled.CompiledTraining(losses, stack, base)
+        if isinstance(stack, RecurrentStack):
+            return RecurrentTraining(losses, stack, base)
+    return StackTraining(losses, stack, base)
 
 
 class StackTraining:
@@ -217,14 +226,7 @@ def _errors(stack: Stack, theta: Stacked, splits: Sequence[str]) -> dict[str, Te
             chunks = rows.features.split(size, dim=stack.row_axis)
             pieces = [stack.evaluate(theta, x, number) for number, x in enumerate(chunks)]
         y_pred = torch.cat(pieces, dim=2)
-        if stack.kind == "regression":
-            change = y_pred - rows.y
-            value = (change * change).mean(dim=(2, 3))
-        elif stack.kind == "binary":
-            value = ((y_pred > 0) != (rows.y > 0.5)).float().mean(dim=(2, 3))
-        else:
-            value = (y_pred.argmax(dim=3) != rows.given.unsqueeze(1)).float().mean(dim=2)
-        found[name] = torch.where(torch.isfinite(y_pred).flatten(2).all(dim=2), value, torch.inf)
+        found[name] = error_of(y_pred, rows, stack.kind)
     return found
 
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from evomal_core.models import lstm_state
+
 
 def lenet5(outputs: int, size: int = 28, channels: int = 1) -> nn.Sequential:
     """LeNet-5 with tanh and average pooling (LeCun et al. 1998), as in the authors' code.
@@ -70,9 +72,8 @@ def _after_two_convolutions(size: int) -> int:
 class LetterLSTM(nn.Module):
     """An embedding, an LSTM over the letters, and two dense layers on its last state.
 
-    The cell (Hochreiter & Schmidhuber 1997, with a forget gate) is written from elementary operations: of
-    `nn.LSTM`, cuDNN's kernels have no second derivative and the CPU's no forward-mode one, which the engines of
-    `unroll` need. A symbol's embedding passes through the input weights once, not at each of its occurrences.
+    The cell is written from elementary operations, which all engines can differentiate. A symbol's embedding
+    passes through the input weights once, not at each of its occurrences.
     """
 
     def __init__(
@@ -87,13 +88,8 @@ class LetterLSTM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Indices of symbols (rows, letters), int64 → logits (rows, outputs)."""
-        inputs = functional.embedding(x, self.inputs(self.embedding.weight))
-        h = c = inputs.new_zeros(len(x), self.recurrent.in_features)
-        for letter in inputs.unbind(dim=1):
-            let_in, keep, new, let_out = (letter + self.recurrent(h)).chunk(4, dim=1)
-            c = torch.sigmoid(keep) * c + torch.sigmoid(let_in) * torch.tanh(new)
-            h = torch.sigmoid(let_out) * torch.tanh(c)
-        return self.output(torch.relu(self.hidden(h)))
+        gates = functional.embedding(x, self.inputs(self.embedding.weight))
+        return self.output(torch.relu(self.hidden(lstm_state(gates, self.recurrent.weight))))
 
 
 def surname_lstm(outputs: int, symbols: int) -> LetterLSTM:

@@ -180,7 +180,7 @@ def test_company_and_threads_change_no_bit() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_logarithm_and_tanh_are_accurate_to_two_units_in_the_last_place(dtype: Any) -> None:
+def test_logarithm_and_tanh_are_accurate_to_two_and_three_units_in_the_last_place(dtype: Any) -> None:
     from numba import njit
 
     @njit
@@ -194,9 +194,9 @@ def test_logarithm_and_tanh_are_accurate_to_two_units_in_the_last_place(dtype: A
     logarithm, tanh = np.empty_like(x), np.empty_like(x)
     rows(x, logarithm, tanh)
     exact = x.astype(np.longdouble)
-    unit = 2 * np.finfo(dtype).eps
-    np.testing.assert_allclose(logarithm, np.log(np.abs(exact)), rtol=unit, atol=0)
-    np.testing.assert_allclose(tanh, np.tanh(exact), rtol=unit, atol=0)
+    unit = np.finfo(dtype).eps
+    np.testing.assert_allclose(logarithm, np.log(np.abs(exact)), rtol=2 * unit, atol=0)
+    np.testing.assert_allclose(tanh, np.tanh(exact), rtol=3 * unit, atol=0)
 
 
 def test_the_operations_are_numbered_as_named() -> None:
