@@ -20,8 +20,9 @@ from evomal_core.kinds import Kind, metric
 from evomal_core.learners import Learner
 from evomal_core.losses import LearnedLoss, Loss
 from evomal_core.population import compiled
-from evomal_core.population.networks import MLPStack, NotBatchable, make_stacks
-from evomal_core.population.training import train_stack
+from evomal_core.population.local_search import batched_local_search, batched_meta_gradients, check_batchable
+from evomal_core.population.networks import MLPStack, NotBatchable, make_stacks, mlp_layers
+from evomal_core.population.training import batched_fitness, batched_minimise_predictions, train_stack
 from evomal_core.training import train
 from evomal_core.unroll import ENGINES, Tuned, meta_gradient, meta_optimiser
 
@@ -46,8 +47,6 @@ def promises(
     totals = [0.0] * len(losses)
     for y_pred, y_true in samples:
         if engine == "batched" and losses:
-            from evomal_core.population.training import batched_minimise_predictions
-
             minima: Iterator[Tensor] = iter(batched_minimise_predictions(losses, y_pred, y_true, config))
         else:
             minima = (minimise_predictions(loss, y_pred, y_true, config) for loss in losses)
@@ -69,9 +68,6 @@ def fitness(
     trained at once wherever the losses and the network allow it.
     """
     if engine == "batched" and losses:
-        from evomal_core.population.networks import NotBatchable
-        from evomal_core.population.training import batched_fitness
-
         try:
             return batched_fitness(losses, learners, config)
         except NotBatchable as reason:
@@ -103,8 +99,6 @@ def choose_engine(
     Raises:
         ValueError: no engine takes the network.
     """
-    from evomal_core.population.local_search import check_batchable
-    from evomal_core.population.networks import NotBatchable
 
     if not unrolled:
         return "batched" if config.engine == "auto" else config.engine
@@ -145,7 +139,6 @@ def _check_forward_mode(engine: str, probe: Loss, learner: Learner, config: Sear
     Raises:
         RuntimeError: they disagree. Where double backward fails or overflows, nothing is compared.
     """
-    from evomal_core.population.local_search import batched_meta_gradients
 
     if engine == "batched":
         (stack,) = make_stacks([learner])
@@ -191,8 +184,6 @@ def local_search(
     """
     if engine == "batched":
         if all(isinstance(loss, LearnedLoss) for loss in losses):
-            from evomal_core.population.local_search import batched_local_search
-
             return batched_local_search(losses, learners, config, tick)
         engine = "jvp"  # a loss that is no expression has no program
     return [_tune(copy.deepcopy(loss), learners, config, engine, tick) for loss in losses]

@@ -1,4 +1,4 @@
-"""Saved losses: JSON files that hold data only, so that loading one can't run code."""
+"""Losses by file, by name and by kind of task. A file holds data only, so that loading one can't run code."""
 
 from __future__ import annotations
 
@@ -9,45 +9,14 @@ from typing import Any
 import torch
 
 from evomal_core.expression import Expression
-from evomal_core.files import read_json, write_json
+from evomal_core.files import decode, read_json
 from evomal_core.kinds import KINDS, Kind, check_kind
-from evomal_core.losses import LearnedLoss, Loss, TaskLoss
+from evomal_core.losses import FORMAT, LARGEST, VERSION, LearnedLoss, Loss, TaskLoss
 from evomal_core.parametric import NeuralLoss, TaylorLoss
-
-FORMAT = "evomal-loss"
-VERSION = 1
-LARGEST = torch.finfo(torch.float32).max
-
-
-def loss_record(loss: Loss) -> dict[str, Any]:
-    """The loss as JSON-ready data: its family, structure and weights (exact decimal floats).
-
-    Raises:
-        TypeError: it is no loss of evomal_core.
-        ValueError: its weights are not finite float32 numbers.
-    """
-    record: dict[str, Any] = {"format": FORMAT, "version": VERSION, "kind": loss.kind}
-    match loss:
-        case LearnedLoss():
-            structure = {"family": "symbolic", "expression": str(loss.expression), "softplus": loss.softplus}
-        case TaylorLoss():
-            structure = {"family": "taylor"}
-        case NeuralLoss():
-            structure = {"family": "neural", "hidden": loss.w2.shape[0]}
-        case TaskLoss():
-            structure = {"family": "task"}
-        case _:
-            raise TypeError(f"a {type(loss).__name__} can't be saved; known are the losses of evomal_core")
-    weights = [value for weight in loss.parameters() for value in weight.detach().flatten().tolist()]
-    if not all(abs(weight) <= LARGEST for weight in weights):
-        raise ValueError(
-            "a loss with NaN, infinite or larger than float32 weights can't be saved; it has diverged"
-        )
-    return record | structure | {"weights": weights}
 
 
 def loss_from_record(record: Any, source: str = "the record") -> Loss:
-    """The loss that `loss_record` described.
+    """The loss that `Loss.record` described.
 
     Raises:
         ValueError: the record is of another format or a newer version, or its parts do not fit.
@@ -100,11 +69,6 @@ def _neural(kind: Any, hidden: Any, weights: list[float]) -> NeuralLoss:
     loss = NeuralLoss(kind, hidden=hidden)
     torch.nn.utils.vector_to_parameters(torch.tensor(weights, dtype=torch.float32), loss.parameters())
     return loss
-
-
-def save_loss(loss: Loss, path: Path | str) -> None:
-    """Write the loss as JSON, atomically."""
-    write_json(path, loss_record(loss))
 
 
 def load_loss(path: Path | str) -> Loss:
@@ -176,8 +140,6 @@ def path_of(name: str) -> Path:
 
 def describe(name: str) -> str:
     """What is known of a loss in the zoo, in lines for a terminal."""
-    from evomal_core.files import decode, read_json
-
     record = decode(read_json(path_of(name)))
     found, score = record["provenance"], record["score"]
     lines = [

@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from evomal_core import symbolic
 from evomal_core.checks import refuse_unknown
 from evomal_core.expression import Expression
+from evomal_core.files import write_json
 from evomal_core.kinds import Kind, check_kind, link
 from evomal_core.labels import (
     IGNORED,
@@ -31,11 +33,19 @@ from evomal_core.labels import (
     reduce,
     row_shape,
 )
+from evomal_core.lazy import LazyModule
 from evomal_core.primitives import PRIMITIVES
 from evomal_core.seeds import torch_rng
 
 if TYPE_CHECKING:
     import sympy
+else:
+    sympy = LazyModule("sympy")
+
+FORMAT = "evomal-loss"
+VERSION = 1
+LARGEST = torch.finfo(torch.float32).max
+"""The largest weight that a saved loss may have."""
 
 
 class Options(TypedDict, total=False):
@@ -149,9 +159,26 @@ class Loss(nn.Module):
 
     def save(self, path: Path | str) -> None:
         """Write the loss as JSON, atomically; `load_loss` reads it back, exactly if its weights are float32."""
-        from evomal_core.library import save_loss
+        write_json(path, self.record())
 
-        save_loss(self, path)
+    def record(self) -> dict[str, Any]:
+        """The loss as JSON-ready data: its family, structure and weights (exact decimal floats).
+
+        Raises:
+            TypeError: it is no loss of evomal_core.
+            ValueError: its weights are not finite float32 numbers.
+        """
+        structure = self._structure()
+        weights = [value for weight in self.parameters() for value in weight.detach().flatten().tolist()]
+        if not all(abs(weight) <= LARGEST for weight in weights):
+            raise ValueError(
+                "a loss with NaN, infinite or larger than float32 weights can't be saved; it has diverged"
+            )
+        return {"format": FORMAT, "version": VERSION, "kind": self.kind} | structure | {"weights": weights}
+
+    def _structure(self) -> dict[str, Any]:
+        """The family of the loss and everything but its weights that makes it."""
+        raise TypeError(f"a {type(self).__name__} can't be saved; known are the losses of evomal_core")
 
     def sympy(self) -> sympy.Expr:
         """The loss of one output as a sympy expression in the real symbols f and y."""
@@ -159,9 +186,7 @@ class Loss(nn.Module):
 
     def latex(self) -> str:
         """The loss of one output in LaTeX."""
-        from evomal_core.symbolic import to_latex
-
-        return to_latex(self.sympy())
+        return symbolic.to_latex(self.sympy())
 
     def python_source(self, name: str = "learned_loss") -> str:
         """A stand-alone PyTorch function `name(y_pred, y_true)`, equal to this module.
@@ -176,9 +201,7 @@ class Loss(nn.Module):
                 "the function takes the mean, without class weights; write loss.replace(reduction='mean', "
                 f"ignore_index={IGNORED}, class_weight=None).python_source()"
             )
-        from evomal_core.symbolic import wrap_source
-
-        return wrap_source(lines, self.kind, name, summary)
+        return symbolic.wrap_source(lines, self.kind, name, summary)
 
     def _source(self) -> tuple[Sequence[str], str]:
         """Lines that compute `value` from f and y, and the function's docstring."""
@@ -252,15 +275,14 @@ class LearnedLoss(Loss):
 
     def sympy(self) -> sympy.Expr:
         """The loss of one output in the real symbols f and y: simplified, and checked to be equal."""
-        from evomal_core.symbolic import loss_formula
-
-        return loss_formula(self.expression, self.phi.detach().double().tolist(), self.softplus)
+        return symbolic.loss_formula(self.expression, self.phi.detach().double().tolist(), self.softplus)
 
     def _source(self) -> tuple[Sequence[str], str]:
-        from evomal_core.symbolic import source_lines
-
-        lines = source_lines(self.expression, self.phi.detach().tolist(), self.softplus)
+        lines = symbolic.source_lines(self.expression, self.phi.detach().tolist(), self.softplus)
         return lines, f"Learned loss: {self.expression}."
+
+    def _structure(self) -> dict[str, Any]:
+        return {"family": "symbolic", "expression": str(self.expression), "softplus": self.softplus}
 
     def extra_repr(self) -> str:
         """The expression and the kind, for `print(loss)`."""
@@ -283,6 +305,9 @@ class TaskLoss(Loss):
     summed over the columns of binary labels.
     """
 
+    def _structure(self) -> dict[str, Any]:
+        return {"family": "task"}
+
     def elementwise(self, f: Tensor, y: Tensor) -> Tensor:
         """The squared error, or −y ln f (for one output also −(1 − y) ln(1 − f))."""
         if self.kind == "regression":
@@ -301,9 +326,8 @@ class TaskLoss(Loss):
 
     def sympy(self) -> sympy.Expr:
         """The loss of one output in the real symbols f and y."""
-        from evomal_core.symbolic import F, Y, sympy
-
+        f, y = symbolic.variables()
         if self.kind == "regression":
-            return (F - Y) ** 2
-        positive = -Y * sympy.log(F)
-        return positive - (1 - Y) * sympy.log(1 - F) if self.kind == "binary" else positive
+            return (f - y) ** 2
+        positive = -y * sympy.log(f)
+        return positive - (1 - y) * sympy.log(1 - f) if self.kind == "binary" else positive

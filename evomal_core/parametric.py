@@ -9,12 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from evomal_core import symbolic
 from evomal_core.kinds import Kind
+from evomal_core.lazy import LazyModule
 from evomal_core.losses import Loss, Options
 from evomal_core.seeds import torch_rng
 
 if TYPE_CHECKING:
     import sympy
+else:
+    sympy = LazyModule("sympy")
 
 
 class NeuralLoss(Loss):
@@ -32,6 +36,9 @@ class NeuralLoss(Loss):
             nn.Parameter(nn.init.xavier_uniform_(torch.empty(shape), generator=rng))
             for shape in ((hidden, 2), (hidden, hidden), (1, hidden))
         )
+
+    def _structure(self) -> dict[str, Any]:
+        return {"family": "neural", "hidden": self.w2.shape[0]}
 
     def elementwise(self, f: Tensor, y: Tensor) -> Tensor:
         """Values of the loss for each pair of prediction `f` and label `y`, in their common shape."""
@@ -64,15 +71,16 @@ class TaylorLoss(Loss):
             raise ValueError(f"a TaylorLoss has 8 finite parameters, got {theta!r:.100}")
         self.theta = nn.Parameter(weights.detach().clone())
 
+    def _structure(self) -> dict[str, Any]:
+        return {"family": "taylor"}
+
     def elementwise(self, f: Tensor, y: Tensor) -> Tensor:
         """Values of the loss for each pair of prediction `f` and label `y`, in their common shape."""
         return _taylor(self.theta.unbind(), f, y)
 
     def sympy(self) -> sympy.Expr:
         """The loss of one output in the real symbols f and y, expanded."""
-        from evomal_core.symbolic import F, Y, sympy
-
-        return sympy.expand(_taylor(self.theta.detach().double().tolist(), F, Y))
+        return sympy.expand(_taylor(self.theta.detach().double().tolist(), *symbolic.variables()))
 
     def _source(self) -> tuple[Sequence[str], str]:
         t = self.theta.detach().tolist()

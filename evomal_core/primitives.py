@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    import sympy
-
-from typing import TYPE_CHECKING
+from evomal_core.lazy import LazyModule
 
 if TYPE_CHECKING:
     import sympy
+else:
+    sympy = LazyModule("sympy")
 
 EPSILON = 1e-7
 """The epsilon of the protected logarithm and square root; the papers do not state its value."""
@@ -50,17 +49,6 @@ def protected_log(x: Tensor) -> Tensor:
     return torch.log(torch.abs(x) + EPSILON)
 
 
-def _sp(name: str) -> Callable[..., sympy.Expr]:
-    """A sympy function looked up when it is first called, so that sympy is imported only then."""
-
-    def call(*arguments: sympy.Expr) -> sympy.Expr:
-        import sympy
-
-        return getattr(sympy, name)(*arguments)
-
-    return call
-
-
 _ROWS = (
     Primitive("add", 2, torch.add, lambda a, b: a + b, "({} + {})"),
     Primitive("sub", 2, torch.sub, lambda a, b: a - b, "({} - {})"),
@@ -69,29 +57,29 @@ _ROWS = (
         "div",
         2,
         analytic_quotient,
-        lambda a, b: a / _sp("sqrt")(1 + b**2),
+        lambda a, b: a / sympy.sqrt(1 + b**2),
         "({} / torch.sqrt(1 + torch.square({})))",
     ),
     Primitive("square", 1, torch.square, lambda a: a**2, "torch.square({})"),
-    Primitive("abs", 1, torch.abs, _sp("Abs"), "torch.abs({})"),
+    Primitive("abs", 1, torch.abs, lambda a: sympy.Abs(a), "torch.abs({})"),
     Primitive(
         "sqrt",
         1,
         protected_sqrt,
-        lambda a: _sp("sqrt")(abs(a) + EPSILON),
+        lambda a: sympy.sqrt(abs(a) + EPSILON),
         f"torch.sqrt(torch.abs({{}}) + {EPSILON})",
     ),
     Primitive(
         "log",
         1,
         protected_log,
-        lambda a: _sp("log")(abs(a) + EPSILON),
+        lambda a: sympy.log(abs(a) + EPSILON),
         f"torch.log(torch.abs({{}}) + {EPSILON})",
     ),
-    Primitive("min", 2, torch.minimum, _sp("Min"), "torch.minimum({}, {})"),
-    Primitive("max", 2, torch.maximum, _sp("Max"), "torch.maximum({}, {})"),
-    Primitive("sign", 1, torch.sign, _sp("sign"), "torch.sign({})"),
-    Primitive("tanh", 1, torch.tanh, _sp("tanh"), "torch.tanh({})"),
+    Primitive("min", 2, torch.minimum, lambda a, b: sympy.Min(a, b), "torch.minimum({}, {})"),
+    Primitive("max", 2, torch.maximum, lambda a, b: sympy.Max(a, b), "torch.maximum({}, {})"),
+    Primitive("sign", 1, torch.sign, lambda a: sympy.sign(a), "torch.sign({})"),
+    Primitive("tanh", 1, torch.tanh, lambda a: sympy.tanh(a), "torch.tanh({})"),
 )
 
 PRIMITIVES: dict[str, Primitive] = {row.name: row for row in _ROWS}

@@ -9,10 +9,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from evomal_core.kinds import TASK_LOSSES
+from evomal_core.lazy import LazyModule
 from evomal_core.losses import Loss
 
 if TYPE_CHECKING:
     import pandas as pd
+else:
+    pd = LazyModule("pandas", "evomal[paper]")
 
 
 @dataclass(frozen=True)
@@ -131,8 +134,6 @@ class SearchResult:
     @property
     def history(self) -> pd.DataFrame:
         """The generations as a table."""
-        import pandas as pd
-
         return pd.DataFrame(self.generations)
 
     def front(self) -> list[Evaluation]:
@@ -149,8 +150,9 @@ class SearchResult:
 
         The score is what a node gained, −Δ ln(fitness) / Δ complexity (Cranmer 2023, PySR).
         """
-        import pandas as pd
+        return pd.DataFrame(self._rows(), columns=["complexity", "fitness", "score", "loss"])
 
+    def _rows(self) -> list[dict[str, Any]]:
         rows = []
         previous: Evaluation | None = None
         for entry in self.front():
@@ -164,7 +166,7 @@ class SearchResult:
                 }
             )
             previous = entry
-        return pd.DataFrame(rows, columns=["complexity", "fitness", "score", "loss"])
+        return rows
 
     def _said(self) -> str:
         said = f"{len(self.evaluations)} losses evaluated"
@@ -176,7 +178,7 @@ class SearchResult:
         return f"{said}, {TASK_LOSSES[kind]} itself has fitness {self.task_loss_fitness:.4g}"
 
     def __repr__(self) -> str:
-        return f"SearchResult({self.method}, {self._said()})\n{self.table()}"
+        return f"SearchResult({self.method}, {self._said()})\n{_aligned(self._rows())}"
 
     def _repr_html_(self) -> str:
         table = self.table()
@@ -186,6 +188,14 @@ class SearchResult:
         styled = table.style.hide(axis="index").format({"fitness": "{:.4g}", "score": "{:.3g}"}, na_rep="")
         html = styled.set_properties(subset=["formula"], **wide).to_html()
         return f"<p><b>{self.method}</b>: {self._said()}; the best by complexity</p>{html}"
+
+
+def _aligned(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows of a table as text, in columns."""
+    lines = [("complexity", "fitness", "score", "loss")]
+    lines += [(f"{r['complexity']}", f"{r['fitness']:.4g}", f"{r['score']:.3g}", r["loss"]) for r in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines)
 
 
 def _score(simpler: Evaluation, richer: Evaluation) -> float:

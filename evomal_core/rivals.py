@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from cmaes import CMA
 
 from evomal_core.engines import choose_engine, fitness, local_search
+from evomal_core.lazy import LazyModule
 from evomal_core.losses import Loss, TaskLoss
 from evomal_core.parametric import NeuralLoss, TaylorLoss
 from evomal_core.result import Evaluation, SearchResult
 from evomal_core.seeds import derive
 from evomal_core.session import Search
+
+if TYPE_CHECKING:
+    import cmaes
+else:
+    cmaes = LazyModule("cmaes")
 
 
 def baseline(search: Search) -> SearchResult:
@@ -68,7 +73,7 @@ def taylorglo(search: Search) -> SearchResult:
     """
     config = search.config
     with np.errstate(divide="ignore"):  # fewer than four points have no weight for CMA-ES's rank-μ update
-        optimiser = CMA(
+        optimiser = cmaes.CMA(
             mean=np.zeros(8),
             sigma=config.taylor_sigma,
             population_size=max(config.population, 2),

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from evomal_core import evolution, rivals
 from evomal_core.checkpoints import Checkpoint
 from evomal_core.checks import refuse_unknown
 from evomal_core.config import SGD, Optimizer, SearchConfig
@@ -35,17 +36,14 @@ from evomal_core.tasks import Task, check_values, missing_classes
 log = logging.getLogger("evomal")
 
 
-def _methods() -> dict[str, Callable[[Search], SearchResult]]:
-    from evomal_core import evolution, rivals
-
-    return {
-        "baseline": rivals.baseline,
-        "random": evolution.random_search,
-        "gp-lfl": evolution.gp_lfl,
-        "ml3": rivals.ml3,
-        "taylorglo": rivals.taylorglo,
-        "evomal": evolution.evomal,
-    }
+_METHODS: dict[str, Callable[[Search], SearchResult]] = {
+    "baseline": rivals.baseline,
+    "random": evolution.random_search,
+    "gp-lfl": evolution.gp_lfl,
+    "ml3": rivals.ml3,
+    "taylorglo": rivals.taylorglo,
+    "evomal": evolution.evomal,
+}
 
 
 METHODS: dict[str, str] = {
@@ -144,7 +142,7 @@ def learn_loss(
 def _run(search: Search, compare: bool) -> SearchResult:
     try:
         with threads_for(sum(weights.numel() for weights in search.learners[0].theta.values())):
-            result = _methods()[search.method](search)
+            result = _METHODS[search.method](search)
             result = replace(result, again=partial(_again, search, search.checkpoint.state, compare))
             if result.stopped == INTERRUPTED:
                 done, wanted = len(result.generations), search.config.generations

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from keyword import iskeyword
+from typing import TYPE_CHECKING
 
 import numpy as np
-import sympy
 
 from evomal_core.expression import Expression
+from evomal_core.lazy import LazyModule
 from evomal_core.primitives import EPSILON, PRIMITIVES
 
-F, Y = sympy.symbols("f y", real=True)
-"""The prediction f(x) and the label y."""
-
-LATEX_NAMES = {F: r"f_\theta(x)", Y: "y"}
+if TYPE_CHECKING:
+    import sympy
+else:
+    sympy = LazyModule("sympy")
 
 # What sympy.simplify takes seconds or minutes for stays as the meta-loss network computes it.
 _SIMPLIFY_UP_TO = 25  # operations
-_SLOW = (sympy.Min, sympy.Max, sympy.sign, sympy.tanh)
+
+
+def variables() -> tuple[sympy.Symbol, sympy.Symbol]:
+    """The real symbols f, the prediction, and y, the label."""
+    f, y = sympy.symbols("f y", real=True)
+    return f, y
 
 
 def raw_formula(expression: Expression, phi: Sequence[float], softplus: bool = False) -> sympy.Expr:
     """The formula as the meta-loss network computes it, with no simplification but constant folding."""
-    leaves = {"f": F, "y": Y, "1": sympy.Float(1), "-1": sympy.Float(-1)}
+    f, y = variables()
+    leaves = {"f": f, "y": y, "1": sympy.Float(1), "-1": sympy.Float(-1)}
 
     def weighted(position: int, value: sympy.Expr) -> sympy.Expr:
         return value if position == 0 else sympy.Float(phi[position - 1]) * value
@@ -42,7 +49,8 @@ def _softplus(value: sympy.Expr) -> sympy.Expr:
 def loss_formula(expression: Expression, phi: Sequence[float], softplus: bool = False) -> sympy.Expr:
     """The formula simplified by sympy; the raw one if that is shorter, or differs anywhere on random points."""
     raw = raw_formula(expression, phi)
-    simplified = raw if raw.count_ops() > _SIMPLIFY_UP_TO or raw.has(*_SLOW) else _simplify(raw)
+    slow = raw.count_ops() > _SIMPLIFY_UP_TO or raw.has(sympy.Min, sympy.Max, sympy.sign, sympy.tanh)
+    simplified = raw if slow else _simplify(raw)
     return _softplus(simplified) if softplus else simplified
 
 
@@ -66,7 +74,7 @@ def numerically_equal(left: sympy.Expr, right: sympy.Expr, points: int = 256, to
 
 def callable_formula(formula: sympy.Expr) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """The formula as a NumPy function of f and y."""
-    return sympy.lambdify((F, Y), formula, modules="numpy")
+    return sympy.lambdify(variables(), formula, modules="numpy")
 
 
 def rounded(formula: sympy.Expr, digits: int = 4) -> sympy.Expr:
@@ -84,7 +92,8 @@ def rounded(formula: sympy.Expr, digits: int = 4) -> sympy.Expr:
 
 def to_latex(formula: sympy.Expr, digits: int = 4) -> str:
     """LaTeX of a formula with its numbers rounded to `digits` significant digits."""
-    return sympy.latex(rounded(formula, digits), symbol_names=LATEX_NAMES)
+    f, y = variables()
+    return sympy.latex(rounded(formula, digits), symbol_names={f: r"f_\theta(x)", y: "y"})
 
 
 def source_lines(expression: Expression, phi: Sequence[float], softplus: bool) -> tuple[str, ...]:

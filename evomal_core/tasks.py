@@ -221,9 +221,7 @@ def _array(values: Any, name: str) -> np.ndarray:
 
 def _check_order(x: Any, y: Any) -> None:
     """Raise ValueError if x and y are tables of the same rows in different orders: rows are paired by position."""
-    import pandas as pd
-
-    if not all(isinstance(table, pd.DataFrame | pd.Series) for table in (x, y)) or x.index.equals(y.index):
+    if not all(hasattr(table, "index") and hasattr(table, "iloc") for table in (x, y)) or x.index.equals(y.index):
         return
     if len(x) == len(y) and x.index.is_unique and set(x.index) == set(y.index):
         raise ValueError(
@@ -283,13 +281,11 @@ def _single(array: np.ndarray, name: str) -> np.ndarray:
 
 def _labels(y: np.ndarray, kind: Kind) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels as a task holds them, and what the numbers of classes stand for."""
-    import pandas as pd
-
     if y.ndim not in (1, 2) or (y.ndim == 2 and kind != "regression" and y.shape[1] != 1):
         wanted = "(rows,) or (rows, outputs)" if kind == "regression" else "(rows,)"
         one_hot = "; of one-hot rows, give y.argmax(axis=1)" if y.ndim == 2 else ""
         raise ValueError(f"y of a {kind} task has shape {wanted}, got {y.shape}{one_hot}")
-    if y.dtype == object and (missing := np.count_nonzero(pd.isna(y))):
+    if y.dtype == object and (missing := sum(map(_is_missing, y.flat))):
         raise ValueError(f"y has {missing} missing value(s); drop those rows")
     if kind == "regression":
         if y.dtype == bool:
@@ -318,6 +314,12 @@ def _labels(y: np.ndarray, kind: Kind) -> tuple[np.ndarray, tuple[str, ...]]:
     if len(classes) > 2:
         raise ValueError(f"y of a binary task has two classes, got {len(classes)}; use kind='multiclass'")
     return indices.reshape(-1, 1).astype(np.float32), names
+
+
+def _is_missing(label: Any) -> bool:
+    """Whether a label is None, NaN, or what pandas writes for a missing value."""
+    nan = isinstance(label, float | np.floating) and label != label
+    return label is None or nan or type(label).__name__ in ("NAType", "NaTType")
 
 
 def _finite(y: np.ndarray) -> np.ndarray:

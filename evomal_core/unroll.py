@@ -20,6 +20,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import higher
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad, jvp
@@ -78,8 +79,6 @@ def sgd_step(
 
 
 def _higher(loss: Loss, learner: Learner, data: Episode, base: SGD) -> tuple[Tensor, Gradients]:
-    import higher
-
     network = copy.deepcopy(learner.network)
     with torch.no_grad():
         for name, weights in learner.initial(data.meta_step).items():

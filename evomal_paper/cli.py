@@ -8,9 +8,22 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
+from tqdm import tqdm
+
 from evomal_core import __version__
+from evomal_core.checks import refuse_unknown
+from evomal_core.library import describe, load_loss
+from evomal_core.search import METHODS
+from evomal_paper.datasets.catalogue import DATASETS
+from evomal_paper.experiments.catalogue import EXPERIMENTS, check_methods
+from evomal_paper.experiments.profiles import PROFILES
+from evomal_paper.report import write_report
+from evomal_paper.reproduce import reproduce
+from evomal_paper.runs.tables import check_seeds, load_or_run
+from evomal_paper.runs.verify import chosen_runs, verify
 
 MOST_SEEDS = 10_000
 DESCRIPTION = "Learn loss functions by genetic programming and unrolled differentiation (EvoMAL)."
@@ -150,8 +163,6 @@ def parse_seeds(text: str) -> list[int]:
     Raises:
         ValueError: the text is something else, or a seed occurs twice.
     """
-    from evomal_paper.runs.tables import check_seeds
-
     seeds: list[int] = []
     for part in text.split(","):
         low, dash, high = part.strip().partition("-")
@@ -175,10 +186,6 @@ def _jobs(text: str) -> int:
 
 
 def _list(_: argparse.Namespace) -> None:
-    from evomal_core.search import METHODS
-    from evomal_paper.experiments.catalogue import EXPERIMENTS
-    from evomal_paper.experiments.profiles import PROFILES
-
     absent: dict[str, str] = {}
     print("Experiments: rough time of all methods and seeds on two cores, and whether the data is at hand")
     print(f"  {'name':<21}{'what it is':<41}{'quick':>8}{'paper':>8}  data")
@@ -209,8 +216,6 @@ def _duration(minutes: float) -> str:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from evomal_paper.runs.tables import load_or_run
-
     methods, seeds = _methods_and_seeds(options)
     results = load_or_run(
         options.experiment,
@@ -227,19 +232,11 @@ def _run(options: argparse.Namespace) -> None:
 
 def _methods_and_seeds(options: argparse.Namespace) -> tuple[list[str] | None, list[int] | None]:
     """The methods and seeds named, None for each that is not."""
-    from evomal_paper.experiments.catalogue import check_methods
-
     methods = None if options.method == "all" else check_methods(options.method.split(","))
     return methods, None if options.seeds is None else parse_seeds(options.seeds)
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from tempfile import TemporaryDirectory
-
-    from tqdm import tqdm
-
-    from evomal_paper.runs.verify import chosen_runs, verify
-
     methods, seeds = _methods_and_seeds(options)
     runs = chosen_runs(options.experiment, options.profile, methods, seeds, options.results_dir)
     different = 0
@@ -253,8 +250,6 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _reproduce(options: argparse.Namespace) -> None:
-    from evomal_paper.reproduce import reproduce
-
     reproduce(
         options.experiments,
         profile=options.profile,
@@ -265,15 +260,11 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from evomal_paper.report import write_report
-
     write_report(options.results_dir, options.output)
     print(options.output)
 
 
 def _show(options: argparse.Namespace) -> None:
-    from evomal_core.library import describe, load_loss
-
     loss = load_loss(options.loss)
     try:
         match options.format:
@@ -292,9 +283,6 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _data(options: argparse.Namespace) -> None:
-    from evomal_core.checks import refuse_unknown
-    from evomal_paper.datasets.catalogue import DATASETS
-
     if options.download and options.name is None:
         raise ValueError("--download takes the name of a data set, as in `evomal data mnist --download`")
     if options.name is not None:

@@ -21,6 +21,7 @@ from evomal_paper.comparison.splits import check_splits
 from evomal_paper.comparison.table_ii import check_rows
 from evomal_paper.experiments.catalogue import EXPERIMENTS, check_methods, experiment
 from evomal_paper.experiments.profiles import PROFILES
+from evomal_paper.plots.style import save
 from evomal_paper.runs.tables import check_seeds
 
 INJECTED = "# Parameters"
@@ -221,8 +222,6 @@ class Output:
 
     def figure(self, figure: Any, name: str) -> Any:
         """Write a figure as PNG and PDF, and give it back to be shown."""
-        from evomal_paper.plots.style import save
-
         save(figure, self.folder / "figures" / name)
         return figure
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from evomal_core.lazy import LazyModule
 from evomal_core.search import METHODS
 from evomal_core.seeds import numpy_rng
+
+if TYPE_CHECKING:
+    from scipy import stats
+else:
+    stats = LazyModule("scipy.stats")
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
@@ -103,13 +110,11 @@ def rank_biserial(differences: Sequence[float] | np.ndarray) -> float:
 
 
 def _signed_ranks(differences: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    from scipy.stats import rankdata
-
     values = np.asarray(differences, float)
     if np.isnan(values).any():
         raise ValueError(f"paired differences have no NaN, got {values.tolist()}; a diverged run is inf")
     values = values[values != 0]
-    return rankdata(np.abs(values)), np.sign(values)
+    return stats.rankdata(np.abs(values)), np.sign(values)
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -130,8 +135,6 @@ def paired_interval(first: Sequence[float], second: Sequence[float]) -> dict[str
         value) and verdict: "lower" or "higher" where the interval excludes 0, "undecided" where it contains 0,
         and "not judged" with fewer than two pairs or a diverged one: then there are no bounds.
     """
-    from scipy.stats import t
-
     pairs = np.array([first, second], float)
     differences = paired_differences(*pairs)
     n, diverged = len(differences), int((~np.isfinite(pairs)).any(axis=0).sum())
@@ -139,7 +142,7 @@ def paired_interval(first: Sequence[float], second: Sequence[float]) -> dict[str
     mean = float(differences.mean()) if n and not diverged else np.nan
     if n < 2 or diverged:
         return found | {"difference": mean, "low": np.nan, "high": np.nan, "verdict": "not judged"}
-    half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1) * differences.std(ddof=1) / np.sqrt(n))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * differences.std(ddof=1) / np.sqrt(n))
     low, high = mean - half, mean + half
     verdict = "undecided" if low <= 0 <= high else "lower" if mean < 0 else "higher"
     return found | {"difference": mean, "low": low, "high": high, "verdict": verdict}

@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 
 from evomal_core.files import write_json
-from evomal_core.library import load_loss, loss_record
+from evomal_core.library import load_loss
+from evomal_paper.runs.run import Run, complete_runs
+from evomal_paper.runs.tables import load, load_readable
 
 METHODS = ("random", "gp-lfl", "taylorglo", "evomal")
 
@@ -41,8 +43,6 @@ def build(results_dir: Path | str = "results") -> list[Path]:
 
 def records(results_dir: Path | str = "results") -> Iterator[tuple[str, dict[str, Any]]]:
     """Names and contents of the files of the zoo of a results folder; damaged runs are left out with a warning."""
-    from evomal_paper.runs.run import Run, complete_runs
-
     groups: dict[tuple[str, str], list[Run]] = {}
     complete = complete_runs(results_dir)
     for run in complete:
@@ -60,8 +60,6 @@ _PROFILES = ("paper", "calibrated", "narrow", "quick")
 
 def _lowest(runs: Sequence[Any]) -> Any | None:
     """The run of lowest fitness; None if no run that can be read found a usable loss."""
-    from evomal_paper.runs.tables import load_readable
-
     if (read := load_readable(runs)) is None:
         return None
     best = read.runs.loc[read.runs["fitness"].idxmin()]
@@ -75,7 +73,7 @@ def _entry(run: Any, complete: Sequence[Any]) -> dict[str, Any]:
     provenance |= {name: record[name] for name in ("finished", "hardware", "versions")}
     command = f"evomal run {run.experiment} --profile {run.profile} --method {run.method} --seeds {run.seed}"
     score = {"fitness": record["fitness"], "errors after meta-testing": _errors(run, complete)}
-    return loss_record(loss) | {
+    return loss.record() | {
         "formula": str(loss.sympy()),
         "latex": loss.latex(),
         "score": score,
@@ -85,9 +83,6 @@ def _entry(run: Any, complete: Sequence[Any]) -> dict[str, Any]:
 
 def _errors(run: Any, complete: Sequence[Any]) -> list[dict[str, Any]]:
     """Final errors of the run, averaged over tasks, beside the baseline's at the same seed where that was run."""
-    from evomal_paper.runs.run import Run
-    from evomal_paper.runs.tables import load, load_readable
-
     final = load([run]).final()
     baseline = Run(run.experiment, run.profile, "baseline", run.seed, run.results_dir)
     read = load_readable([baseline]) if baseline in complete else None

@@ -15,7 +15,6 @@ import pandas as pd
 
 from evomal_core.checkpoints import first_difference
 from evomal_core.files import encode, read_json, write_atomic, write_json
-from evomal_core.library import loss_record
 from evomal_core.losses import Loss
 from evomal_paper.experiments.profiles import Profile
 from evomal_paper.runs.machine import hardware, versions
@@ -81,5 +80,5 @@ def training_configuration(sizes: Profile, loss: Loss) -> dict[str, Any]:
     Defaults are left out, so that a setting that is added later with one leaves what was computed valid.
     """
     settings = sizes.model_dump(mode="json", exclude_defaults=True, exclude={"seeds": True, "search": {"engine"}})
-    text = json.dumps(encode(loss_record(loss)), sort_keys=True)
+    text = json.dumps(encode(loss.record()), sort_keys=True)
     return {"settings": settings, "loss": hashlib.sha256(text.encode()).hexdigest()[:16]}

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from evomal_core import symbolic
 from evomal_core.losses import LearnedLoss, Loss
 from evomal_core.primitives import EPSILON
 from evomal_core.result import Evaluation
 from evomal_core.search import METHODS
 from evomal_core.seeds import numpy_rng
+from evomal_core.symbolic import callable_formula
 from evomal_paper.analysis.curves import value_and_slope
 from evomal_paper.analysis.examples import EXAMPLES
 from evomal_paper.analysis.families import FAMILIES, describe
@@ -240,8 +242,6 @@ def simplifications(losses: Mapping[str, Loss]) -> pd.DataFrame:
     Returns:
         A row for each: loss, nodes, operations before and after, deviation, deviation as shown, formula.
     """
-    from evomal_core import symbolic
-
     epsilon = symbolic.sympy.Symbol("epsilon", positive=True)
     rows = []
     for name, loss in losses.items():
@@ -265,8 +265,6 @@ def simplifications(losses: Mapping[str, Loss]) -> pd.DataFrame:
 
 
 def _deviation(loss: Loss, formula: Any) -> float:
-    from evomal_core.symbolic import callable_formula
-
     if loss.kind == "regression":
         f, y = np.meshgrid(np.linspace(-3, 3, 201), np.linspace(-3, 3, 61))
     else:

@@ -15,13 +15,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from evomal_core.kinds import Kind
+from evomal_core.lazy import LazyModule
 from evomal_paper.datasets import readers
 from evomal_paper.datasets.downloads import DownloadError, Remote, torchvision_files
 from evomal_paper.datasets.readers import Arrays
+
+if TYPE_CHECKING:
+    from sklearn import datasets
+else:
+    datasets = LazyModule("sklearn.datasets")
 
 TABLE = ("x", "y")
 SPLIT = ("x_train", "y_train", "x_test", "y_test")
@@ -206,16 +213,12 @@ class DataSet:
 
 
 def _diabetes() -> Arrays:
-    from sklearn.datasets import load_diabetes
-
-    data = load_diabetes(scaled=False)
+    data = datasets.load_diabetes(scaled=False)
     return data.data, data.target
 
 
 def _digits() -> Arrays:
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
+    data = datasets.load_digits()
     return data.images.astype(np.uint8), data.target.astype(np.int64)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -138,15 +140,15 @@ def import_torchvision() -> ModuleType:
         ImportError: it is not installed.
     """
     try:
-        import torchvision.datasets
+        import_module("torchvision.datasets")
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
         for operator in ("nms", "qnms"):
             _TORCHVISION.append(Library("torchvision", "FRAGMENT"))
             _TORCHVISION[-1].define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        import torchvision.datasets
-    return torchvision
+        import_module("torchvision.datasets")
+    return sys.modules["torchvision"]
 
 
 _TORCHVISION: list[Library] = []  # a declaration ends with its library object

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from evomal_core.search import METHODS
 from evomal_paper.published.tables import LABELS
@@ -135,8 +136,6 @@ def outside_legend(figure: Figure, axes: Axes, **options: Any) -> None:
 
 def log_scale(axes: Axes, axis: str = "y") -> None:
     """A logarithmic axis with plain numbers, labelled also where it spans less than a decade."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     getattr(axes, f"set_{axis}scale")("log")
     low, high = axes.get_ylim() if axis == "y" else axes.get_xlim()
     wide = high / low > 300
@@ -187,8 +186,6 @@ def method_axis(axes: Axes, methods: Sequence[str]) -> None:
 
 def arsinh_scale(axes: Axes) -> None:
     """A vertical axis that is linear within ±1 and logarithmic beyond, with ticks at 0 and powers of 10."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
     largest = max(map(abs, axes.get_ylim()))
     powers = 10.0 ** np.arange(0, max(1, np.ceil(np.log10(largest + 1)) + 1))
     axes.set_yscale("asinh", linear_width=1)

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
@@ -110,8 +111,6 @@ def _tasks(problem: Problem) -> dict[str, Any]:
 
 
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    import pandas as pd
-
     write_atomic(path, pd.DataFrame(rows).to_csv(index=False))
 
 

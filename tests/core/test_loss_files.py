@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import evomal_core as em
-from evomal_core.library import loss_from_record, loss_record
+from evomal_core.library import loss_from_record
 
 KINDS = ["regression", "binary", "multiclass"]
 FAMILIES = [
@@ -22,7 +22,7 @@ FAMILIES = [
     em.TaylorLoss("multiclass", theta=[0.1, -0.2, 0.3, 1e-8, 5.0, -6.0, 7.0, 8.0]),
     em.TaskLoss("binary"),
 ]
-GOOD = loss_record(em.LearnedLoss("square(sub(y, f))"))
+GOOD = em.LearnedLoss("square(sub(y, f))").record()
 
 
 def same(a: em.Loss, b: em.Loss) -> bool:
@@ -42,7 +42,7 @@ def test_every_family_comes_back_bit_by_bit(loss, tmp_path):
 @given(trees(), st.sampled_from(KINDS), st.booleans(), SEEDS)
 def test_symbolic_losses_come_back_bit_by_bit_through_json_text(tree, kind, softplus, seed):
     loss = em.LearnedLoss(tree, kind, phi=weights_for(tree, seed), softplus=softplus)
-    again = loss_from_record(json.loads(json.dumps(loss_record(loss), allow_nan=False)))
+    again = loss_from_record(json.loads(json.dumps(loss.record(), allow_nan=False)))
     assert same(loss, again)
     assert (again.expression, again.softplus) == (tree, softplus)
 
@@ -65,7 +65,7 @@ def test_a_loss_that_has_diverged_is_not_saved_over_a_good_one(tmp_path):
 
 def test_a_loss_of_another_class_is_not_saved():
     with pytest.raises(TypeError, match="can't be saved"):
-        loss_record(em.Loss())
+        em.Loss().record()
 
 
 def test_missing_file_is_named(tmp_path):
@@ -178,7 +178,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=8,
 )
-FAMILY_RECORDS = [loss_record(loss) for loss in FAMILIES]
+FAMILY_RECORDS = [loss.record() for loss in FAMILIES]
 
 
 @settings(max_examples=300)

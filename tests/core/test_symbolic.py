@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 
 import evomal_core as em
 from evomal_core.symbolic import (
-    F,
-    Y,
     callable_formula,
     loss_formula,
     numerically_equal,
     raw_formula,
     rounded,
     to_latex,
+    variables,
 )
+
+F, Y = variables()
 
 KINDS = st.sampled_from(["regression", "binary", "multiclass"])
 

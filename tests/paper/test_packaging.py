@@ -363,21 +363,6 @@ def test_unsafe_code_is_noticed(source):
     assert not list(unsafe(ast.parse("network.eval(); torch.load(path, weights_only=True)")))
 
 
-def test_import_is_light():
-    program = """
-import sys, torch
-before = set(sys.modules)
-import evomal_core
-print(*sorted({name.split(".")[0] for name in set(sys.modules) - before}))
-"""
-    result = command(sys.executable, "-c", program, cwd=ROOT)
-    assert result.returncode == 0, result.stderr
-    loaded = set(result.stdout.split())
-    assert "evomal_core" in loaded
-    heavy = {"IPython", "matplotlib", "numba", "pandas", "papermill", "scipy", "seaborn", "sklearn", "sympy"}
-    assert not loaded & (heavy | {"higher", "torchvision"})
-
-
 def test_every_experiment_has_its_notebook():
     if not NOTEBOOKS:
         pytest.skip("no notebooks yet")

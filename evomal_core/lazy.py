@@ -1,0 +1,29 @@
+"""Packages that are loaded when they are first used, so that importing this one stays quick."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+
+class LazyModule:
+    """A stand-in for a package that imports it at the first access to one of its names.
+
+    Args:
+        name: the package or module, such as "scipy.stats".
+        extra: what to install where it is missing, such as "evomal[paper]".
+    """
+
+    def __init__(self, name: str, extra: str = "") -> None:
+        self._name, self._extra = name, extra
+
+    def __getattr__(self, attribute: str) -> Any:
+        try:
+            module = import_module(self._name)
+        except ModuleNotFoundError as error:
+            if not self._extra or error.name != self._name.split(".")[0]:
+                raise
+            raise ModuleNotFoundError(
+                f"this needs {self._name}, which is not installed: pip install '{self._extra}'", name=error.name
+            ) from None
+        return getattr(module, attribute)

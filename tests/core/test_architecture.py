@@ -1,0 +1,100 @@
+"""The two packages: which may import which, no circle of imports anywhere, and a light core."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("evomal_core", "evomal_paper")
+OPTIONAL = {"IPython", "dask", "ipywidgets", "numba"}
+"""Packages that a function may import: the code does without them where they are not installed."""
+HEAVY = {
+    *("IPython", "cmaes", "matplotlib", "numba", "pandas", "papermill", "scipy", "seaborn", "sklearn", "sympy"),
+    "torchvision",
+}
+"""Packages that `import evomal_core` leaves alone until they are used."""
+
+
+def name_of(path: Path) -> str:
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))}
+
+
+def imported(node: ast.AST, modules: set[str]) -> Iterator[str]:
+    """The modules that an import statement loads; submodules of a package by their own name."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "imports are absolute"
+        for alias in node.names:
+            whole = f"{node.module}.{alias.name}"
+            yield whole if whole in modules else str(node.module)
+
+
+def imports_of(tree: ast.AST, modules: set[str]) -> set[str]:
+    return {name for node in ast.walk(tree) for name in imported(node, modules)}
+
+
+def hidden_imports(tree: ast.AST) -> set[str]:
+    """Top-level names of the packages that functions import."""
+    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return {name.split(".")[0] for function in functions for name in imports_of(function, set())}
+
+
+def circle(arrows: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other in a circle, in its order; empty if there is none."""
+    done: set[str] = set()
+
+    def walk(name: str, path: list[str]) -> list[str]:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name not in done:
+            for other in sorted(arrows[name]):
+                if found := walk(other, [*path, name]):
+                    return found
+            done.add(name)
+        return []
+
+    return next(filter(None, (walk(name, []) for name in sorted(arrows))), [])
+
+
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_core_knows_nothing_of_the_paper(name: str) -> None:
+    if name.split(".")[0] == "evomal_core":
+        assert not [other for other in imports_of(TREES[name], set(MODULES)) if other.startswith("evomal_paper")]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_functions_import_optional_packages_only(name: str) -> None:
+    assert hidden_imports(TREES[name]) <= OPTIONAL
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    arrows = {name: imports_of(tree, set(MODULES)) & set(MODULES) - {name} for name, tree in TREES.items()}
+    assert circle(arrows) == []
+
+
+def test_a_circle_and_a_hidden_import_are_noticed() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert hidden_imports(ast.parse("import os\ndef f():\n    from pandas.api import types")) == {"pandas"}
+    assert imports_of(ast.parse("from a import b, c"), {"a", "a.b"}) == {"a.b", "a"}
+
+
+def test_importing_the_core_is_light() -> None:
+    code = "import sys, torch; before = set(sys.modules); import evomal_core; print(*set(sys.modules) - before)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in done.stdout.split()}
+    assert "evomal_core" in loaded
+    assert not loaded & HEAVY
