@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from evomal_core import models
 from evomal_core.config import SGD, Optimizer, SearchConfig
 from evomal_core.expression import Expression
+from evomal_core.lazy import LazyModule
 from evomal_core.library import known_losses, load_loss
 from evomal_core.losses import LearnedLoss, Loss, TaskLoss
 from evomal_core.parametric import NeuralLoss, TaylorLoss
@@ -43,11 +44,10 @@ __all__ = [
     "models",
 ]
 __version__ = "0.1.0"
+_estimators = LazyModule("evomal_core.estimators")
 
 
 def __getattr__(name: str) -> Any:
     if name == "LossSearch":  # needs scikit-learn, which nothing else of the core does
-        from evomal_core.estimators import LossSearch
-
-        return LossSearch
+        return _estimators.LossSearch
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
