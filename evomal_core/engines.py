@@ -21,7 +21,7 @@ from evomal_core.learners import Learner
 from evomal_core.losses import LearnedLoss, Loss
 from evomal_core.population import compiled
 from evomal_core.population.local_search import batched_local_search, batched_meta_gradients, check_batchable
-from evomal_core.population.networks import MLPStack, NotBatchable, make_stacks, mlp_layers
+from evomal_core.population.networks import MLPStack, NotBatchable, make_stacks
 from evomal_core.population.training import batched_fitness, batched_minimise_predictions, train_stack
 from evomal_core.training import train
 from evomal_core.unroll import ENGINES, Tuned, meta_gradient, meta_optimiser
