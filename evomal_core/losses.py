@@ -21,6 +21,7 @@ from evomal_core import symbolic
 from evomal_core.checks import refuse_unknown
 from evomal_core.expression import Expression
 from evomal_core.files import write_json
+from evomal_core.hugging_face import logits_and_labels
 from evomal_core.kinds import Kind, check_kind, link
 from evomal_core.labels import (
     IGNORED,
@@ -106,20 +107,29 @@ class Loss(nn.Module):
         """Values of the loss for predictions or logits and labels as numbers, both (rows, outputs)."""
         return self.elementwise(link(logits, self.kind), y)
 
-    def forward(self, y_pred: Tensor, y_true: Tensor, weight: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        y_pred: Tensor,
+        y_true: Tensor,
+        weight: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
         """The loss of a batch: a scalar, with `reduction="none"` one number a row.
 
         Half precision, as from autocast, becomes float32, as in PyTorch's own losses: a square overflows float16
         beyond 255.
 
         Args:
-            y_pred: predictions or logits.
+            y_pred: predictions or logits; also what a Hugging Face model returns.
             y_true: labels; those that are missing are left out, see `evomal_core.labels`.
             weight: of each row, (N,); of each position or label, in the shape of the labels.
+            num_items_in_batch: the number of labels of all batches whose gradients are accumulated, from a Hugging
+                Face Trainer; this batch's sum is divided by it, whatever the reduction.
 
         Raises:
             ValueError: the shapes do not fit each other or the kind, or a class index is out of range.
         """
+        y_pred, y_true = logits_and_labels(y_pred, y_true)
         check_shapes(y_pred, y_true, self.kind)
         with _without_autocast(y_pred):
             logits = as_rows(y_pred.to(torch.promote_types(y_pred.dtype, torch.float32)), self.kind)
@@ -128,7 +138,10 @@ class Loss(nn.Module):
                 ignore_index=self.ignore_index, class_weight=self.class_weight,
             )  # fmt: skip
             values = self.of_logits(labels.hide(logits), labels.y)
-            return reduce(values, labels, self.reduction, row_shape(y_pred, self.kind))
+            if num_items_in_batch is None:
+                return reduce(values, labels, self.reduction, row_shape(y_pred, self.kind))
+            columns = 1 if self.kind == "multiclass" else values.shape[1]
+            return reduce(values, labels, "sum", ()) * columns / num_items_in_batch
 
     @property
     def size(self) -> int:
