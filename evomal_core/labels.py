@@ -66,6 +66,15 @@ def as_rows(array: Tensor, kind: Kind) -> Tensor:
     return array.movedim(output_axis(array.ndim, kind), -1).flatten(0, -2)
 
 
+def from_rows(rows: Tensor, shape: Sequence[int], kind: Kind) -> Tensor:
+    """The inverse of `as_rows`: (…, rows, outputs) as (…, *shape)."""
+    if len(shape) < 2:
+        return rows.reshape(*rows.shape[:-2], *shape)
+    axis = output_axis(len(shape), kind)
+    places = [size for place, size in enumerate(shape) if place != axis]
+    return rows.reshape(*rows.shape[:-2], *places, shape[axis]).movedim(-1, axis - len(shape))
+
+
 def row_shape(y_pred: Tensor, kind: Kind) -> tuple[int, ...]:
     """The shape of the loss of each row: (N,), with positions (N, positions, …)."""
     if y_pred.ndim < 2:
@@ -209,6 +218,20 @@ def _times(labels: Labels, factor: Tensor) -> Labels:
     return replace(labels, weight=weight)
 
 
+def check_weight(weight: Tensor, y_true: Tensor, kind: Kind) -> None:
+    """Refuse weights that are not one a row, a position or a label.
+
+    Raises:
+        ValueError: their shape does not fit the labels, or they are not positive and finite.
+    """
+    _weight_rows(weight, y_true, kind)
+    if not bool((torch.isfinite(weight) & (weight > 0)).all()):
+        bad = weight[~(torch.isfinite(weight) & (weight > 0))]
+        raise ValueError(
+            f"weights are positive and finite, got {float(bad[0]):g}; drop rows that are not to count"
+        )
+
+
 def _weight_rows(weight: Tensor, y_true: Tensor, kind: Kind) -> Tensor:
     """Weights as (rows, outputs) or (rows, 1)."""
     lead = tuple(y_true.shape) if _is_index(y_true, kind) else row_shape(y_true, kind)
@@ -252,6 +275,10 @@ def _class_weights(labels: Labels, given: ClassWeight, kind: Kind) -> Tensor:
         each = balanced(labels, kind)
     else:
         each = torch.as_tensor(given, dtype=y.dtype, device=y.device)
+    return _by_class(y, each, kind)
+
+
+def _by_class(y: Tensor, each: Tensor, kind: Kind) -> Tensor:
     if kind == "binary":
         return each[0] + (each[1] - each[0]) * y
     if each.shape != y.shape[1:]:
@@ -273,6 +300,18 @@ def balanced(labels: Labels, kind: Kind) -> Tensor:
         sums = (counts * y).sum(dim=0)
     present = (sums > 0).sum(dim=0)
     return torch.where(sums > 0, sums.sum(dim=0) / (present * sums).clamp(min=torch.finfo(y.dtype).tiny), 0.0)
+
+
+def balanced_weights(y_true: Tensor, rows: Tensor, kind: Kind) -> Tensor:
+    """Weights by which each class of these rows counts the same, for all labels: of each row, or each label."""
+    soft = not _is_index(y_true, kind)
+    outputs = y_true.shape[output_axis(y_true.ndim, kind)] if soft else int(y_true.max()) + 1
+    counted, whole = (read_labels(y, kind, outputs, torch.float32) for y in (y_true[rows], y_true))
+    each = balanced(counted, kind)
+    weights = _by_class(whole.y, torch.where(each > 0, each, 1.0), kind)
+    if kind == "binary":
+        return weights[:, 0] if y_true.shape[1:] == (1,) else from_rows(weights, y_true.shape, kind)
+    return weights.reshape(row_shape(y_true, kind) if soft else y_true.shape)
 
 
 def reduce(values: Tensor, labels: Labels, reduction: Reduction, shape: Sequence[int]) -> Tensor:

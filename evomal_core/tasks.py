@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
+from evomal_core import arrays
 from evomal_core.kinds import Kind, check_kind
+from evomal_core.labels import IGNORED, Labels, balanced_weights, check_weight, output_axis, read_labels
 from evomal_core.seeds import check_seed, numpy_rng
 
 SPLITS = ("train", "validation", "test", "unseen")
@@ -27,10 +29,28 @@ class Scale:
 
     @classmethod
     def of(cls, array: np.ndarray, rows: np.ndarray) -> Scale:
-        """That of some rows of an array; a constant column becomes 0."""
+        """Fit the scale on these rows; constant columns become 0."""
         train = array[rows].astype(np.float64)
-        spread = train.std(axis=0)
-        return cls(torch.from_numpy(train.mean(axis=0)), torch.from_numpy(np.where(spread > 0, spread, 1.0)))
+        return cls._make(train.mean(axis=0), train.std(axis=0))
+
+    @classmethod
+    def of_labels(cls, y: np.ndarray, rows: np.ndarray) -> Scale:
+        """Fit the scale of each output on the labels of these rows, at all positions, without missing ones."""
+        missing = np.isnan(y)
+        if y.ndim == 2 and not missing.any():
+            return cls.of(y, rows)
+        axis = output_axis(y.ndim, "regression")
+        others = tuple(place for place in range(y.ndim) if place != axis)
+        if not (~missing[rows]).any(axis=others).all():
+            raise ValueError(
+                "an output has no label in the training part; leave it out, or give another seed or split"
+            )
+        train = y[rows].astype(np.float64)
+        return cls._make(*(of(train, axis=others, keepdims=True)[0] for of in (np.nanmean, np.nanstd)))
+
+    @classmethod
+    def _make(cls, mean: np.ndarray, spread: np.ndarray) -> Scale:
+        return cls(torch.from_numpy(mean), torch.from_numpy(np.where(spread > 0, spread, 1.0)))
 
     def __call__(self, array: Any) -> Tensor:
         """Standardised rows, float32; of one column also (rows,), as `Task.from_arrays` takes them.
@@ -38,7 +58,7 @@ class Scale:
         Raises:
             ValueError: the rows have another shape than those that the scale is of.
         """
-        rows = array if isinstance(array, Tensor) else torch.tensor(_array(array, "x"))
+        rows = array if isinstance(array, Tensor) else torch.tensor(arrays.as_array(array, "x"))
         rows = rows.unsqueeze(1) if rows.ndim == 1 and self.mean.shape == (1,) else rows
         try:
             fits = torch.broadcast_shapes(rows.shape, self.mean.shape) == rows.shape
@@ -58,10 +78,11 @@ class Scale:
 class Task:
     """A learning problem T = {(x, y)} in up to three parts, and perhaps a share of the last.
 
-    x is (rows, …) float (or int64, for an embedding). y is (rows, outputs) float for regression,
-    (rows, 1) float zeros and ones for binary, (rows,) int64 class indices for multiclass. A task
-    without validation or test rows holds None there. Where test rows repeat training rows, `unseen` holds
-    those that do not.
+    x is (rows, …) float (or int64, for an embedding). Labels have the shapes of `evomal_core.labels`: y is
+    (rows, outputs) float for regression; (rows, labels) float for binary, zeros and ones or probabilities; (rows,)
+    int64 class indices for multiclass, or probabilities (rows, classes). Sequences and images have positions too.
+    A missing label is NaN, of a classification also −100; it counts nowhere. A task without validation or test
+    rows holds None there. Where test rows repeat training rows, `unseen` holds those that do not.
     """
 
     name: str
@@ -79,6 +100,8 @@ class Task:
     """What is done to the images of each training batch; validation and test rows stay as they are."""
     classes: tuple[str, ...] = ()
     """What the labels 0, 1, … of a classification stand for, where that is known."""
+    sample_weight: Mapping[str, Tensor] | Tensor | None = None
+    """How much each row (rows,) or label counts in training, task loss and metric, by part (a tensor: "train")."""
 
     def __post_init__(self) -> None:
         check_kind(self.kind)
@@ -89,16 +112,7 @@ class Task:
             x, y = part
             if len(x) != len(y):
                 raise ValueError(f"the {split} part of {self.name!r} has {len(x)} rows of x but {len(y)} of y")
-            if self.kind == "multiclass" and (y.ndim != 1 or y.dtype != torch.int64):
-                raise ValueError(
-                    f"a multiclass task's labels are class indices (rows,) of torch.int64, got {tuple(y.shape)} "
-                    f"of {y.dtype}; {ARRAYS}"
-                )
-            if self.kind != "multiclass" and y.ndim < 2:
-                raise ValueError(
-                    f"a {self.kind} task's labels are (rows, outputs), got {tuple(y.shape)}; write "
-                    f"y.unsqueeze(1), or {ARRAYS}"
-                )
+            self._check_labels(y)
             if not len(x):
                 raise ValueError(f"the {split} part of {self.name!r} has no rows; a part without rows is None")
             for array, rows, first in zip("xy", part, self.train, strict=True):
@@ -107,6 +121,30 @@ class Task:
                         f"a row of {array} has shape {tuple(rows.shape[1:])} and {rows.dtype} in the {split} part "
                         f"of {self.name!r}, but {tuple(first.shape[1:])} and {first.dtype} in the training part"
                     )
+        self._check_weights()
+
+    def _check_labels(self, y: Tensor) -> None:
+        if self.kind == "multiclass":
+            if (y.dtype == torch.int64 and y.ndim) or (y.is_floating_point() and y.ndim > 1):
+                return
+            raise ValueError(
+                "a multiclass task's labels are class indices (rows, …) of torch.int64, or probabilities "
+                f"(rows, classes, …), got {tuple(y.shape)} of {y.dtype}; {ARRAYS}"
+            )
+        if y.ndim < 2:
+            raise ValueError(
+                f"a {self.kind} task's labels are (rows, outputs), got {tuple(y.shape)}; write y.unsqueeze(1), or "
+                f"{ARRAYS}"
+            )
+
+    def _check_weights(self) -> None:
+        given = self.sample_weight
+        weights = {"train": given} if isinstance(given, Tensor) else dict(given or {})
+        for split, weight in weights.items():
+            if split not in self.parts():
+                raise ValueError(f"sample_weight is by part, {', '.join(self.parts())}, got {split!r}")
+            check_weight(weight, self.parts()[split][1], self.kind)
+        object.__setattr__(self, "sample_weight", weights or None)
 
     @classmethod
     def from_arrays(
@@ -119,14 +157,18 @@ class Task:
         split: tuple[float, float, float] = (0.6, 0.2, 0.2),
         standardise: bool = True,
         indices: bool = False,
+        sample_weight: Any = None,
         seed: int = 0,
     ) -> Task:
         """A task from your own arrays, shuffled and split.
 
         Args:
             x: features, (rows, …).
-            y: labels: real numbers (rows,) or (rows, outputs) for "regression", two classes for
-                "binary", any number of classes for "multiclass" (numbered in sorted order).
+            y: labels. Of "regression": real numbers (rows,) or (rows, outputs). Of "binary": two classes, or
+                probabilities of the second, (rows,), with several columns a label each. Of "multiclass": any
+                number of classes (rows,), numbered in sorted order, or probabilities (rows, classes). Sequences
+                and images may have labels at each position, see `evomal_core.labels`; NaN, and −100 for classes,
+                mark missing ones.
             kind: "regression", "binary" or "multiclass".
             name: shown in tables.
             split: shares of training, validation and test rows.
@@ -134,6 +176,8 @@ class Task:
                 deviation 1 on the training part.
             indices: whether x holds whole numbers from 0 that the network looks up in an `nn.Embedding`: they
                 are kept, as int64. Otherwise numbers of any type become float32.
+            sample_weight: how much each row counts, (rows,), or "balanced": each class of the training part the
+                same, rows / (classes · rows of the class).
             seed: of the shuffle.
 
         Raises:
@@ -144,29 +188,59 @@ class Task:
         check_kind(kind)
         if not isinstance(standardise, bool):
             raise ValueError(f"standardise is True or False, got {standardise!r}")
-        _check_order(x, y)
-        x, y = _array(x, "x"), _array(y, "y")
-        x = _indices(x) if indices else _features(x)
+        arrays.check_order(x, y)
+        x, y = arrays.as_array(x, "x"), arrays.as_array(y, "y")
+        x = arrays.indices(x) if indices else arrays.features(x)
         if y.ndim and len(x) != len(y):
             raise ValueError(f"x has {len(x)} rows but y has {len(y)}; they must be equally many")
-        y, classes = _labels(y, kind)
+        y, classes = arrays.labels(y, kind)
         parts = _split_rows(len(x), split, check_seed(seed))
         x_scale = Scale.of(x, parts[0]) if standardise and not indices else None
-        y_scale = Scale.of(y, parts[0]) if standardise and kind == "regression" else None
+        y_scale = Scale.of_labels(y, parts[0]) if standardise and kind == "regression" else None
         x_rows, y_rows = (torch.from_numpy(np.ascontiguousarray(array)) for array in (x, y))
         whole = x_scale(x_rows) if x_scale else x_rows, y_scale(y_rows) if y_scale else y_rows
-        train, validation, test = (
-            (whole[0][rows], whole[1][rows]) if len(rows) else None for rows in map(torch.from_numpy, parts)
+        weight = _weights(sample_weight, whole[1], torch.from_numpy(parts[0]), kind)
+        made: dict[str, Any] = {"train": None, "validation": None, "test": None}
+        weights: dict[str, Tensor] = {}
+        for part, rows in zip(made, map(torch.from_numpy, parts), strict=True):
+            if len(rows):
+                made[part] = whole[0][rows], whole[1][rows]
+                weights |= {} if weight is None else {part: weight[rows]}
+        return cls(
+            name, kind, **made, x_scale=x_scale, y_scale=y_scale, classes=classes, sample_weight=weights or None
         )
-        assert train is not None  # _split_rows leaves no training part empty
-        return cls(name, kind, train, validation, test, x_scale=x_scale, y_scale=y_scale, classes=classes)
 
     @property
     def outputs(self) -> int:
         """Number of outputs that a base network needs for this task."""
-        if self.kind == "multiclass":
+        y = self.train[1]
+        if self.kind == "multiclass" and not y.is_floating_point():
             return int(max(part[1].max() for part in self.parts().values())) + 1
-        return self.train[1].shape[1]
+        return y.shape[output_axis(y.ndim, self.kind)]
+
+    def output_shape(self, rows: int) -> tuple[int, ...]:
+        """The shape of a base network's output for so many rows."""
+        y = self.train[1]
+        if self.kind == "multiclass" and not y.is_floating_point():
+            return (rows, self.outputs, *y.shape[1:])
+        return (rows, *y.shape[1:])
+
+    @cached_property
+    def incomplete(self) -> bool:
+        """Whether labels are missing in any part."""
+        return any(self.labels(split).weight is not None for split in self.parts())
+
+    @property
+    def plain(self) -> bool:
+        """Whether the labels are (rows, outputs) or (rows,), none of them missing, soft classes or weighted."""
+        y = self.train[1]
+        soft = self.kind == "multiclass" and y.is_floating_point()
+        flat = y.ndim == (1 if self.kind == "multiclass" else 2)
+        return flat and not soft and self.sample_weight is None and not self.incomplete
+
+    def labels(self, split: str, dtype: torch.dtype = torch.float32) -> Labels:
+        """The labels of a part as numbers (rows, outputs), without the weights of rows."""
+        return read_labels(self.parts()[split][1].cpu(), self.kind, self.outputs, dtype)
 
     @property
     def features(self) -> tuple[int, ...]:
@@ -178,6 +252,12 @@ class Task:
         named = {split: getattr(self, split) for split in SPLITS}
         return {split: part for split, part in named.items() if part is not None}
 
+    def labelled(self, split: str) -> tuple[Tensor, ...]:
+        """The rows of a part: features, labels, and weights if there are any."""
+        weights = self.sample_weight or {}
+        assert isinstance(weights, Mapping)
+        return (*self.parts()[split], weights[split]) if split in weights else self.parts()[split]
+
     def to(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Task:
         """The task with its arrays on a device, its floating-point ones in a dtype."""
 
@@ -185,147 +265,12 @@ class Task:
             return array.to(device=device, dtype=dtype if array.is_floating_point() else None)
 
         moved: dict[str, Any] = {split: (move(x), move(y)) for split, (x, y) in self.parts().items()}
-        return replace(self, **moved)
+        weights = {split: move(weight) for split, weight in dict(self.sample_weight or {}).items()}
+        return replace(self, **moved, sample_weight=weights)
 
     def __repr__(self) -> str:
         rows = ", ".join(f"{split}={len(x)}" for split, (x, _) in self.parts().items())
         return f"Task({self.name!r}, {self.kind}, features={self.features}, outputs={self.outputs}, {rows})"
-
-
-def _array(values: Any, name: str) -> np.ndarray:
-    """As NumPy has it; a tensor may require gradients or lie on a GPU, a table's columns must be of one kind."""
-    if isinstance(values, Tensor):
-        # NumPy has no bfloat16
-        return (values.float() if values.dtype == torch.bfloat16 else values).detach().cpu().numpy()
-    if isinstance(values, Dataset | DataLoader):
-        rows = "loader.dataset" if isinstance(values, DataLoader) else "dataset"
-        raise ValueError(f"{name} is a {type(values).__name__}; give arrays: x, y = zip(*{rows})")
-    if hasattr(values, "toarray"):
-        raise ValueError(f"{name} is a sparse matrix; write {name}.toarray()")
-    if np.ma.is_masked(values):
-        raise ValueError(f"{name} has {np.ma.count_masked(values)} masked value(s); drop or impute them")
-    try:
-        array = np.asarray(values)
-    except ValueError:
-        raise ValueError(f"{name} has rows of unequal lengths; pad or cut them to one length") from None
-    if array.dtype.kind in "mM":
-        raise ValueError(f"{name} holds dates or times ({array.dtype}); make numbers or classes of them")
-    if name == "x" and array.dtype == object and hasattr(values, "select_dtypes"):
-        if columns := list(values.select_dtypes(exclude=["number", "bool"]).columns):
-            raise ValueError(
-                f"column {columns[0]!r} of x holds no numbers; encode it, e.g. by pandas.get_dummies(x)"
-            )
-        return np.asarray(values.astype(float))
-    return array
-
-
-def _check_order(x: Any, y: Any) -> None:
-    """Raise ValueError if x and y are tables of the same rows in different orders: rows are paired by position."""
-    if not all(hasattr(table, "index") and hasattr(table, "iloc") for table in (x, y)) or x.index.equals(y.index):
-        return
-    if len(x) == len(y) and x.index.is_unique and set(x.index) == set(y.index):
-        raise ValueError(
-            "x and y have the same index in different orders, and rows are paired by position; give "
-            "y.loc[x.index], or y.to_numpy() if they fit as they are"
-        )
-
-
-def _features(x: np.ndarray) -> np.ndarray:
-    if x.ndim == 0 or not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
-        hint = "; of numbers, write x.astype(float)" if x.ndim and x.dtype == object else ""
-        raise ValueError(f"x must be an array of numbers (rows, features), got dtype {x.dtype}{hint}")
-    if np.issubdtype(x.dtype, np.complexfloating):
-        raise ValueError("x must hold real numbers, got complex ones")
-    if not x.size:
-        raise ValueError(f"x has no rows or no features: its shape is {x.shape}")
-    x = _single(x.reshape(len(x), 1) if x.ndim == 1 else x, "x")
-    bad = np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))
-    if len(bad):
-        raise ValueError(
-            f"x has NaN or infinite values in {len(bad)} row(s), first in row {bad[0]}; drop or impute them"
-        )
-    return x
-
-
-def _indices(x: np.ndarray) -> np.ndarray:
-    if not np.issubdtype(x.dtype, np.integer) or x.ndim == 0 or not x.size:
-        raise ValueError(
-            f"indices are an array of whole numbers (rows, …), got dtype {x.dtype} of shape {x.shape}"
-        )
-    if x.min() < 0:
-        raise ValueError(f"indices are whole numbers from 0, got {x.min()}")
-    return (x.reshape(len(x), 1) if x.ndim == 1 else x).astype(np.int64)
-
-
-def _single(array: np.ndarray, name: str) -> np.ndarray:
-    """In float32; a number beyond its range becomes infinite, and is then refused as such.
-
-    Raises:
-        ValueError: a column spans less than a hundred of float32's steps, so that rounding would drown it.
-    """
-    if not np.can_cast(array.dtype, np.float32) and array.size:
-        low, high = (bound(axis=0).astype(np.float64) for bound in (array.min, array.max))
-        with np.errstate(invalid="ignore", over="ignore"):
-            span, size = high - low, np.maximum(abs(low), abs(high))
-            # What varies by less than float64 resolves is a constant with rounding errors.
-            drowned = (span > 1e-12 * size) & (span < 100 * np.finfo(np.float32).eps * size)
-        for column in np.argwhere(drowned)[:1]:
-            place, column = ", ".join(map(str, column)), tuple(column)
-            raise ValueError(
-                f"column {place} of {name} varies by {span[column]:.3g} around {low[column]:.6g}, which float32 "
-                "can't resolve; subtract its mean first"
-            )
-    with np.errstate(over="ignore"):
-        return array.astype(np.float32)
-
-
-def _labels(y: np.ndarray, kind: Kind) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels as a task holds them, and what the numbers of classes stand for."""
-    if y.ndim not in (1, 2) or (y.ndim == 2 and kind != "regression" and y.shape[1] != 1):
-        wanted = "(rows,) or (rows, outputs)" if kind == "regression" else "(rows,)"
-        one_hot = "; of one-hot rows, give y.argmax(axis=1)" if y.ndim == 2 else ""
-        raise ValueError(f"y of a {kind} task has shape {wanted}, got {y.shape}{one_hot}")
-    if y.dtype == object and (missing := sum(map(_is_missing, y.flat))):
-        raise ValueError(f"y has {missing} missing value(s); drop those rows")
-    if kind == "regression":
-        if y.dtype == bool:
-            raise ValueError(
-                "y of a regression task holds real numbers, got booleans; write y.astype(float), or kind='binary'"
-            )
-        if not np.issubdtype(y.dtype, np.number) or np.issubdtype(y.dtype, np.complexfloating):
-            hint = "; write y.astype(float)" if y.dtype == object else ""
-            raise ValueError(f"y of a regression task holds real numbers, got dtype {y.dtype}{hint}")
-        return _finite(_single(y.reshape(len(y), -1), "y")), ()
-    if y.dtype == object:
-        if not all(isinstance(label, str) for label in y.flat):
-            raise ValueError("y has dtype object; give class labels of one type, numbers or strings")
-        y = y.astype(str)  # a pandas column of strings
-    classes, indices = np.unique(_finite(y).reshape(-1), return_inverse=True)
-    if len(classes) < 2:
-        raise ValueError(f"y has only one class, {classes[0]}; a {kind} task needs at least two")
-    names = tuple(map(str, classes))
-    if kind == "multiclass":
-        if np.issubdtype(y.dtype, np.floating) and len(fractions := classes[classes != np.round(classes)]):
-            raise ValueError(
-                f"y of a multiclass task holds class labels, got fractions such as {fractions[0]}; "
-                "is this a regression?"
-            )
-        return indices.astype(np.int64), names
-    if len(classes) > 2:
-        raise ValueError(f"y of a binary task has two classes, got {len(classes)}; use kind='multiclass'")
-    return indices.reshape(-1, 1).astype(np.float32), names
-
-
-def _is_missing(label: Any) -> bool:
-    """Whether a label is None, NaN, or what pandas writes for a missing value."""
-    nan = isinstance(label, float | np.floating) and label != label
-    return label is None or nan or type(label).__name__ in ("NAType", "NaTType")
-
-
-def _finite(y: np.ndarray) -> np.ndarray:
-    if np.issubdtype(y.dtype, np.number) and not np.isfinite(y).all():
-        raise ValueError(f"y has {np.count_nonzero(~np.isfinite(y))} NaN or infinite value(s); drop those rows")
-    return y
 
 
 def _split_rows(rows: int, split: tuple[float, float, float], seed: int) -> list[np.ndarray]:
@@ -347,29 +292,72 @@ def check_values(task: Task) -> None:
         ValueError: features or labels are NaN or infinite, or class labels are out of their range.
     """
     for split, (x, y) in task.parts().items():
-        for name, array in (("x", x), ("y", y)):
-            if bad := int((~torch.isfinite(array.flatten(1))).any(dim=1).sum() if array.ndim > 1 else 0):
+        where = f"of the {split} part of {task.name!r}"
+        infinite = torch.isinf(y) if y.is_floating_point() else torch.zeros_like(y)
+        for name, bad in (("x", ~torch.isfinite(x)), ("y", infinite)):
+            if rows := int(bad.flatten(1).any(dim=1).sum()) if bad.ndim > 1 else 0:
                 raise ValueError(
-                    f"{name} has NaN or infinite values in {bad} row(s) of the {split} part of {task.name!r}; "
-                    "drop or impute them"
+                    f"{name} has NaN or infinite values in {rows} row(s) {where}; drop or impute them"
                 )
-        if task.kind == "binary" and (y.min() < 0 or y.max() > 1):
+        _check_classes(task, y, where)
+        labels = task.labels(split)
+        if labels.weight is not None:
+            empty = (labels.weight.reshape(len(y), -1) == 0).all(dim=1)
+            if bool(empty.any()):
+                raise ValueError(
+                    f"{int(empty.sum())} row(s) {where} have no label, first row {int(empty.long().argmax())}; "
+                    f"drop them (NaN, and {IGNORED} for classes, mark missing labels)"
+                )
+
+
+def _check_classes(task: Task, y: Tensor, where: str) -> None:
+    if task.kind == "regression":
+        return
+    there = y[~torch.isnan(y) & (y != IGNORED)] if task.kind == "binary" else y[~torch.isnan(y)]
+    low, high = (float(bound) for bound in there.aminmax()) if there.numel() else (0.0, 0.0)
+    if task.kind == "binary" and (low < 0 or high > 1):
+        raise ValueError(f"a binary task's labels are 0 and 1, got {low:g} to {high:g} {where}; {ARRAYS}")
+    if task.kind == "multiclass" and y.is_floating_point():
+        sums = y.sum(dim=1)
+        if low < 0 or bool(((sums - 1).abs() > 1e-3).any()):  # NaN is above nothing
             raise ValueError(
-                f"a binary task's labels are 0 and 1, got {y.min().item():g} to {y.max().item():g} in the {split} "
-                f"part of {task.name!r}; {ARRAYS}"
+                f"probabilities of classes are from 0 and sum to 1 along axis 1, got {low:g} to {high:g} {where}; "
+                "rows with several labels are for kind='binary'"
             )
-        if task.kind == "multiclass" and y.min() < 0:
-            raise ValueError(
-                f"a multiclass task's labels are class indices from 0, got {y.min().item()} in the {split} part "
-                f"of {task.name!r}; {ARRAYS}"
-            )
+    elif task.kind == "multiclass" and bool(((y < 0) & (y != IGNORED)).any()):
+        low = int(y[y != IGNORED].min())
+        raise ValueError(f"a multiclass task's labels are class indices from 0, got {low} {where}; {ARRAYS}")
 
 
 def missing_classes(task: Task, split: str) -> list[str]:
-    """The classes of a task that have no row in one of its parts."""
+    """The classes of a task that have no row in one of its parts; a soft label is of each class that it has."""
     if task.kind == "regression":
         return []
-    number = 2 if task.kind == "binary" else task.outputs
-    there = set(task.parts()[split][1].unique().tolist())
-    names = task.classes or tuple(map(str, range(number)))
-    return [name for index, name in enumerate(names[:number]) if index not in there]
+    labels = task.labels(split)
+    counts = (torch.ones_like(labels.y[:, :1]) if labels.weight is None else labels.weight) != 0
+    if task.kind == "multiclass":
+        there = ((labels.y > 0) & counts).any(dim=0).tolist()
+        names = task.classes or tuple(map(str, range(task.outputs)))
+        return [name for name, found in zip(names, there, strict=False) if not found]
+    names = task.classes or ("0", "1")
+    columns = [f" in column {column}" if task.outputs > 1 else "" for column in range(task.outputs)]
+    lacking = [(~((labels.y < 1) & counts).any(dim=0)).tolist(), (~((labels.y > 0) & counts).any(dim=0)).tolist()]
+    return [
+        f"{name}{column}"
+        for name, row in zip(names, lacking, strict=True)
+        for column, lacks in zip(columns, row, strict=True)
+        if lacks
+    ]
+
+
+def _weights(given: Any, y: Tensor, train: Tensor, kind: Kind) -> Tensor | None:
+    """The weights of all rows; "balanced" ones by the classes of the training rows."""
+    if given is None:
+        return None
+    if isinstance(given, str):
+        if given != "balanced" or kind == "regression":
+            raise ValueError(
+                f"sample_weight is one number a row, or of a classification 'balanced', got {given!r:.40}"
+            )
+        return balanced_weights(y, train, kind)
+    return torch.from_numpy(arrays.weights(given, y.numpy()))

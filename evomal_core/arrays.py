@@ -1,0 +1,267 @@
+"""Arrays as people have them, of any library, as tensors' raw material: features, labels, weights, and a split."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from evomal_core.kinds import Kind
+from evomal_core.labels import IGNORED
+
+
+def as_array(values: Any, name: str) -> np.ndarray:
+    """As NumPy has it; a tensor may require gradients or lie on a GPU, a table's columns must be of one kind."""
+    if isinstance(values, Tensor):
+        # NumPy has no bfloat16
+        return (values.float() if values.dtype == torch.bfloat16 else values).detach().cpu().numpy()
+    if isinstance(values, Dataset | DataLoader):
+        rows = "loader.dataset" if isinstance(values, DataLoader) else "dataset"
+        raise ValueError(f"{name} is a {type(values).__name__}; give arrays: x, y = zip(*{rows})")
+    if hasattr(values, "toarray"):
+        raise ValueError(f"{name} is a sparse matrix; write {name}.toarray()")
+    if np.ma.is_masked(values):
+        raise ValueError(f"{name} has {np.ma.count_masked(values)} masked value(s); drop or impute them")
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise ValueError(f"{name} has rows of unequal lengths; pad or cut them to one length") from None
+    if array.dtype.kind in "mM":
+        raise ValueError(f"{name} holds dates or times ({array.dtype}); make numbers or classes of them")
+    if name == "x" and array.dtype == object and hasattr(values, "select_dtypes"):
+        if columns := list(values.select_dtypes(exclude=["number", "bool"]).columns):
+            raise ValueError(
+                f"column {columns[0]!r} of x holds no numbers; encode it, e.g. by pandas.get_dummies(x)"
+            )
+        return np.asarray(values.astype(float))
+    return array
+
+
+def check_order(x: Any, y: Any) -> None:
+    """Raise ValueError if x and y are tables of the same rows in different orders: rows are paired by position."""
+    if not all(hasattr(table, "index") and hasattr(table, "iloc") for table in (x, y)) or x.index.equals(y.index):
+        return
+    if len(x) == len(y) and x.index.is_unique and set(x.index) == set(y.index):
+        raise ValueError(
+            "x and y have the same index in different orders, and rows are paired by position; give "
+            "y.loc[x.index], or y.to_numpy() if they fit as they are"
+        )
+
+
+def features(x: np.ndarray) -> np.ndarray:
+    """Features as a task holds them, float32; of one column also (rows,).
+
+    Raises:
+        ValueError: they are no finite real numbers, or vary too little for float32.
+    """
+    if x.ndim == 0 or not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
+        hint = "; of numbers, write x.astype(float)" if x.ndim and x.dtype == object else ""
+        raise ValueError(f"x must be an array of numbers (rows, features), got dtype {x.dtype}{hint}")
+    if np.issubdtype(x.dtype, np.complexfloating):
+        raise ValueError("x must hold real numbers, got complex ones")
+    if not x.size:
+        raise ValueError(f"x has no rows or no features: its shape is {x.shape}")
+    x = _single(x.reshape(len(x), 1) if x.ndim == 1 else x, "x")
+    bad = np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))
+    if len(bad):
+        raise ValueError(
+            f"x has NaN or infinite values in {len(bad)} row(s), first in row {bad[0]}; drop or impute them"
+        )
+    return x
+
+
+def indices(x: np.ndarray) -> np.ndarray:
+    """Whole numbers from 0 that an `nn.Embedding` looks up, int64.
+
+    Raises:
+        ValueError: they are anything else.
+    """
+    if not np.issubdtype(x.dtype, np.integer) or x.ndim == 0 or not x.size:
+        raise ValueError(
+            f"indices are an array of whole numbers (rows, …), got dtype {x.dtype} of shape {x.shape}"
+        )
+    if x.min() < 0:
+        raise ValueError(f"indices are whole numbers from 0, got {x.min()}")
+    return (x.reshape(len(x), 1) if x.ndim == 1 else x).astype(np.int64)
+
+
+def _single(array: np.ndarray, name: str) -> np.ndarray:
+    """In float32; a number beyond its range becomes infinite, and is then refused as such.
+
+    Raises:
+        ValueError: a column spans less than a hundred of float32's steps, so that rounding would drown it.
+    """
+    if not np.can_cast(array.dtype, np.float32) and array.size:
+        low, high = (bound(axis=0).astype(np.float64) for bound in (array.min, array.max))
+        with np.errstate(invalid="ignore", over="ignore"):
+            span, size = high - low, np.maximum(abs(low), abs(high))
+            # What varies by less than float64 resolves is a constant with rounding errors.
+            drowned = (span > 1e-12 * size) & (span < 100 * np.finfo(np.float32).eps * size)
+        for column in np.argwhere(drowned)[:1]:
+            place, column = ", ".join(map(str, column)), tuple(column)
+            raise ValueError(
+                f"column {place} of {name} varies by {span[column]:.3g} around {low[column]:.6g}, which float32 "
+                "can't resolve; subtract its mean first"
+            )
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32)
+
+
+def labels(y: np.ndarray, kind: Kind) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels as a task holds them, and what the numbers of its classes stand for.
+
+    Missing ones are NaN; of class indices IGNORED.
+
+    Raises:
+        ValueError: they are no labels of this kind, or a row has none.
+    """
+    if not y.ndim or not y.size:
+        raise ValueError(f"y of a {kind} task has shape (rows,) or (rows, …), got {y.shape}")
+    if y.dtype == object and (missing := sum(map(_is_missing, y.flat))):
+        raise ValueError(f"y has {missing} missing value(s); drop those rows")
+    if kind == "regression":
+        return _numbers(y), ()
+    if y.dtype == object:
+        if not all(isinstance(label, str) for label in y.flat):
+            raise ValueError("y has dtype object; give class labels of one type, numbers or strings")
+        y = y.astype(str)  # a pandas column of strings
+    if np.issubdtype(y.dtype, np.complexfloating):
+        raise ValueError(f"y of a {kind} task holds class labels, got complex numbers")
+    return _binary(y) if kind == "binary" else _multiclass(y)
+
+
+def _is_missing(label: Any) -> bool:
+    """Whether a label is None, NaN, or what pandas writes for a missing value."""
+    nan = isinstance(label, float | np.floating) and label != label
+    return label is None or nan or type(label).__name__ in ("NAType", "NaTType")
+
+
+def _numbers(y: np.ndarray) -> np.ndarray:
+    if y.dtype == bool:
+        raise ValueError(
+            "y of a regression task holds real numbers, got booleans; write y.astype(float), or kind='binary'"
+        )
+    if not np.issubdtype(y.dtype, np.number) or np.issubdtype(y.dtype, np.complexfloating):
+        hint = "; write y.astype(float)" if y.dtype == object else ""
+        raise ValueError(f"y of a regression task holds real numbers, got dtype {y.dtype}{hint}")
+    y = _single(y.reshape(len(y), -1) if y.ndim == 1 else y, "y")
+    _check_rows(_gone(y, mark=None))
+    return y
+
+
+def _gone(y: np.ndarray, mark: int | None = IGNORED) -> np.ndarray:
+    """Which labels are missing: NaN, or the mark.
+
+    Raises:
+        ValueError: labels are infinite.
+    """
+    if not np.issubdtype(y.dtype, np.number):
+        return np.zeros(y.shape, bool)
+    if infinite := np.count_nonzero(np.isinf(y)):
+        raise ValueError(f"y has {infinite} infinite value(s); drop those rows")
+    return np.isnan(y) if mark is None else np.isnan(y) | (y == mark)
+
+
+def _check_rows(missing: np.ndarray) -> None:
+    empty = np.flatnonzero(missing.reshape(len(missing), -1).all(axis=1))
+    if len(empty):
+        raise ValueError(
+            f"y has no label in {len(empty)} row(s), first in row {empty[0]} (NaN, and {IGNORED} for classes, "
+            "mark missing ones); drop those rows"
+        )
+
+
+def _binary(y: Any) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Zeros and ones, or probabilities of the second class; several columns are labels of their own."""
+    y = y.reshape(-1, 1) if y.ndim == 1 else y
+    missing = _gone(y)
+    _check_rows(missing)
+    values, codes = np.unique(y[~missing], return_inverse=True)
+    if np.issubdtype(y.dtype, np.floating) and (values != np.round(values)).any():
+        if values[0] < 0 or values[-1] > 1:
+            raise ValueError(
+                f"y of a binary task holds two classes, or probabilities from 0 to 1, got {values[0]:g} to "
+                f"{values[-1]:g}; is this a regression?"
+            )
+        return np.where(missing, np.nan, y).astype(np.float32), ("0", "1")
+    if len(values) < 2:
+        raise ValueError(f"y has only one class, {values[0]}; a binary task needs at least two")
+    if len(values) > 2:
+        raise ValueError(f"y of a binary task has two classes, got {len(values)}; use kind='multiclass'")
+    found: Any = np.full(y.shape, np.nan, np.float32)
+    found[~missing] = codes.reshape(-1)
+    if found.ndim == 2 and found.shape[1] == 2 and (found.sum(axis=1) == 1).all():
+        raise ValueError(
+            "y of a binary task has one column a label, got two of which each row has one; of one-hot rows, give "
+            "y.argmax(axis=1)"
+        )
+    return found, tuple(map(str, values))
+
+
+def _multiclass(y: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Class indices of rows or positions, in sorted order, or probabilities with the classes on axis 1."""
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    missing = _gone(y)
+    if y.ndim > 1 and (np.issubdtype(y.dtype, np.floating) or _is_one_hot(y)):
+        return _probabilities(y)
+    _check_rows(missing)
+    classes, codes = np.unique(y[~missing], return_inverse=True)
+    if np.issubdtype(y.dtype, np.floating) and len(fractions := classes[classes != np.round(classes)]):
+        raise ValueError(
+            f"y of a multiclass task holds class labels, got fractions such as {fractions[0]}; "
+            "is this a regression?"
+        )
+    if len(classes) < 2:
+        raise ValueError(f"y has only one class, {classes[0]}; a multiclass task needs at least two")
+    found = np.full(y.shape, IGNORED, np.int64)
+    found[~missing] = codes.reshape(-1)
+    return found, tuple(map(str, classes))
+
+
+def _is_one_hot(y: np.ndarray) -> bool:
+    if not np.issubdtype(y.dtype, np.number) and y.dtype != bool:
+        return False
+    return bool(np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all())
+
+
+def _probabilities(y: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    if _is_one_hot(y):
+        raise ValueError(
+            f"y of a multiclass task has shape (rows,), got {y.shape}; of one-hot rows, give y.argmax(axis=1)"
+        )
+    missing = np.isnan(y).any(axis=1)
+    _check_rows(missing)
+    sums, there = y.sum(axis=1)[~missing], np.moveaxis(y, 1, -1)[~missing]
+    if (there < 0).any() or (there > 1).any():
+        raise ValueError(
+            f"y of a multiclass task has shape (rows,), got {y.shape} of {y.dtype}; give classes of positions as "
+            f"y.astype(int), with {IGNORED} where a label is missing; probabilities lie from 0 to 1"
+        )
+    if (wrong := abs(sums - 1) > 1e-3).any():
+        raise ValueError(
+            f"probabilities of classes sum to 1 along axis 1 of y, got {sums[wrong][0]:g}; rows with several "
+            "labels or none are for kind='binary', with one column a label"
+        )
+    return y.astype(np.float32), tuple(map(str, range(y.shape[1])))
+
+
+def weights(values: Any, y: np.ndarray) -> np.ndarray:
+    """Weights of the rows, (rows,), or of their labels, in the shape of y, as float32.
+
+    Raises:
+        ValueError: they are not positive and finite, or have another shape.
+    """
+    array = as_array(values, "sample_weight")
+    if not np.issubdtype(array.dtype, np.number) or array.shape not in (y.shape[:1], y.shape):
+        raise ValueError(
+            f"sample_weight is one number a row, {y.shape[:1]}, or 'balanced', got {array.shape} of {array.dtype}"
+        )
+    bad = ~(np.isfinite(array) & (array > 0))
+    if bad.any():
+        raise ValueError(
+            f"sample_weight is positive and finite, got {array[bad][0]:g}; drop rows that are not to count"
+        )
+    return array.astype(np.float32)
