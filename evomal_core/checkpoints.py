@@ -16,6 +16,7 @@ from torch import Tensor
 
 from evomal_core.config import SearchConfig
 from evomal_core.files import decode, file_in_the_way, read_json, write_atomic, write_json
+from evomal_core.locks import locked
 
 FORMAT = "evomal-checkpoint"
 VERSION = 2
@@ -78,6 +79,15 @@ class Checkpoint:
             )
         self.state = decode(record["state"])
         return self.state
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the checkpoint; while another process does, wait."""
+        if self.path is None:
+            yield
+            return
+        with locked(self.path.with_suffix(".lock"), f"checkpoint {self.path.parent}"):
+            yield
 
     @contextmanager
     def reading(self) -> Iterator[None]:

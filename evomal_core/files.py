@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -90,11 +89,6 @@ def read_json(path: Path | str) -> Any:
         raise FileNotFoundError(f"no such file: {path}") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a whole JSON file ({error}); it may be truncated") from None
-
-
-def digest(path: Path | str) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def encode(value: Any) -> Any:

@@ -85,7 +85,7 @@ def learn_loss(
         config: hyper-parameters; the defaults are TPAMI's.
         seed: decides everything random; the same seed gives the same result.
         checkpoint: a folder to save the state in after each generation; a search that was stopped goes on
-            from there when it is called again.
+            from there when it is called again. A second search on the same folder waits for the first.
         initial: known losses to start from, e.g. `["square(sub(y, f))"]`, or an earlier result to go on from:
             their formulas enter the first generation, and their weights are tuned anew.
         device: "cpu", "cuda" or "cuda:1".
@@ -141,7 +141,8 @@ def learn_loss(
 
 def _run(search: Search, compare: bool) -> SearchResult:
     try:
-        with threads_for(sum(weights.numel() for weights in search.learners[0].theta.values())):
+        threads = threads_for(sum(weights.numel() for weights in search.learners[0].theta.values()))
+        with threads, search.checkpoint.held():
             result = _METHODS[search.method](search)
             result = replace(result, again=partial(_again, search, search.checkpoint.state, compare))
             if result.stopped == INTERRUPTED:

@@ -22,6 +22,8 @@ from evomal_paper.experiments.catalogue import EXPERIMENTS, check_methods
 from evomal_paper.experiments.profiles import PROFILES
 from evomal_paper.report import write_report
 from evomal_paper.reproduce import reproduce
+from evomal_paper.runs.packing import fold_all, take_from
+from evomal_paper.runs.run import Run
 from evomal_paper.runs.tables import check_seeds, load_or_run
 from evomal_paper.runs.verify import chosen_runs, verify
 
@@ -91,8 +93,21 @@ def _parser() -> argparse.ArgumentParser:
     _shared(command, "results")
     command.add_argument("--output", default="report.html", metavar="FILE", help="default: report.html")
 
-    command = _command(commands, "show", _show, "show a saved loss")
-    command.add_argument("loss", metavar="LOSS.json", help="a file of loss.save(), or a name as sine/evomal")
+    command = _command(
+        commands, "pack", _pack, "fold finished runs into the results, and say how the others stand"
+    )
+    command.add_argument(
+        "sources", nargs="*", metavar="FROM", help="other results folders, whose complete runs are copied"
+    )
+    _shared(command, "results")
+
+    command = _command(commands, "show", _show, "show a saved or learned loss")
+    command.add_argument(
+        "loss",
+        metavar="LOSS",
+        help="a file of loss.save(), a name of the zoo (sine/evomal), or a run (sine/quick/evomal/seed-0)",
+    )
+    _shared(command, "results")
     formats = ["text", "latex", "python", "sympy"]
     command.add_argument("--format", default="text", choices=formats, help="what to print (default: text)")
 
@@ -243,7 +258,7 @@ def _verify(options: argparse.Namespace) -> int:
     with TemporaryDirectory(prefix="evomal-") as temporary:
         into = Path(options.into or temporary)
         for run, difference in verify(runs, into, options.device, _jobs(options.jobs), not options.quiet):
-            tqdm.write(f"{run.folder}: {difference or 'the same'}")  # beside a bar, where there is one
+            tqdm.write(f"{run}: {difference or 'the same'}")  # beside a bar, where there is one
             different += bool(difference)
     print(f"{len(runs) - different} of {len(runs)} runs are the same, bit by bit")
     return 1 if different else 0
@@ -264,8 +279,20 @@ def _report(options: argparse.Namespace) -> None:
     print(options.output)
 
 
+def _pack(options: argparse.Namespace) -> None:
+    folder = Path(options.results_dir)
+    for run, state in fold_all(folder):
+        print(f"{run}: {state}")
+    for source in options.sources:
+        if not Path(source).is_dir():
+            raise FileNotFoundError(f"no results folder at {source}; name one that holds packed runs")
+        for run, state in take_from(Path(source), folder):
+            print(f"{run}: {state}")
+
+
 def _show(options: argparse.Namespace) -> None:
-    loss = load_loss(options.loss)
+    is_run = options.loss.count("/") == 3 and not Path(options.loss).exists()
+    loss = Run.named(options.loss, Path(options.results_dir)).loss() if is_run else load_loss(options.loss)
     try:
         match options.format:
             case "latex":
@@ -276,7 +303,7 @@ def _show(options: argparse.Namespace) -> None:
                 print(loss.sympy())
             case _:
                 print(f"{loss!r}\nkind     {loss.kind}\nweights  {loss.size}\nlatex    {loss.latex()}")
-                if not Path(options.loss).exists():
+                if not is_run and not Path(options.loss).exists():
                     print(describe(options.loss))
     except TypeError as error:
         raise ValueError(error) from None

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from evomal_core.files import write_json
-from evomal_core.library import load_loss
 from evomal_paper.runs.run import Run, complete_runs
 from evomal_paper.runs.tables import load, load_readable
 
@@ -67,17 +66,15 @@ def _lowest(runs: Sequence[Any]) -> Any | None:
 
 
 def _entry(run: Any, complete: Sequence[Any]) -> dict[str, Any]:
-    record = run.record()
-    loss = load_loss(run.folder / "loss.json")
+    record, loss = run.record(), run.loss()
     provenance = {name: getattr(run, name) for name in ("experiment", "profile", "method", "seed")}
     provenance |= {name: record[name] for name in ("finished", "hardware", "versions")}
-    command = f"evomal run {run.experiment} --profile {run.profile} --method {run.method} --seeds {run.seed}"
     score = {"fitness": record["fitness"], "errors after meta-testing": _errors(run, complete)}
     return loss.record() | {
         "formula": str(loss.sympy()),
         "latex": loss.latex(),
         "score": score,
-        "provenance": provenance | {"command": command},
+        "provenance": provenance | {"command": run.command},
     }
 
 

@@ -17,6 +17,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+from PIL import Image
 
 from evomal_core.search import METHODS
 from evomal_paper.published.tables import LABELS
@@ -105,7 +106,16 @@ def render(figure: Figure, kind: str, dpi: int) -> bytes:
     undated = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=dpi, facecolor="white", metadata=undated[kind])
-    return buffer.getvalue()
+    return _with_palette(buffer) if kind == "png" else buffer.getvalue()
+
+
+def _with_palette(png: io.BytesIO) -> bytes:
+    """The picture with a palette of 128 colours: about a third of the bytes, and no difference to the eye."""
+    smaller = io.BytesIO()
+    with Image.open(png) as picture:
+        colours = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+        colours.save(smaller, format="png", optimize=True, dpi=picture.info["dpi"])
+    return smaller.getvalue()
 
 
 def present(table: pd.DataFrame) -> list[str]:

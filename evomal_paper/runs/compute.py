@@ -1,4 +1,4 @@
-"""Computing runs: search, meta-test, and write a folder that is complete or resumable, never half right."""
+"""Computing runs: search, meta-test, and put the run into its pack; a stopped one goes on where it was."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -20,37 +19,53 @@ import torch
 from tqdm.auto import tqdm
 
 from evomal_core.devices import check_device, one_thread
-from evomal_core.files import digest, write_atomic, write_json
+from evomal_core.files import write_json
+from evomal_core.locks import locked
 from evomal_core.result import SearchResult
 from evomal_core.search import learn_loss
 from evomal_paper.experiments.catalogue import experiment
 from evomal_paper.experiments.profiles import Problem
 from evomal_paper.runs.machine import hardware, versions
 from evomal_paper.runs.meta_test import GROUPS, _formula, meta_test
-from evomal_paper.runs.run import FILES, Run
+from evomal_paper.runs.packed import Finished, write_work
+from evomal_paper.runs.packing import fold_in, lock_of
+from evomal_paper.runs.run import Run
 
 log = logging.getLogger("evomal")
 
 
-def compute(run: Run, device: str = "cpu", progress: bool = True) -> None:
+def compute(run: Run, device: str = "cpu", progress: bool = True, wait: bool = True) -> str:
     """Compute a run, going on from its last generation if it was stopped; a complete one is left alone.
 
-    Files: `history.csv` (generations), `test.csv` (errors over meta-testing steps), `front.csv` (best losses
-    by complexity), `loss.json`, and last `run.json` with status "complete".
+    Args:
+        run: the run; it is in its pack afterwards.
+        device: "cpu" or "cuda".
+        progress: whether bars are shown.
+        wait: wait for another process that computes the run, or leave it to that.
+
+    Returns:
+        "" if the run is complete, else the process that computes it.
 
     Raises:
-        ValueError: the folder holds a run of another configuration, or the device is not there.
+        ValueError: the run on disk is of another configuration, or the device is not there.
     """
     check_device(device)
     if run.is_complete:
-        return
-    with one_thread():
-        _compute(run, device, progress)
+        return ""
+    with locked(lock_of(run), f"run {run}", wait) as owner:
+        if owner:
+            return owner
+        if not run.is_finished:
+            with one_thread():
+                write_work(run.work, _search_and_test(run, device, progress))
+        if run.work.exists():
+            fold_in(run)
+    return ""
 
 
-def _compute(run: Run, device: str, progress: bool) -> None:
+def _search_and_test(run: Run, device: str, progress: bool) -> Finished:
     begin = time.perf_counter()
-    write_json(run.folder / "run.json", {"status": "running", "configuration": run.configuration()})
+    write_json(run.work / "run.json", {"status": "running", "configuration": run.configuration()})
     problem = experiment(run.experiment).problem(run.sizes, run.seed)
     result = learn_loss(
         problem.train,
@@ -58,7 +73,7 @@ def _compute(run: Run, device: str, progress: bool) -> None:
         run.method,
         config=run.sizes.search,
         seed=run.seed,
-        checkpoint=run.folder,
+        checkpoint=run.work,
         device=device,
         progress=progress,
         compare=False,  # the baseline is a method of its own
@@ -68,24 +83,18 @@ def _compute(run: Run, device: str, progress: bool) -> None:
     searched = time.perf_counter()
     # Where no candidate trains, the least bad one is tested all the same: its errors are the run's result.
     loss = result.best_evaluation.loss
-    rows = meta_test(loss, problem, run.sizes, run.seed, device, run.folder, progress)
+    rows = meta_test(loss, problem, run.sizes, run.seed, device, run.work, progress)
     tested = time.perf_counter()
-    _write_csv(run.folder / "history.csv", result.generations)
-    _write_csv(run.folder / "test.csv", rows)
-    write_atomic(run.folder / "front.csv", result.table().to_csv(index=False))
-    loss.save(run.folder / "loss.json")
+    tables = {"history": pd.DataFrame(result.generations), "test": pd.DataFrame(rows), "front": result.table()}
     seconds = result.seconds | {"meta-test": tested - searched, "last session": tested - begin}
-    files = {"files": {name: digest(run.folder / name) for name in FILES}}
-    write_json(run.folder / "run.json", _complete_record(run, result, seconds, device) | _tasks(problem) | files)
-    (run.folder / "checkpoint.json").unlink(missing_ok=True)
-    for snapshot in run.folder.glob("meta-test-*.pt"):
-        snapshot.unlink()
+    record = _record(run, result, seconds, device) | _tasks(problem)
+    texts = {name: table.to_csv(index=False) for name, table in tables.items()}
+    return Finished.of(record, texts, loss.record())
 
 
-def _complete_record(run: Run, result: SearchResult, seconds: dict[str, float], device: str) -> dict[str, Any]:
+def _record(run: Run, result: SearchResult, seconds: dict[str, float], device: str) -> dict[str, Any]:
     loss = result.best_evaluation.loss
     return {
-        "status": "complete",
         "configuration": run.configuration(),
         "fitness": result.fitness,
         "outcome": result.best_evaluation.status,
@@ -110,12 +119,8 @@ def _tasks(problem: Problem) -> dict[str, Any]:
     }
 
 
-def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    write_atomic(path, pd.DataFrame(rows).to_csv(index=False))
-
-
 def compute_all(runs: Sequence[Run], device: str = "cpu", jobs: int = 1, progress: bool = True) -> None:
-    """Compute those of the runs that are not complete, as `computed` does."""
+    """Compute all incomplete runs, as `computed` does."""
     for _ in computed(runs, device, jobs, progress):
         pass
 
@@ -123,11 +128,11 @@ def compute_all(runs: Sequence[Run], device: str = "cpu", jobs: int = 1, progres
 def computed(runs: Sequence[Run], device: str = "cpu", jobs: int = 1, progress: bool = True) -> Iterator[Run]:
     """Each run as soon as it is complete: first those that are, then the others, computed `jobs` at a time.
 
-    With 0 jobs there is one for each core, on CUDA one; each computes on one thread. All folders are checked
-    before the first run starts.
+    With 0 jobs there is one for each core, on CUDA one; each computes on one thread. All runs are checked
+    before the first one starts. Runs that another process computes come last.
 
     Raises:
-        ValueError: a folder holds a run of another configuration, or the device or `jobs` makes no sense.
+        ValueError: a run on disk is of another configuration, or the device or `jobs` makes no sense.
     """
     place = check_device(device)
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 0:
@@ -138,23 +143,34 @@ def computed(runs: Sequence[Run], device: str = "cpu", jobs: int = 1, progress: 
             raise FileNotFoundError(missing)
     yield from (run for run in runs if run not in todo)
     jobs = min(jobs or (1 if place.type == "cuda" else os.cpu_count()) or 1, len(todo))
-    if jobs <= 1:
-        for run in todo:
-            compute(run, device, progress)
+    elsewhere = []
+    for run, owner in _attempted(todo, device, jobs, progress, wait=False):
+        if owner:
+            elsewhere.append(run)
+            log.warning("run %s is in use by %s; it is left for last", run, owner)
+        else:
             yield run
+    yield from (run for run, _ in _attempted(elsewhere, device, jobs, progress, wait=True))
+
+
+def _attempted(
+    runs: Sequence[Run], device: str, jobs: int, progress: bool, wait: bool
+) -> Iterator[tuple[Run, str]]:
+    """Each run with the answer of `compute`, as soon as it is given."""
+    if min(jobs, len(runs)) <= 1:
+        yield from ((run, compute(run, device, progress, wait)) for run in runs)
         return
     # Started anew, not forked: a fork after torch has started threads can deadlock.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker) as pool:
-        with _deaf_to_ctrl_c():
-            futures = {pool.submit(compute, run, device, False): run for run in todo}
+        with _children_ignore_sigint():
+            futures = {pool.submit(compute, run, device, False, wait): run for run in runs}
         try:
-            bar = tqdm(as_completed(futures), total=len(todo), unit="run", disable=not progress)
+            bar = tqdm(as_completed(futures), total=len(futures), unit="run", disable=not progress)
             for future in bar:
-                future.result()
-                done = futures[future]
-                bar.set_postfix_str(f"{done.experiment} {done.method} seed {done.seed}")
-                yield done
+                run = futures[future]
+                bar.set_postfix_str(f"{run.experiment} {run.method} seed {run.seed}")
+                yield run, future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
@@ -163,7 +179,7 @@ def computed(runs: Sequence[Run], device: str = "cpu", jobs: int = 1, progress: 
 
 
 @contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
+def _children_ignore_sigint() -> Iterator[None]:
     """Processes started within ignore Ctrl-C, from their first instruction on: the parent ends them."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,8 +1,9 @@
-"""A run and its folder."""
+"""A run and its place on disk."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,23 @@ from typing import Any
 from evomal_core.checkpoints import first_difference
 from evomal_core.checks import refuse_unknown
 from evomal_core.files import read_json
+from evomal_core.library import loss_from_record
+from evomal_core.losses import Loss
 from evomal_core.search import METHODS
 from evomal_core.seeds import check_seed
 from evomal_paper.experiments.catalogue import EXPERIMENTS, experiment
 from evomal_paper.experiments.profiles import PROFILES, Profile
+from evomal_paper.runs.packed import Finished, Key, Pack
 
 log = logging.getLogger("evomal")
 
-FILES = ("history.csv", "test.csv", "front.csv", "loss.json")
-"""A complete run's files beside `run.json`; one that lacks any is computed again."""
+WORK = ".work"
+"""The folder of runs under way in a results folder; git ignores it."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run and its folder, `results/<experiment>/<profile>/<method>/seed-<k>`.
+    """One run: in the pack `results/<experiment>/<profile>` once it is complete, in a working folder before.
 
     Raises:
         ValueError: the experiment, profile, method or seed is unknown.
@@ -40,10 +44,36 @@ class Run:
         refuse_unknown("method", self.method, list(METHODS))
         check_seed(self.seed)
 
+    @classmethod
+    def named(cls, name: str, results_dir: Path) -> Run:
+        """The run of a name such as `sine/quick/evomal/seed-0`.
+
+        Raises:
+            ValueError: the name has another form, or an unknown part.
+        """
+        parts = name.split("/")
+        number = parts[-1].removeprefix("seed-")
+        if len(parts) != 4 or parts[-1] != f"seed-{number}" or not number.isdecimal():
+            raise ValueError(f"a run is named as in sine/quick/evomal/seed-0, got {name!r}")
+        return cls(parts[0], parts[1], parts[2], int(number), results_dir)
+
+    def __str__(self) -> str:
+        return f"{self.experiment}/{self.profile}/{self.method}/seed-{self.seed}"
+
     @property
-    def folder(self) -> Path:
-        """Where the run's files lie."""
-        return Path(self.results_dir, self.experiment, self.profile, self.method, f"seed-{self.seed}")
+    def key(self) -> Key:
+        """Method and seed: the run's place in its pack."""
+        return self.method, self.seed
+
+    @property
+    def pack(self) -> Pack:
+        """The complete runs of the experiment and profile."""
+        return Pack(Path(self.results_dir, self.experiment, self.profile))
+
+    @property
+    def work(self) -> Path:
+        """The folder of the run while it is under way."""
+        return Path(self.results_dir, WORK, str(self))
 
     @property
     def sizes(self) -> Profile:
@@ -58,13 +88,45 @@ class Run:
         names = {name: getattr(self, name) for name in ("experiment", "profile", "method", "seed")}
         return names | sizes
 
-    def record(self) -> dict[str, Any] | None:
-        """The content of `run.json`, or None if the run was never started.
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run is in its pack.
 
         Raises:
-            ValueError: the folder belongs to a run of another configuration, or the file is damaged.
+            ValueError: as `record`.
         """
-        path = self.folder / "run.json"
+        return self.record() is not None and self.key in self.pack.records()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all is computed: the run is in its pack, or can be put there.
+
+        Raises:
+            ValueError: as `record`.
+        """
+        record = self.record()
+        return record is not None and record.get("status") != "running"
+
+    def record(self) -> Mapping[str, Any] | None:
+        """The record of the run, complete or under way, or None if it was never started.
+
+        Raises:
+            ValueError: it is of another configuration, or a file is damaged.
+        """
+        place, record = self.pack.folder, self.pack.records().get(self.key)
+        if record is None:
+            place = self.work
+            if (record := self._record_of_work()) is None:
+                return None
+        if difference := first_difference(self._completed(record["configuration"]), self.configuration()):
+            raise ValueError(
+                f"{place} holds a run of another configuration: {difference}; "
+                "choose another --results-dir, or delete that folder"
+            )
+        return record
+
+    def _record_of_work(self) -> dict[str, Any] | None:
+        path = self.work / "run.json"
         if not path.exists():
             return None
         try:
@@ -73,12 +135,33 @@ class Run:
             raise ValueError(f"{error}; delete it, or move it away") from None
         if not isinstance(record, dict) or "configuration" not in record or "status" not in record:
             raise ValueError(f"{path} is not the record of a run; move it away")
-        if difference := first_difference(self._completed(record["configuration"]), self.configuration()):
-            raise ValueError(
-                f"{self.folder} holds a run of another configuration: {difference}; "
-                "choose another --results-dir, or delete that folder"
-            )
         return record
+
+    def finished(self) -> Finished:
+        """The content of the complete run.
+
+        Raises:
+            ValueError: the run is not complete, or a file is damaged.
+        """
+        if not self.is_complete:
+            raise ValueError(
+                f"{self.pack.folder} has no complete run of {self.method}, seed {self.seed}; "
+                f"compute it with `{self.command}`"
+            )
+        return self.pack.finished(self.key)
+
+    def loss(self) -> Loss:
+        """The learned loss of the complete run, its weights fixed.
+
+        Raises:
+            ValueError: as `finished`.
+        """
+        return loss_from_record(self.finished().loss, f"{self.pack.folder}/losses.jsonl").requires_grad_(False)
+
+    @property
+    def command(self) -> str:
+        """The command that computes the run."""
+        return f"evomal run {self.experiment} --profile {self.profile} --method {self.method} --seeds {self.seed}"
 
     def _completed(self, found: Any) -> Any:
         """A recorded configuration with the settings that did not exist when it was written, at their defaults."""
@@ -90,14 +173,6 @@ class Run:
         whole["search"].pop("engine")
         whole.pop("seeds")
         return found | whole
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the run is finished and its files can be read."""
-        record = self.record()
-        if record is None or record["status"] != "complete":
-            return False
-        return all((self.folder / name).exists() for name in FILES)
 
 
 def _place(run: Run) -> tuple[int, int, str, int, int]:
@@ -112,26 +187,23 @@ def complete_runs(results_dir: Path | str = "results") -> list[Run]:
 
     What is no run of this version, or is damaged, is left out, and a warning names it and the remedy.
     """
-    runs = []
-    for path in sorted(Path(results_dir).glob("*/*/*/seed-*/run.json")):
-        name, profile, method, seed = path.parent.relative_to(results_dir).parts
+    runs: list[Run] = []
+    for index in sorted(Path(results_dir).glob("*/*/runs.jsonl")):
+        name, profile = index.parent.relative_to(results_dir).parts
+        problems: dict[str, ValueError] = {}  # one that several runs have is named once
         try:
-            run = Run(name, profile, method, _seed(path.parent, seed), Path(results_dir))
-            if run.is_complete:
-                runs.append(run)
-            elif (run.record() or {}).get("status") == "complete":
-                command = f"evomal run {name} --profile {profile} --method {method} --seeds {run.seed}"
-                raise ValueError(f"{run.folder} lacks a file; delete it, or compute it again with `{command}`")
-        except (OSError, ValueError) as error:
-            leave_out(path.parent, error)
+            for method, seed in Pack(index.parent).records():
+                try:
+                    run = Run(name, profile, method, seed, Path(results_dir))
+                    run.record()
+                    runs.append(run)
+                except ValueError as error:
+                    problems[str(error)] = error
+        except ValueError as error:
+            problems[str(error)] = error
+        for problem in problems.values():
+            leave_out(index, problem)
     return sorted(runs, key=_place)
-
-
-def _seed(folder: Path, name: str) -> int:
-    number = name.removeprefix("seed-")
-    if not number.isdecimal() or str(int(number)) != number:
-        raise ValueError(f"{folder} is not named seed-<k>; move it away")
-    return int(number)
 
 
 def leave_out(place: Path, error: Exception) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,6 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ValidationError
 
-from evomal_core.files import digest
-from evomal_core.library import load_loss
 from evomal_core.losses import Loss
 from evomal_core.search import METHODS
 from evomal_core.seeds import check_seed
@@ -145,7 +144,7 @@ def load_readable(runs: Sequence[Run]) -> Results | None:
         try:
             parts.append(_read(run))
         except (OSError, ValueError) as error:
-            leave_out(run.folder, error)
+            leave_out(run.pack.folder, error)
     return _joined(parts) if parts else None
 
 
@@ -155,7 +154,7 @@ class _Hardware(BaseModel):
 
 
 class _Record(BaseModel):
-    """What `run.json` holds of a complete run, beside its configuration."""
+    """The record of a complete run, without its configuration."""
 
     fitness: float
     outcome: str
@@ -168,7 +167,6 @@ class _Record(BaseModel):
     finished: str
     hardware: _Hardware
     versions: dict[str, str]
-    files: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -181,23 +179,23 @@ class _Read:
 
 
 def _read(run: Run) -> _Read:
-    if not run.is_complete:
-        raise ValueError(f"{run.folder} is not complete; compute it with `evomal run {run.experiment}`")
+    finished = run.finished()
     try:
-        record = _Record.model_validate(run.record())
+        record = _Record.model_validate(finished.record)
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
         reason = f"lacks a usable {where!r}: it is damaged, or another version's"
-        raise ValueError(f"{run.folder}/run.json {reason}; delete the folder") from None
+        raise ValueError(f"{run.pack.index}: {run.method}, seed {run.seed}, {reason}; delete that line") from None
     keys = {key: getattr(run, key) for key in KEYS}
-    for name, written in record.files.items():
-        if digest(run.folder / name) != written:
-            raise _damaged(run.folder / name, "it is not what the run wrote")
-    tables = {name: read_table(run.folder / f"{name}.csv", _COLUMNS[name]).assign(**keys) for name in _COLUMNS}
+    place = run.pack.folder
+    tables = {
+        name: parse_table(finished.tables[name], columns, place / f"{name}.csv.gz").assign(**keys)
+        for name, columns in _COLUMNS.items()
+    }
     _check_steps(run, tables["test"])
     seconds = {f"seconds {phase}": value for phase, value in record.seconds.items()}
     row = keys | record.model_dump(include=_KEPT) | seconds
-    return _Read(row, tables, load_loss(run.folder / "loss.json"))
+    return _Read(row, tables, run.loss())
 
 
 _KEPT = {"fitness", "outcome", "loss", "parameters", "evaluations", "engine", "device"}
@@ -210,14 +208,23 @@ _NUMBERS = {"generation", "best_fitness", "task", "step", "error", "complexity",
 
 
 def read_table(path: Path, columns: set[str]) -> pd.DataFrame:
-    """A table that a run or an analysis wrote; an error of NaN is inf.
+    """A table that an analysis wrote, as `parse_table` gives it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise _damaged(path, str(error)) from None
+    return parse_table(text, columns, path)
+
+
+def parse_table(text: str, columns: set[str], path: Path) -> pd.DataFrame:
+    """A table from the text of a file; an error of NaN is inf.
 
     Raises:
-        ValueError: the file is no table, lacks a column, ends within a row, or has words among its numbers.
+        ValueError: the text is no table, lacks a column, ends within a row, or has words among its numbers.
     """
     try:
-        table = pd.read_csv(path)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        table = pd.read_csv(StringIO(text))
+    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
         raise _damaged(path, str(error)) from None
     if absent := sorted(columns - set(table.columns)):
         raise _damaged(path, f"it has no column {absent[0]!r}")
@@ -237,11 +244,11 @@ def _check_steps(run: Run, test: pd.DataFrame) -> None:
     wanted = {*run.sizes.recorded_steps(), run.sizes.test_steps}
     found = test.groupby(["group", "task", "split"])["step"].agg(set)
     if found.empty or any(steps != wanted for steps in found):
-        raise _damaged(run.folder / "test.csv", "steps of meta-testing are missing")
+        raise _damaged(run.pack.folder / "test.csv.gz", "steps of meta-testing are missing")
 
 
 def _damaged(path: Path, why: str) -> ValueError:
-    return ValueError(f"{path} is damaged: {why}; delete it, and the run is computed again")
+    return ValueError(f"{path} is damaged: {why}; delete it, and it is computed again")
 
 
 def _joined(parts: Sequence[_Read]) -> Results:

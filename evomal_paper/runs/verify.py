@@ -15,11 +15,11 @@ from itertools import zip_longest
 from pathlib import Path
 
 from evomal_core.checkpoints import first_difference
-from evomal_core.files import read_json
 from evomal_paper.experiments.catalogue import check_methods, experiment
 from evomal_paper.runs.compute import computed
 from evomal_paper.runs.machine import hardware, versions
-from evomal_paper.runs.run import FILES, Run, complete_runs
+from evomal_paper.runs.packed import TABLES
+from evomal_paper.runs.run import Run, complete_runs
 
 
 def chosen_runs(
@@ -42,7 +42,7 @@ def chosen_runs(
     if absent := [pair for pair in ((m, s) for s in seeds or () for m in methods or ()) if pair not in known]:
         method, seed = absent[0]
         raise ValueError(
-            f"{Path(results_dir, name, profile, method)} has no complete run of seed {seed} to verify"
+            f"{Path(results_dir, name, profile)} has no complete run of {method}, seed {seed}, to verify"
         )
     if not found:
         raise ValueError(f"{Path(results_dir, name, profile)} has no such complete run to verify")
@@ -72,28 +72,26 @@ def verify(
 
 
 def _difference(run: Run, new: Run, device: str) -> str:
-    for name in FILES:
-        before, now = run.folder / name, new.folder / name
-        if before.read_bytes() != now.read_bytes():
-            return f"{name} differs{_where(before, now)}; {_cause(run, device)}"
+    before, now = run.pack.content(run.key), new.pack.content(new.key)
+    for name in TABLES:
+        if before.tables[name] != now.tables[name]:
+            where = _first_cell(before.tables[name], now.tables[name])
+            return f"{name} differs {where}; {_cause(run, device)}"
+    if where := first_difference(dict(before.loss), dict(now.loss)):
+        return f"loss differs: {where}; {_cause(run, device)}"
     return ""
 
 
-def _where(before: Path, now: Path) -> str:
-    """The first number, or word, that differs between two tables or losses."""
-    if before.suffix == ".json":
-        try:
-            return f": {first_difference(read_json(before), read_json(now)) or 'in its spelling only'}"
-        except ValueError as damaged:
-            return f": {damaged}"
-    tables = [list(csv.reader(path.read_text(encoding="utf-8").splitlines())) for path in (before, now)]
+def _first_cell(before: str, now: str) -> str:
+    """The first number, or word, that differs between two tables."""
+    tables = [list(csv.reader(text.splitlines())) for text in (before, now)]
     for line, rows in enumerate(zip_longest(*tables, fillvalue=[]), start=1):
         for column, cells in enumerate(zip_longest(*rows, fillvalue="nothing")):
             if cells[0] != cells[1]:
                 header = tables[0][0] if tables[0] else []
                 title = header[column] if column < len(header) else f"column {column + 1}"
-                return f" in line {line}, {title}: {cells[0]} there and {cells[1]} here"
-    return " in its line ends only"
+                return f"in line {line}, {title}: {cells[0]} there and {cells[1]} here"
+    return "in its quotes only"
 
 
 def _cause(run: Run, device: str) -> str:

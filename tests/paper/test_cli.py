@@ -20,6 +20,7 @@ from evomal_core.files import read_json
 from evomal_paper import cli
 from evomal_paper.cli import main, parse_seeds
 from evomal_paper.experiments.catalogue import EXPERIMENTS
+from evomal_paper.runs.run import Run
 
 COMMANDS = ["list", "run", "reproduce", "show", "data"]
 SMOKE = ["run", "sine", "--profile", "smoke", "--quiet"]
@@ -73,7 +74,7 @@ def mistake(capsys, *arguments: str) -> str:
         ([*SMOKE, "--lerning-rate", "1"], "--lerning-rate"),
         ([*SMOKE, "--prof", "smoke"], "--prof"),
         ([*SMOKE, "--results-dir", "loss.json"], "loss.json"),
-        (["show"], "LOSS.json"),
+        (["show"], "LOSS"),
         (["show", "absent.json"], "no such file: absent.json"),
         (["show", "."], "."),
         (["show", "loss.json", "--format", "tex"], "'tex'"),
@@ -178,19 +179,21 @@ def test_run_then_run_again_then_show(here, capsys):
     table = capsys.readouterr().out
     assert "baseline" in table
     assert "evomal" in table
-    folder = Path("out/sine/smoke/evomal/seed-1")
-    record = (folder / "run.json").read_bytes()
+    run = Run("sine", "smoke", "evomal", 1, Path("out"))
+    stamp = run.pack.index.stat().st_mtime_ns
     assert main(command) == 0
     assert capsys.readouterr().out == table
-    assert (folder / "run.json").read_bytes() == record, "a finished run is left alone"
-    assert main(["show", str(folder / "loss.json")]) == 0
-    shown = capsys.readouterr().out
-    assert read_json(folder / "run.json")["loss"] in shown
+    assert run.pack.index.stat().st_mtime_ns == stamp, "a finished run is left alone"
+    assert main(["show", "sine/smoke/evomal/seed-1", "--results-dir", "out"]) == 0
+    assert run.finished().record["loss"] in capsys.readouterr().out
+    assert "no complete run of evomal, seed 2; compute it with `evomal run" in mistake(
+        capsys, "show", "sine/smoke/evomal/seed-2", "--results-dir", "out"
+    )
 
 
 def test_a_results_folder_of_another_configuration_is_refused(here, capsys):
     assert main([*SMOKE, "--method", "baseline", "--results-dir", "out"]) == 0
-    path = Path("out/sine/smoke/baseline/seed-0/run.json")
+    path = Path("out/sine/smoke/runs.jsonl")
     path.write_text(path.read_text().replace('"test_steps": 5', '"test_steps": 6'))
     capsys.readouterr()
     err = mistake(capsys, *SMOKE, "--method", "baseline", "--results-dir", "out")
@@ -249,31 +252,31 @@ def wait_for(paths: list[Path], process: subprocess.Popen) -> None:
 
 def test_ctrl_c_says_so_exits_with_130_and_leaves_a_run_that_resumes(tmp_path):
     process = started(100, tmp_path / "stopped", "--method", "gp-lfl")
-    folder = tmp_path / "stopped" / "sine" / larger(100) / "gp-lfl" / "seed-0"
-    wait_for([folder / "checkpoint.json"], process)
+    run = Run("sine", larger(100), "gp-lfl", 0, tmp_path / "stopped")
+    wait_for([run.work / "checkpoint.json"], process)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "stopped; the same command goes on from the last finished generation" in err
     assert "Traceback" not in err
-    assert read_json(folder / "run.json")["status"] == "running"
-    done = len(read_json(folder / "checkpoint.json")["state"]["generations"])
+    assert read_json(run.work / "run.json")["status"] == "running"
+    done = len(read_json(run.work / "checkpoint.json")["state"]["generations"])
     assert 1 <= done < 100
     again = started(100, tmp_path / "stopped", "--method", "gp-lfl")
     whole = started(100, tmp_path / "whole", "--method", "gp-lfl")
     for process in (again, whole):
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
-    other = tmp_path / "whole" / folder.relative_to(tmp_path / "stopped")
-    for name in ("loss.json", "history.csv", "test.csv", "front.csv"):
-        assert (folder / name).read_bytes() == (other / name).read_bytes(), name
+    ours, other = (
+        Run("sine", larger(100), "gp-lfl", 0, tmp_path / name).finished() for name in ("stopped", "whole")
+    )
+    assert (ours.tables, ours.loss) == (other.tables, other.loss)
 
 
 def test_ctrl_c_with_several_jobs_ends_the_workers_too(tmp_path):
     process = started(100_000, tmp_path, "--method", "gp-lfl,random", "--jobs", "2")
-    runs = [
-        tmp_path / "sine" / larger(100_000) / method / "seed-0" / "run.json" for method in ("gp-lfl", "random")
-    ]
+    names = ("gp-lfl", "random")
+    runs = [Run("sine", larger(100_000), method, 0, tmp_path).work / "run.json" for method in names]
     wait_for(runs, process)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)

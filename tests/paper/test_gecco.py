@@ -1,7 +1,5 @@
 """GECCO's experiments: the protocol as published, and which classes form which task."""
 
-import json
-
 import pytest
 
 from evomal_paper.experiments.catalogue import experiment
@@ -57,5 +55,5 @@ def test_five_classes_are_learned_on_and_the_other_five_are_new():
 def test_a_run_records_which_classes_formed_its_tasks(tmp_path):
     run = Run("digits5", "smoke", "baseline", 0, tmp_path)
     compute(run, progress=False)
-    tasks = json.loads((run.folder / "run.json").read_text())["tasks"]
+    tasks = run.record()["tasks"]
     assert tasks == {"in-sample": ["digits: 0, 1, 2, 3, 4"], "out-of-sample": ["digits: 5, 6, 7, 8, 9"]}

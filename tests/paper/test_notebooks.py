@@ -49,13 +49,13 @@ WRITTEN = {
         "sine/smoke/tables/claims.csv",
         "sine/smoke/figures/figure5_out-of-sample.pdf",
         "sine/smoke/figures/figure6.png",
-        "sine/smoke/evomal/seed-1/run.json",
+        "sine/smoke/runs.jsonl",
     ],
     "03_mnist": [
         "digits/smoke/tables/table2.csv",
         "digits/smoke/tables/right_and_wrong.csv",
         "digits/smoke/figures/figure5_out-of-sample_test.pdf",
-        "digits/smoke/evomal/seed-0/run.json",
+        "digits/smoke/runs.jsonl",
     ],
     "04_cifar10": [
         "digits5/smoke/tables/against_baseline.csv",
@@ -68,14 +68,14 @@ WRITTEN = {
         "diabetes/smoke/tables/orders.csv",
         "diabetes/smoke/figures/tableIII.png",
         "diabetes/smoke@split=leaking/figures/figure4.pdf",
-        "diabetes/smoke@split=leaking/evomal/seed-0/run.json",
+        "diabetes/smoke@split=leaking/runs.jsonl",
     ],
     "07_classification": [
         "classification/smoke/tables/tableII.csv",
         "classification/smoke/tables/not_run.csv",
         "digits-logistic/smoke/figures/learning_curves.png",
         "digits-logistic/smoke/figures/figure4.pdf",
-        "digits-logistic/smoke/evomal/seed-0/run.json",
+        "digits-logistic/smoke/runs.jsonl",
     ],
     "08_transfer": [
         "transfer/smoke/tables/tableIV.csv",
@@ -92,7 +92,7 @@ WRITTEN = {
     "10_learning_rate": [
         "learning_rate/sine/smoke/tables/gains.csv",
         "learning_rate/sine/smoke/figures/figure8.png",
-        "sine/smoke@base.lr=0.01/evomal/seed-0/run.json",
+        "sine/smoke@base.lr=0.01/runs.jsonl",
     ],
     "11_learned_losses": [
         "learned_losses/smoke/tables/tableVI.csv",
@@ -105,7 +105,7 @@ WRITTEN = {
         "runtime/smoke/tables/switched.csv",
         "runtime/smoke/figures/figure5.png",
         "runtime/smoke/figures/seconds.pdf",
-        "diabetes/smoke@skip_irrelevant=true/evomal/seed-0/run.json",
+        "diabetes/smoke@skip_irrelevant=true/runs.jsonl",
     ],
     "13_paper_vs_measured": [
         "paper_vs_measured/tables/cells.csv",

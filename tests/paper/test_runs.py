@@ -9,31 +9,38 @@ import math
 import multiprocessing
 import os
 import random
-import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from helpers import global_generators_untouched
+from made_runs import made
 
 import evomal_core as em
 from evomal_core.files import decode, encode, read_json, write_atomic, write_json
 from evomal_paper.experiments.catalogue import EXPERIMENTS
 from evomal_paper.runs.compute import compute_all
+from evomal_paper.runs.packed import Finished
 from evomal_paper.runs.run import Run
 from evomal_paper.runs.tables import Results, load, load_or_run
 
-FILES = ["loss.json", "history.csv", "test.csv", "front.csv"]
-"""What a run's configuration and seed decide; run.json also holds times and the machine."""
+
+def contents(run: Run) -> dict[str, Any]:
+    """What a run's configuration and seed decide; its record also holds times and the machine."""
+    finished = run.pack.finished(run.key)
+    return {**finished.tables, "loss": finished.loss}
 
 
-def contents(run: Run) -> dict[str, bytes]:
-    return {name: (run.folder / name).read_bytes() for name in FILES}
+def table_of(run: Run, name: str) -> pd.DataFrame:
+    return pd.read_csv(StringIO(run.finished().tables[name]))
 
 
 def compute(*runs: Run, **keywords) -> None:
@@ -50,11 +57,14 @@ def whole(tmp_path_factory):
     return runs
 
 
-def test_a_complete_run_has_its_files_and_nothing_else(whole):
+def test_complete_runs_are_in_their_pack_and_leave_no_working_files(whole):
+    place = whole["evomal"].results_dir
+    packed = ["front.csv.gz", "history.csv.gz", "losses.jsonl", "losses.npz", "runs.jsonl", "test.csv.gz"]
+    assert sorted(str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()) == [
+        f"sine/smoke/{name}" for name in packed
+    ]
     for run in whole.values():
-        assert sorted(path.name for path in run.folder.iterdir()) == sorted([*FILES, "run.json"])
-        record = read_json(run.folder / "run.json")
-        assert record["status"] == "complete"
+        record = run.record()
         assert {
             "configuration",
             "fitness",
@@ -68,9 +78,11 @@ def test_a_complete_run_has_its_files_and_nothing_else(whole):
         assert run.is_complete
 
 
-def test_run_folders_are_named_as_documented(tmp_path):
+def test_places_are_named_as_documented(tmp_path):
     run = Run("sine", "smoke", "gp-lfl", 7, tmp_path)
-    assert run.folder == tmp_path / "sine" / "smoke" / "gp-lfl" / "seed-7"
+    assert run.pack.folder == tmp_path / "sine" / "smoke"
+    assert run.work == tmp_path / ".work" / "sine" / "smoke" / "gp-lfl" / "seed-7"
+    assert Run.named(str(run), tmp_path) == run
     assert run.record() is None
     assert not run.is_complete
 
@@ -92,23 +104,23 @@ def test_results_do_not_depend_on_the_number_of_jobs(whole, tmp_path):
 
 def test_a_complete_run_is_left_alone(whole):
     run = whole["evomal"]
-    stamp = (run.folder / "run.json").stat().st_mtime_ns
+    stamp = run.pack.index.stat().st_mtime_ns
     compute(run)
-    assert (run.folder / "run.json").stat().st_mtime_ns == stamp
+    assert run.pack.index.stat().st_mtime_ns == stamp
 
 
 def test_all_methods_meet_the_same_initial_networks_at_a_seed(whole):
     """Errors before the first step are equal, but for how they are summed: same weights, same data."""
     starts = {}
     for method, run in whole.items():
-        table = pd.read_csv(run.folder / "test.csv")
+        table = table_of(run, "test")
         starts[method] = table[table["step"] == 0]["error"].to_numpy()
     for method, start in starts.items():
         np.testing.assert_allclose(start, starts["baseline"], rtol=1e-6, err_msg=method)
 
 
 def test_test_table_covers_groups_tasks_steps_and_splits(whole):
-    table = pd.read_csv(whole["evomal"].folder / "test.csv")
+    table = table_of(whole["evomal"], "test")
     assert list(table.columns) == ["group", "task", "step", "split", "error"]
     assert not table.duplicated(["group", "task", "step", "split"]).any()
     counts = table.groupby(["group", "split"]).size()
@@ -120,9 +132,9 @@ def test_test_table_covers_groups_tasks_steps_and_splits(whole):
 
 def test_saved_loss_is_the_fittest_of_the_front(whole):
     run = whole["evomal"]
-    record, front = read_json(run.folder / "run.json"), pd.read_csv(run.folder / "front.csv")
+    record, front = run.record(), table_of(run, "front")
     assert front["fitness"].min() == pytest.approx(record["fitness"])
-    loss = em.load_loss(run.folder / "loss.json")
+    loss = run.loss()
     assert str(loss.expression) == record["loss"]
     assert loss.size == record["parameters"]
 
@@ -178,7 +190,7 @@ def test_kill_nine_at_random_moments_and_going_on_is_bit_by_bit_the_same(method,
     reached = 0
     for _ in range(2):
         process = processes(tmp_path / "killed", method)
-        while _saved_generations(run.folder) <= reached and process.is_alive():
+        while _saved_generations(run.work) <= reached and process.is_alive():
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.03))
         process.kill()
@@ -186,20 +198,19 @@ def test_kill_nine_at_random_moments_and_going_on_is_bit_by_bit_the_same(method,
         if process.exitcode == 0:
             break  # too fast to be caught again
         assert process.exitcode == -9
-        assert json.loads((run.folder / "run.json").read_text())["status"] in ("running", "complete")
-        before, reached = reached, _saved_generations(run.folder)
+        if run.key in run.pack.records():
+            break
+        before, reached = reached, _saved_generations(run.work)
         assert reached > before, "no finished generation is computed twice"
     assert reached >= 1, "the run was never caught at work"
     last = processes(tmp_path / "killed", method)
     last.join(60)
     assert last.exitcode == 0
-    whole = tmp_path / "undisturbed" / run.folder.relative_to(tmp_path / "killed")
-    for name in FILES:
-        assert (run.folder / name).read_bytes() == (whole / name).read_bytes(), name
-    assert not (run.folder / "checkpoint.json").exists()
+    assert contents(run) == contents(replace(run, results_dir=tmp_path / "undisturbed"))
+    assert not run.work.exists()
 
 
-@pytest.mark.parametrize("failing", range(1, 9))
+@pytest.mark.parametrize("failing", range(1, 15))
 def test_a_full_disk_leaves_whole_files_and_a_run_that_goes_on(failing, whole, tmp_path, monkeypatch):
     run, writes, flush = Run("sine", "smoke", "evomal", 0, tmp_path), [], os.fsync
 
@@ -210,18 +221,23 @@ def test_a_full_disk_leaves_whole_files_and_a_run_that_goes_on(failing, whole, t
         flush(handle)
 
     monkeypatch.setattr(os, "fsync", full)
+    if failing == 14:  # the last write is the 13th
+        compute(run)
+        assert len(writes) == 13
+        return
     with pytest.raises(OSError, match="No space left"):
         compute(run)
     monkeypatch.setattr(os, "fsync", flush)
-    for path in run.folder.iterdir():
-        assert path.name in [*FILES, "run.json", "checkpoint.json"], "no partial file stays"
+    found = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path.name for path in found if path.name.startswith(".")], "no partial file stays"
+    assert not [path.name for path in found if path.suffix == ".lock"]
+    for path in found:
         if path.suffix == ".json":
             json.loads(path.read_text())
-        elif path.name in FILES:
-            assert path.read_bytes() == contents(whole["evomal"])[path.name]
     assert not run.is_complete
     compute(run)
     assert contents(run) == contents(whole["evomal"])
+    assert not run.work.exists()
 
 
 def test_a_folder_that_cannot_be_written_is_one_error_and_keeps_what_it_held(whole, tmp_path, monkeypatch):
@@ -270,28 +286,24 @@ def test_json_stays_valid_with_infinities_and_reads_back(tmp_path):
     assert math.isnan(decode(encode(math.nan)))
 
 
-def other_configuration(run: Run) -> Run:
-    """The same folder, as a run with other parameters would find it."""
-    record = read_json(run.folder / "run.json")
-    record["configuration"]["search"]["meta_lr"] = 0.5
-    write_json(run.folder / "run.json", record)
-    return run
-
-
-@pytest.mark.parametrize("status", ["complete", "running"])
-def test_a_folder_of_another_configuration_is_refused_before_anything_is_computed(status, whole, tmp_path):
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_run_of_another_configuration_is_refused_before_anything_is_computed(complete, whole, tmp_path):
     good, bad = (Run("sine", "smoke", method, 0, tmp_path) for method in ("baseline", "gp-lfl"))
-    record = read_json(whole["gp-lfl"].folder / "run.json") | {"status": status}
-    write_json(bad.folder / "run.json", record)
-    before = (other_configuration(bad).folder / "run.json").read_bytes()
+    finished = whole["gp-lfl"].finished()
+    other = json.loads(json.dumps(finished.record["configuration"]))
+    other["search"]["meta_lr"] = 0.5
+    if complete:
+        bad.pack.put({bad.key: replace(finished, record={**finished.record, "configuration": other})})
+    else:
+        write_json(bad.work / "run.json", {"status": "running", "configuration": other})
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match=r"another configuration: search.meta_lr is 0.5 there and 0.001 here"):
         compute(good, bad)
-    assert (bad.folder / "run.json").read_bytes() == before
-    assert not good.folder.exists()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_complete_run_is_accepted_under_another_engine(whole):
-    record = read_json(whole["evomal"].folder / "run.json")
+    record = whole["evomal"].record()
     assert "engine" not in record["configuration"]["search"]
     assert record["engine"] != "none"
 
@@ -306,10 +318,10 @@ def test_a_complete_run_is_accepted_under_another_engine(whole):
         lambda text: text.replace('"status"', '"state"'),
     ],
 )
-def test_a_damaged_run_record_is_one_clear_error_and_is_not_overwritten(damage, whole, tmp_path):
+def test_a_damaged_record_of_a_run_under_way_is_one_clear_error_and_is_not_overwritten(damage, tmp_path):
     run = Run("sine", "smoke", "baseline", 0, tmp_path)
-    path = run.folder / "run.json"
-    write_atomic(path, damage((whole["baseline"].folder / "run.json").read_text()))
+    path = run.work / "run.json"
+    write_atomic(path, damage(json.dumps({"status": "running", "configuration": run.configuration()}, indent=1)))
     before = path.read_bytes()
     for action in (lambda: compute(run), lambda: load([run]), lambda: run.is_complete):
         with pytest.raises(ValueError, match=r"run\.json is not") as caught:
@@ -322,11 +334,11 @@ def test_a_damaged_run_record_is_one_clear_error_and_is_not_overwritten(damage, 
 @pytest.mark.parametrize("text", ['{"format": "evomal-check', "{}", ""])
 def test_a_damaged_checkpoint_of_a_run_is_one_clear_error(text, tmp_path):
     run = Run("sine", "smoke", "evomal", 0, tmp_path)
-    write_json(run.folder / "run.json", {"status": "running", "configuration": run.configuration()})
-    write_atomic(run.folder / "checkpoint.json", text)
+    write_json(run.work / "run.json", {"status": "running", "configuration": run.configuration()})
+    write_atomic(run.work / "checkpoint.json", text)
     with pytest.raises(ValueError, match=r"checkpoint\.json is not"):
         compute(run)
-    assert (run.folder / "checkpoint.json").read_text() == text
+    assert (run.work / "checkpoint.json").read_text() == text
 
 
 @pytest.mark.parametrize(
@@ -375,13 +387,13 @@ def test_load_or_run_computes_what_is_missing_and_gives_tidy_tables(whole):
         assert list(table["method"].cat.categories) == list(em.METHODS)
     assert results.runs["method"].tolist() == list(em.METHODS)
     assert set(results.losses) == {("sine", method, 0) for method in em.METHODS}
-    tests = pd.read_csv(whole["ml3"].folder / "test.csv")
+    tests = table_of(whole["ml3"], "test")
     ours = results.tests[results.tests["method"] == "ml3"]
     np.testing.assert_array_equal(ours["error"].to_numpy(), tests["error"].to_numpy())
 
 
 def test_an_unfinished_run_is_not_loaded(tmp_path):
-    with pytest.raises(ValueError, match="is not complete; compute it with `evomal run sine`"):
+    with pytest.raises(ValueError, match="no complete run of baseline, seed 0; compute it with `evomal run sine"):
         load([Run("sine", "smoke", "baseline", 0, tmp_path)])
 
 
@@ -434,15 +446,12 @@ def test_runs_of_one_experiment_under_two_profiles_are_refused(tmp_path):
 
 
 def test_an_error_written_as_nan_is_a_diverged_one_and_is_not_averaged_away(tmp_path):
-    run = Run("sine", "smoke", "baseline", 0, tmp_path)
-    compute(run)
-    path = run.folder / "test.csv"
-    table = pd.read_csv(path)
-    last = (table["step"] == table["step"].max()) & (table["group"] == "in-sample")
-    table.loc[last & (table["task"] == 0), "error"] = math.nan
-    table.to_csv(path, index=False)
-    record = read_json(run.folder / "run.json")
-    write_json(run.folder / "run.json", record | {"files": {}})  # as earlier versions wrote it
+    run = made(Run("sine", "smoke", "baseline", 0, tmp_path))
+    finished = run.finished()
+    table = table_of(run, "test")
+    table.loc[(table["step"] == table["step"].max()) & (table["group"] == "in-sample"), "error"] = math.nan
+    tables = {**finished.tables, "test": table.to_csv(index=False)}
+    run.pack.put({run.key: Finished.of(finished.record, tables, finished.loss)})
     final = load([run]).final().set_index(["group", "split"])["error"]
     assert np.isinf(final["in-sample"]).all()
     assert np.isfinite(final["out-of-sample"]).all()
@@ -457,7 +466,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     script = tmp_path / "many.py"
     script.write_text(code)
     parent = subprocess.Popen([sys.executable, script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    folder = tmp_path / "sine" / "paper" / "evomal"
+    folder = tmp_path / ".work" / "sine" / "paper" / "evomal"
     _wait_for(lambda: len(list(folder.glob("seed-*/run.json"))) == 2)
     workers = _children(parent.pid)
     parent.kill()
@@ -482,22 +491,10 @@ def _wait_for(condition, seconds: float = 120) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda text: text[: len(text) // 2], "test.csv is damaged: it is not what the run wrote; delete it"),
-        (lambda text: text.replace("in-sample,0", "in-sample,zero"), "test.csv is damaged: it is not what"),
-    ],
-)
-def test_a_table_that_a_run_did_not_write_is_named(whole, tmp_path, spoil, message):
-    shutil.copytree(whole["baseline"].results_dir, tmp_path / "results")
-    run = Run("sine", "smoke", "baseline", 0, tmp_path / "results")
-    path = run.folder / "test.csv"
-    path.write_text(spoil(path.read_text()))
-    with pytest.raises(ValueError, match=message):
+def test_a_table_without_some_steps_is_refused(tmp_path):
+    run = made(Run("sine", "smoke", "baseline", 0, tmp_path))
+    finished, table = run.finished(), table_of(run, "test")
+    tables = {**finished.tables, "test": table[table["step"] != 3].to_csv(index=False)}
+    run.pack.put({run.key: Finished.of(finished.record, tables, finished.loss)})
+    with pytest.raises(ValueError, match=r"test\.csv\.gz is damaged: steps of meta-testing are missing"):
         load([run])
-    record = read_json(run.folder / "run.json")
-    write_json(run.folder / "run.json", {name: value for name, value in record.items() if name != "files"})
-    if "zero" not in path.read_text():  # runs of earlier versions have no digests
-        with pytest.raises(ValueError, match="steps of meta-testing are missing"):
-            load([run])

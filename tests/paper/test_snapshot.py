@@ -84,7 +84,7 @@ def test_damaged_is_one_clear_error(tmp_path: Path, damage) -> None:
 
 
 def test_a_run_killed_while_meta_testing_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run's files equal those of an undisturbed one, and no snapshot stays."""
+    """The run's files equal those of an undisturbed one, and no working file stays."""
     monkeypatch.setattr(Snapshot, "SECONDS", 0.0)
     whole, killed = (Run("digits", "smoke", "baseline", 0, tmp_path / name) for name in ("whole", "killed"))
     compute.compute(whole, progress=False)
@@ -100,7 +100,7 @@ def test_a_run_killed_while_meta_testing_goes_on(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(Snapshot, "save", kill_at_step_3)
     with pytest.raises(Kill):
         compute.compute(killed, progress=False)
-    assert list(killed.folder.glob("*.pt"))
+    assert list(killed.work.glob("*.pt"))
     compute.compute(killed, progress=False)
-    assert (killed.folder / "test.csv").read_bytes() == (whole.folder / "test.csv").read_bytes()
-    assert not list(killed.folder.glob("*.pt"))
+    assert killed.finished().tables == whole.finished().tables
+    assert not killed.work.exists()

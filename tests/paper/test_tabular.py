@@ -72,7 +72,7 @@ def test_the_two_splits_are_two_runs_in_two_folders(tmp_path):
     kept, leaking = (
         Run("diabetes", profile, "baseline", 0, tmp_path) for profile in ("quick", "quick@split=leaking")
     )
-    assert kept.folder != leaking.folder
+    assert kept.pack != leaking.pack
     assert kept.configuration()["split"] == "disjoint"
     assert leaking.configuration()["split"] == "leaking"
     changed = profile_table("diabetes", "quick@split=leaking").set_index("setting")

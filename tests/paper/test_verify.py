@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from evomal_paper.cli import main
+from evomal_paper.runs.packed import Finished
 from evomal_paper.runs.run import Run
 from evomal_paper.runs.tables import load_or_run
 from evomal_paper.runs.verify import chosen_runs, verify
@@ -38,17 +39,22 @@ def test_runs_of_this_code_are_the_same(results, tmp_path, capsys):
     assert Run("sine", "smoke", "gp-lfl", 3, tmp_path / "again").is_complete
 
 
+def change(run, tables=(), loss=(), **record):
+    """Other content in the pack, as another version of the code might have written it."""
+    old = run.finished()
+    values = {**old.record, **record}, {**old.tables, **dict(tables)}, {**old.loss, **dict(loss)}
+    run.pack.put({run.key: Finished.of(*values)})
+
+
 def test_the_first_number_that_differs_is_said_with_what_the_run_was_made_with(results, capsys):
-    folder = results / "sine/smoke/gp-lfl/seed-3"
-    rows = (folder / "test.csv").read_text().splitlines()
+    run = Run("sine", "smoke", "gp-lfl", 3, results)
+    rows = run.finished().tables["test"].splitlines()
     rows[2] = rows[2].rpartition(",")[0] + ",0.125"
-    (folder / "test.csv").write_text("\n".join(rows) + "\n")
-    record = json.loads((folder / "run.json").read_text())
-    record["versions"]["torch"] = "1.0"
-    (folder / "run.json").write_text(json.dumps(record))
+    versions = {**run.record()["versions"], "torch": "1.0"}
+    change(run, {"test": "\n".join(rows) + "\n"}, versions=versions)
     assert check(results, "--method", "gp-lfl") == 1
     first, last = capsys.readouterr().out.splitlines()
-    assert first.startswith(f"{folder}: test.csv differs in line 3, error: 0.125 there and ")
+    assert first.startswith(f"{run}: test differs in line 3, error: 0.125 there and ")
     assert " here; versions.torch is '1.0' there and " in first
     assert last == "0 of 1 runs are the same, bit by bit"
 
@@ -56,32 +62,24 @@ def test_the_first_number_that_differs_is_said_with_what_the_run_was_made_with(r
 def test_another_loss_and_other_columns_differ(results, tmp_path):
     runs = chosen_runs("sine", "smoke", results_dir=results)
     assert [run.method for run in runs] == ["random", "gp-lfl"]
-    loss, front = runs[0].folder / "loss.json", runs[1].folder / "front.csv"
-    record = json.loads(loss.read_text())
-    for damaged in ("", loss.read_text()[:50], b"\xff".decode("latin1")):
-        loss.write_text(damaged, encoding="latin1")
-        first, second = verify(runs, tmp_path / "again", progress=False)
-        assert first[1].startswith(f"loss.json differs: {loss} is not a whole JSON file")
-        assert second[1] == ""
-    loss.write_text(json.dumps(record | {"kind": "binary"}))
-    front.write_text(front.read_text().replace("score", "points"))
+    change(runs[0], loss={"kind": "binary"})
+    change(runs[1], {"history": runs[1].finished().tables["history"].replace("trained", "untrained")})
     (_, first), (_, second) = verify(runs, tmp_path / "again", progress=False)
-    assert first.startswith(
-        "loss.json differs: kind is 'binary' there and 'regression' here; its recorded versions"
-    )
-    assert second.startswith("front.csv differs in line 1, points: points there and score here")
+    assert first.startswith("loss differs: kind is 'binary' there and 'regression' here; its recorded versions")
+    assert second.startswith("history differs in line 1, ")
+    assert ": untrained there and trained here" in second
 
 
 def test_each_run_is_reported_as_soon_as_it_is_computed(results, tmp_path):
     runs = chosen_runs("sine", "smoke", results_dir=results)
     found = verify(runs, tmp_path / "again", progress=False)
     assert next(found) == (runs[0], "")
-    assert [(tmp_path / "again" / run.folder.relative_to(results)).exists() for run in runs] == [True, False]
+    assert [replace(run, results_dir=tmp_path / "again").is_complete for run in runs] == [True, False]
 
 
 def test_what_is_not_there_or_lies_in_the_same_folder_is_refused(results, capsys):
     refused = {
-        ("--seeds", "3,4", "--method", "random"): "has no complete run of seed 4 to verify",
+        ("--seeds", "3,4", "--method", "random"): "has no complete run of random, seed 4, to verify",
         ("--seeds", "4"): "has no such complete run to verify",
         ("--into", str(results)): "name another folder",
         ("--method", "evomol"): "did you mean 'evomal'?",
