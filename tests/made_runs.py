@@ -6,7 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from evomal_core.losses import LearnedLoss, Loss, NeuralLoss, TaskLoss
+from evomal_core import LearnedLoss, NeuralLoss, TaskLoss
+from evomal_core.losses import Loss
 from evomal_paper.experiments.catalogue import experiment
 from evomal_paper.runs.meta_test import GROUPS
 from evomal_paper.runs.packed import Finished
