@@ -10,11 +10,13 @@ result.best.save("loss.json")
 from typing import TYPE_CHECKING, Any
 
 from evomal_core import models
-from evomal_core.config import SGD, Optimizer, SearchConfig
+from evomal_core.config import EVERYDAY, SGD, Optimizer, SearchConfig
 from evomal_core.expression import Expression
+from evomal_core.known import known_losses
 from evomal_core.lazy import LazyModule
-from evomal_core.library import known_losses, load_loss
+from evomal_core.library import load_loss
 from evomal_core.losses import LearnedLoss, Loss, TaskLoss
+from evomal_core.metrics import make_metric
 from evomal_core.parametric import NeuralLoss, TaylorLoss
 from evomal_core.result import Evaluation, SearchResult
 from evomal_core.search import METHODS, learn_loss
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from evomal_core.estimators import LossSearch
 
 __all__ = [
+    "EVERYDAY",
     "METHODS",
     "SGD",
     "Evaluation",
@@ -41,6 +44,7 @@ __all__ = [
     "known_losses",
     "learn_loss",
     "load_loss",
+    "make_metric",
     "models",
 ]
 __version__ = "0.1.0"

@@ -178,8 +178,8 @@ OPTIMISERS: dict[str, Any] = {
 class SearchConfig(Config):
     """Everything that a search depends on beside its tasks, base network and seed.
 
-    The defaults are those of TPAMI 2023, sections III and IV; GECCO 2023's values are set by the
-    experiments that come from it.
+    For problems of your own start from `EVERYDAY`. The defaults are those of TPAMI 2023, sections III and IV;
+    GECCO 2023's values are set by the experiments that come from it.
     """
 
     # Genetic programming (GECCO section 3.1, TPAMI section III-B)
@@ -232,6 +232,22 @@ class SearchConfig(Config):
     skip_irrelevant: Flag = False
     """Whether losses whose weights provably can't matter are not tuned; results stay the same."""
 
+    # Beyond the papers: what makes learned losses win
+    known: Flag = False
+    """Whether the first generation holds the known losses of the kind beside random ones."""
+    keep_better: Flag = False
+    """Whether each loss is trained with tuned and untuned, and the better of the two is kept."""
+    initialisations: Positive = 1
+    """From how many initial weights a task's network is trained for fitness."""
+    finalists: Count = 0
+    """How many of the best losses are trained again after the search, with the known ones, to choose the best."""
+    finalist_initialisations: Positive = 4
+    """From how many new initial weights finalists are trained, each measured on its own validation rows."""
+    finalist_steps: Positive = 1000
+    """How long finalists are trained; the best step on the validation part counts."""
+    finalist_rates: tuple[PositiveFloat, ...] = (1.0,)
+    """Learning rates of the finalists, as multiples of the base network's; the best counts."""
+
     # TaylorGLO
     taylor_sigma: PositiveFloat = 1.2
     """Initial standard deviation of CMA-ES over TaylorGLO's 8 parameters."""
@@ -256,3 +272,22 @@ class SearchConfig(Config):
         if self.elitism_rate == 0:
             return 0
         return min(self.population, max(1, round(self.elitism_rate * self.population)))
+
+
+EVERYDAY = SearchConfig(
+    population=16,
+    generations=8,
+    meta_steps=50,
+    meta_lr=3e-2,
+    base=SGD(lr=0.03, momentum=0.9, batch_size=64),
+    fitness_steps=200,
+    rejection_steps=0,
+    known=True,
+    keep_better=True,
+    initialisations=2,
+    finalists=8,
+    finalist_initialisations=5,
+    finalist_steps=400,
+    finalist_rates=(0.3, 1.0, 3.0),
+)
+"""The defaults of `learn_loss`: not the papers' protocol, but what was found to win on small problems."""

@@ -16,9 +16,10 @@ from torch.nn.utils import parameters_to_vector
 from evomal_core.checkpoints import Snapshot
 from evomal_core.config import SGD, Optimizer, SearchConfig
 from evomal_core.filters import Samples, minimise_predictions
-from evomal_core.kinds import Kind, metric
+from evomal_core.kinds import Kind
 from evomal_core.learners import Learner
 from evomal_core.losses import LearnedLoss, Loss
+from evomal_core.metrics import Metric, make_metric
 from evomal_core.population import compiled
 from evomal_core.population.local_search import batched_local_search, batched_meta_gradients, check_batchable
 from evomal_core.population.networks import MLPStack, NotBatchable, make_stacks
@@ -40,10 +41,15 @@ def promise(loss: Loss, samples: Samples, config: SearchConfig, kind: Kind) -> f
 
 
 def promises(
-    losses: Sequence[Loss], samples: Samples, config: SearchConfig, kind: Kind, engine: str = "autograd"
+    losses: Sequence[Loss],
+    samples: Samples,
+    config: SearchConfig,
+    kind: Kind,
+    engine: str = "autograd",
+    measure: Metric | None = None,
 ) -> list[float]:
     """The correlation g of each loss, see `promise`; all are minimised at once with the engine "batched"."""
-    measure = metric(kind)
+    measure = make_metric(measure, kind)
     totals = [0.0] * len(losses)
     for y_pred, y_true in samples:
         if engine == "batched" and losses:
@@ -51,7 +57,7 @@ def promises(
         else:
             minima = (minimise_predictions(loss, y_pred, y_true, config) for loss in losses)
         for index, best in enumerate(minima):
-            totals[index] += len(y_true) * float(measure(y_pred, y_true) - measure(best, y_true))
+            totals[index] += len(y_true) * float(measure.of(y_pred, y_true) - measure.of(best, y_true))
     return totals
 
 

@@ -5,6 +5,7 @@ Sources: Raymond et al., GECCO 2023, section 3; Raymond et al., TPAMI 2023, sect
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import time
@@ -24,6 +25,8 @@ from evomal_core.population.networks import make_stacks
 from evomal_core.result import Evaluation, SearchResult
 from evomal_core.seeds import python_rng
 from evomal_core.session import Search
+
+log = logging.getLogger("evomal")
 
 
 def evomal(search: Search) -> SearchResult:
@@ -64,6 +67,8 @@ def _evolve(search: Search, *, tuned: bool, bred: bool) -> SearchResult:
                 expressions = breed(population, config, python_rng(search.seed, "breed", generation))
             began = time.process_time()
             population, counts = evaluator.evaluate(expressions)
+            if generation == 0:
+                warn_if_inert(config, evaluator.moved)
             search.progressed = True
             search.seconds["cpu"] = search.seconds.get("cpu", 0.0) + time.process_time() - began
             rows.append({"generation": generation, **_summary(evaluator, population), **counts})
@@ -81,11 +86,16 @@ def _announce_compiling(search: Search) -> None:
 
 
 def _random_population(search: Search, generation: int) -> list[Expression]:
-    """Ramped half-and-half trees, repaired; in the first generation after the known losses."""
+    """Ramped half-and-half trees, repaired; in the first generation after the losses that a search starts from.
+
+    The known losses leave room for half a population of random trees, so the first generation may be larger.
+    """
     config = search.config
-    known = search.initial if generation == 0 else []
-    population = list(known)
-    for index in range(len(known), config.population):
+    known = [expression for expression in search.known if expression not in search.initial]
+    first = [*search.initial, *known] if generation == 0 else []
+    population = list(first)
+    fewest = config.population // 2 if search.known else 0
+    for index in range(len(first), max(config.population, len(first) + fewest)):
         rng = python_rng(search.seed, "random tree", generation, index)
         tree = random_expression(rng, config.function_set, config.initial_heights)
         repaired = repair(rng, tree, config.function_set)
@@ -158,6 +168,30 @@ def _summary(evaluator: Evaluator, population: Sequence[Evaluation]) -> dict[str
     }
 
 
+def warn_if_inert(config: SearchConfig, moved: Sequence[float]) -> None:
+    """Say so if local search moved no weight of the first generation by INERT, or can hardly move one."""
+    if not moved or (max(moved) >= INERT and not (config.meta_optimizer == "adam" and _reach(config) < REACH)):
+        return
+    log.warning(
+        "local search hardly moves the weights of losses (by %.1e at most in the first generation), so losses are "
+        "searched almost untuned; take larger steps of Adam or more of them, e.g. meta_lr=3e-2, meta_steps=50 "
+        "(now %r, %g, %d)",
+        max(moved),
+        config.meta_optimizer,
+        config.meta_lr,
+        config.meta_steps,
+    )
+
+
+def _reach(config: SearchConfig) -> float:
+    """About how far Adam can move a weight."""
+    return config.meta_lr * config.meta_steps
+
+
+REACH = 0.99
+"""A reach of Adam below which local search is of little use (1, but for rounding)."""
+INERT = 1e-2
+"""A change of phi that leaves a loss as it was."""
 FILTERED = ("rejected early", "rejected", "equivalent")
 """The statuses of candidates that are neither trained with nor found to diverge."""
 
@@ -176,6 +210,8 @@ class Evaluator:
         self.tuned = tuned
         self.archive: dict[Expression, Evaluation] = {}
         self.signatures: dict[tuple[str, ...], float] = {}
+        self.moved: list[float] = []
+        """By how much each local search moved the weight that it moved most."""
         self.samples = sample_predictions(search.learners, search.config)
 
     def evaluate(self, expressions: Sequence[Expression]) -> tuple[list[Evaluation], dict[str, int]]:
@@ -197,6 +233,8 @@ class Evaluator:
     def _evaluate_new(self, expressions: Sequence[Expression]) -> tuple[list[Evaluation], dict[str, int]]:
         """The evaluations, and how many were optimised, skipped by local search, and trained with."""
         losses, done, counts = self._tune(expressions)
+        if self.tuned and self.search.config.keep_better:
+            losses += [self._untuned(expression) for expression in expressions]
         self._reject(losses, done, "rejected")
         signatures = self._signatures(losses, done)
         leaders: dict[tuple[str, ...], int] = {}
@@ -211,7 +249,7 @@ class Evaluator:
         ]
         with self.search.timed("fitness"):
             values = fitness(
-                [losses[i] for i in train], self.search.learners, self.search.config, self.search.engine
+                [losses[i] for i in train], self.search.trained, self.search.config, self.search.engine
             )
         for index, value in zip(train, values, strict=True):
             done[index] = Evaluation(losses[index], value, "ok" if math.isfinite(value) else "diverged")
@@ -220,16 +258,19 @@ class Evaluator:
         for index, signature in signatures.items():
             if index not in done:
                 done[index] = Evaluation(losses[index], self.signatures[signature], "equivalent")
-        return [done[index] for index in range(len(losses))], counts | {"trained": len(train)}
+        step = max(len(expressions), 1)
+        found = [
+            min((done[i] for i in range(index, len(losses), step)), key=Evaluation.rank)
+            for index in range(len(expressions))
+        ]
+        return found, counts | {"trained": len(train)}
 
     def _tune(
         self, expressions: Sequence[Expression]
     ) -> tuple[list[LearnedLoss], dict[int, Evaluation], dict[str, int]]:
         """The losses after local search (if the method has one), the evaluations already known, and counts."""
         search, config = self.search, self.search.config
-        losses = [
-            LearnedLoss(e, search.kind, phi=self._initial_phi(e), softplus=config.softplus) for e in expressions
-        ]
+        losses = [self._start(expression) for expression in expressions]
         done: dict[int, Evaluation] = {}
         if not self.tuned or not losses:
             return losses, done, {"optimised": 0, "skipped": 0}
@@ -248,15 +289,26 @@ class Evaluator:
             )
         for index, outcome in zip(chosen, tuned, strict=True):
             assert isinstance(outcome.loss, LearnedLoss)
+            self.moved.append(float((outcome.loss.phi - losses[index].phi).detach().abs().max()))
             losses[index] = outcome.loss
             if outcome.diverged:
                 done[index] = Evaluation(outcome.loss, math.inf, "diverged")
         return losses, done, {"optimised": len(chosen), "skipped": len(waiting) - len(chosen)}
 
-    def _initial_phi(self, expression: Expression) -> torch.Tensor:
-        """Weights near 1 for a loss that is to be tuned, the unit form for one that is not."""
-        phi = initial_phi(expression, self.search.seed) if self.tuned else torch.ones(expression.edges)
-        return phi.to(self.search.learners[0].device)
+    def _start(self, expression: Expression) -> LearnedLoss:
+        """The loss that local search starts from: weights near those of a known loss, near 1 of another."""
+        loss = self._untuned(expression)
+        if self.tuned:
+            with torch.no_grad():
+                loss.phi.mul_(initial_phi(expression, self.search.seed).to(loss.phi.device))
+        return loss
+
+    def _untuned(self, expression: Expression) -> LearnedLoss:
+        """The loss as it is in textbooks if it is known, all weights 1 if it is not."""
+        known = self.search.known.get(expression)
+        phi = torch.ones(expression.edges) if known is None else known.phi
+        loss = LearnedLoss(expression, self.search.kind, phi=phi, softplus=self.search.config.softplus)
+        return loss.to(self.search.learners[0].device)
 
     def _reject(self, losses: Sequence[LearnedLoss], done: dict[int, Evaluation], status: str) -> None:
         """Mark those that the rejection protocol finds unpromising as done."""
@@ -267,7 +319,8 @@ class Evaluator:
         part = "rejection" if status == "rejected" else "early rejection"
         with search.timed("filters"), search.timed(f"filter: {part}"):
             candidates = [losses[index] for index in waiting]
-            found = promises(candidates, self.samples, search.config, search.kind, search.engine)
+            measure = search.learners[0].task.measure
+            found = promises(candidates, self.samples, search.config, search.kind, search.engine, measure)
         for index, g in zip(waiting, found, strict=True):
             if is_rejected(g):
                 done[index] = Evaluation(losses[index], math.inf, status)

@@ -1,8 +1,7 @@
-"""Kinds of task: their link function, task loss and performance metric."""
+"""Kinds of task: their link function and task loss."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
@@ -18,33 +17,6 @@ def check_kind(kind: str) -> None:
     """Raise ValueError unless `kind` is one of the three kinds of task."""
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}; known are {', '.join(KINDS)}")
-
-
-Metric = Callable[[Tensor, Tensor], Tensor]
-
-
-def metric(kind: Kind) -> Metric:
-    """The performance metric L_P of a kind: mean squared error, or the error rate in [0, 1]."""
-    return {"regression": _mean_squared_error, "binary": _binary_error, "multiclass": _multiclass_error}[kind]
-
-
-METRIC_NAMES = {"regression": "MSE", "binary": "error rate", "multiclass": "error rate"}
-
-
-def _finite_or_inf(value: Tensor, y_pred: Tensor) -> Tensor:
-    return torch.where(torch.isfinite(y_pred).all(), value, torch.inf)
-
-
-def _mean_squared_error(y_pred: Tensor, y_true: Tensor) -> Tensor:
-    return _finite_or_inf(torch.square(y_pred - y_true).mean(), y_pred)
-
-
-def _binary_error(y_pred: Tensor, y_true: Tensor) -> Tensor:
-    return _finite_or_inf(((y_pred > 0) != (y_true > 0.5)).float().mean(), y_pred)
-
-
-def _multiclass_error(y_pred: Tensor, y_true: Tensor) -> Tensor:
-    return _finite_or_inf((y_pred.argmax(dim=1) != y_true).float().mean(), y_pred)
 
 
 def link(logits: Tensor, kind: Kind) -> Tensor:

@@ -8,12 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from evomal_core.compare import Comparison, Problem, compare
 from evomal_core.kinds import TASK_LOSSES
 from evomal_core.lazy import LazyModule
 from evomal_core.losses import Loss
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from evomal_core.finalists import Finalist
 else:
     pd = LazyModule("pandas", "evomal[paper]")
 
@@ -65,6 +68,10 @@ class SearchResult:
         stopped: why the search ended before its last generation ("time limit", "Ctrl-C", or that no better loss
             was found for long); empty if it did not.
         again: goes on with the search for some generations, see `extend`.
+        metric: what fitness is.
+        problem: the tasks, network and configuration, for `compare`.
+        finalists: the losses that were trained again after the search, the best of the search first.
+        chosen: the finalist to use, which may be a known loss, with its learning rate and steps.
     """
 
     method: str
@@ -77,8 +84,13 @@ class SearchResult:
     stopped: str = ""
     again: Callable[..., SearchResult] | None = field(default=None, repr=False, compare=False)
 
+    metric: str = ""
+    problem: Problem | None = field(default=None, repr=False, compare=False)
+    finalists: Sequence[Finalist] = ()
+    chosen: Finalist | None = None
+
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"again": None}  # it holds the data and the model
+        return vars(self) | {"again": None, "problem": None}  # they hold the data and the model
 
     def extend(
         self, generations: int, *, time_limit: float | None = None, patience: int | None = None
@@ -108,8 +120,11 @@ class SearchResult:
 
     @property
     def best_evaluation(self) -> Evaluation:
-        """The evaluation of lowest fitness; of equals, one that was trained with, and the simplest of those."""
-        return min(self.evaluations, key=Evaluation.rank)
+        """The evaluation of the finalist that was chosen; without finalists that of lowest fitness.
+
+        Of equals it is one that was trained with, and the simplest of those.
+        """
+        return self.chosen.evaluation if self.chosen else min(self.evaluations, key=Evaluation.rank)
 
     @property
     def best(self) -> Loss:
@@ -129,7 +144,18 @@ class SearchResult:
     @property
     def fitness(self) -> float:
         """The lowest fitness found (mean error after the partial training session)."""
-        return self.best_evaluation.fitness
+        return min(entry.fitness for entry in self.evaluations)
+
+    def compare(self, **options: Any) -> Comparison:
+        """The best loss beside its rivals, each at its best learning rate and step; see `compare.compare`.
+
+        Raises:
+            ValueError: the result was not made by `learn_loss` in this process, or a task lacks a validation or
+                test part.
+        """
+        if self.problem is None:
+            raise ValueError("this result lacks its tasks and network; call compare on what learn_loss returned")
+        return compare(self.best, self.problem, **options)
 
     @property
     def history(self) -> pd.DataFrame:
@@ -172,6 +198,8 @@ class SearchResult:
         said = f"{len(self.evaluations)} losses evaluated"
         if self.stopped:
             said += f" in {len(self.generations)} generations, then stopped ({self.stopped})"
+        if self.chosen is not None:
+            said += f"; {self.chosen.recommendation(self.metric)}"
         if self.task_loss_fitness is None:
             return said
         kind = self.best_evaluation.loss.kind

@@ -46,7 +46,7 @@ def _single(search: Search, loss: Loss, diverged: bool) -> SearchResult:
     value = math.inf
     if not diverged:
         with search.timed("fitness"):
-            (value,) = fitness([loss], search.learners, search.config)
+            (value,) = fitness([loss], search.trained, search.config)
     entry = Evaluation(loss, value, "ok" if math.isfinite(value) else "diverged")
     row = _row(0, [entry], entry)
     search.progress.generation(row, 1)
@@ -97,7 +97,7 @@ def taylorglo(search: Search) -> SearchResult:
             losses = [TaylorLoss(search.kind, theta=torch.from_numpy(point)).to(device) for point in points]
             if len(rows) == len(recorded):
                 with search.timed("fitness"):
-                    recorded.append(fitness(losses, search.learners, config, search.engine))
+                    recorded.append(fitness(losses, search.trained, config, search.engine))
                 search.progressed = True
                 search.checkpoint.save({"fitness": [*recorded], "seconds": dict(search.seconds)})
             values = recorded[len(rows)]

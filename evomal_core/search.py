@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -14,26 +14,35 @@ from threading import RLock
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from evomal_core import evolution, rivals
 from evomal_core.checkpoints import Checkpoint
 from evomal_core.checks import refuse_unknown
-from evomal_core.config import SGD, Optimizer, SearchConfig
+from evomal_core.compare import Problem
+from evomal_core.config import EVERYDAY, SGD, Optimizer, SearchConfig
 from evomal_core.devices import check_device, repeatable, threads_for
 from evomal_core.engines import fitness
 from evomal_core.expression import Expression
+from evomal_core.filters import sample_predictions
+from evomal_core.finalists import choose, fold, train_finalists
 from evomal_core.kinds import TASK_LOSSES
+from evomal_core.known import known_losses
 from evomal_core.learners import Learner, ModelFactory, make_learners
 from evomal_core.losses import LearnedLoss, Loss, TaskLoss
+from evomal_core.metrics import make_metric
 from evomal_core.primitives import FUNCTION_SETS, TERMINALS
 from evomal_core.progress import Progress
 from evomal_core.result import SearchResult
 from evomal_core.seeds import check_seed
 from evomal_core.session import INTERRUPTED, Search, fingerprint
 from evomal_core.tasks import Task, check_values, missing_classes
+from evomal_core.weighted import balanced_cross_entropy
 
 log = logging.getLogger("evomal")
+
+Initial = Sequence[Expression | LearnedLoss | str] | Mapping[str, LearnedLoss] | SearchResult
+"""Losses that a search starts from."""
 
 
 _METHODS: dict[str, Callable[[Search], SearchResult]] = {
@@ -65,12 +74,14 @@ def learn_loss(
     config: SearchConfig | None = None,
     seed: int = 0,
     checkpoint: str | Path | None = None,
-    initial: Sequence[Expression | LearnedLoss | str] | SearchResult = (),
+    initial: Initial = (),
     device: str = "cpu",
     progress: bool = True,
     compare: bool = True,
     time_limit: float | None = None,
     patience: int | None = None,
+    metric: str | Callable[..., Any] | None = None,
+    task_loss: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> SearchResult:
     """Learn a loss function for a base network on one or more tasks.
 
@@ -82,12 +93,13 @@ def learn_loss(
         model: makes a new base network, e.g. `lambda: models.mlp(10, [40, 40], 1)`. It returns predictions
             or logits of the shape of the labels.
         method: one of METHODS.
-        config: hyper-parameters; the defaults are TPAMI's.
+        config: hyper-parameters; EVERYDAY by default, from which `EVERYDAY.replace(...)` makes others.
+            `SearchConfig()` is TPAMI's protocol.
         seed: decides everything random; the same seed gives the same result.
         checkpoint: a folder to save the state in after each generation; a search that was stopped goes on
             from there when it is called again. A second search on the same folder waits for the first.
-        initial: known losses to start from, e.g. `["square(sub(y, f))"]`, or an earlier result to go on from:
-            their formulas enter the first generation, and their weights are tuned anew.
+        initial: losses to start from, e.g. `["square(sub(y, f))"]`, `known_losses(kind)` or an earlier result to
+            go on from: their formulas enter the first generation, and their weights are tuned anew.
         device: "cpu", "cuda" or "cuda:1".
         progress: whether a bar is shown.
         compare: whether the fitness of the task loss itself is measured too, by one more training; a warning says
@@ -95,6 +107,11 @@ def learn_loss(
         time_limit: seconds after which no more candidates are begun, once some were evaluated; the result has what
             was found until then. The same call with the same checkpoint goes on where it stopped.
         patience: generations without a better loss after which the search stops.
+        metric: what fitness minimises: "error rate", "balanced error", "1 - macro F1", "log loss", "Brier", "ECE",
+            "1 - AUC"; "MSE", "MAE", "median absolute error", "pinball(0.9)", "1 - R2"; a scikit-learn scorer or
+            its name; or a function `(y_pred, y_true) -> float`, lower is better, see `metrics.make_metric`.
+        task_loss: what local search lowers, differentiable, called as `task_loss(y_pred, y_true)`. By default
+            squared error or cross-entropy, the latter with balanced classes where the metric is balanced.
 
     Ctrl-C stops a search, too: the result has what was found until then, and a warning says so. `result.stopped`
     says why a search stopped early, and `result.extend(generations=20)` goes on with it.
@@ -107,14 +124,14 @@ def learn_loss(
     refuse_unknown("method", method, list(METHODS))
     seed = check_seed(seed)
     place = check_device(device)
-    config = SearchConfig() if config is None else config
+    config = EVERYDAY if config is None else config
     if not isinstance(config, SearchConfig):
         raise ValueError(f"config is a SearchConfig, got {config!r:.60}; write config=SearchConfig(...)")
     if isinstance(model, nn.Module) or not callable(model):
         raise ValueError(f"model makes a new network when called; write model=lambda: ..., got {_short(model)}")
     if isinstance(tasks, Task) or not isinstance(tasks, Iterable):
         raise ValueError(f"tasks is a list of tasks, e.g. [task], got {_short(tasks)}")
-    tasks = [check_task(task, config).to(place) for task in tasks]
+    tasks = [_measured(check_task(task, config).to(place), metric, task_loss) for task in tasks]
     if not tasks or len({task.kind for task in tasks}) > 1:
         kinds = ", ".join(sorted({task.kind for task in tasks})) or "none"
         raise ValueError(f"a search needs one or more tasks of one kind, got kinds: {kinds}")
@@ -125,6 +142,7 @@ def learn_loss(
     with _undisturbed(place):
         learners = make_learners(tasks, model, config, seed, "meta-train")
         _check_optimiser(learners[0], config.base)
+        textbook = known_losses(tasks[0].kind, tasks[0], config.function_set) if config.known else {}
         search = Search(
             method,
             learners,
@@ -133,6 +151,9 @@ def learn_loss(
             Checkpoint(checkpoint, fingerprint(method, learners, config, seed, known)),
             Progress(method, progress),
             known,
+            {loss.expression: loss for loss in textbook.values()},
+            [*learners, *_further(tasks, model, config, seed)],
+            Problem(tuple(tasks), model, config, seed),
             deadline=_deadline(time_limit),
             patience=patience,
         )
@@ -145,10 +166,13 @@ def _run(search: Search, compare: bool) -> SearchResult:
         with threads, search.checkpoint.held():
             result = _METHODS[search.method](search)
             result = replace(result, again=partial(_again, search, search.checkpoint.state, compare))
+            result = replace(result, problem=search.problem, metric=search.learners[0].task.measure.name)
             if result.stopped == INTERRUPTED:
                 done, wanted = len(result.generations), search.config.generations
                 log.warning("Ctrl-C: the result is that of %d of %d generations, see its extend", done, wanted)
                 return result
+            if search.config.finalists and search.method != "baseline":
+                result = _chosen(search, result)
             return _compared(search, result) if compare and search.method != "baseline" else result
     finally:
         search.progress.close()
@@ -190,6 +214,40 @@ def _check_limits(time_limit: Any, patience: Any) -> None:
         raise ValueError(f"patience is a whole number of generations, at least 1, got {patience!r}")
 
 
+def _measured(task: Task, metric: Any, task_loss: Any) -> Task:
+    """The task with the metric and the task loss that were asked for."""
+    measure = make_metric(metric, task.kind)
+    if task_loss is None and measure.balanced:
+        task_loss = balanced_cross_entropy(task)
+    if task_loss is not None and not callable(task_loss):
+        raise ValueError(f"task_loss is called as task_loss(y_pred, y_true), got {task_loss!r:.60}")
+    if isinstance(task_loss, nn.Module):
+        task_loss = task_loss.to(task.train[0].device)
+    return task if metric is None and task_loss is None else replace(task, metric=measure, task_loss=task_loss)
+
+
+def _chosen(search: Search, result: SearchResult) -> SearchResult:
+    """The result with its finalists, and the one of them that is to be used."""
+    config, problem = search.config, search.problem
+    assert problem is not None
+    starts = config.finalist_initialisations
+    folded = config.fitness_on == "validation" and starts > 1
+    learners = problem.learners(
+        "finalists", starts, lambda task, number: fold(task, number, starts) if folded else task
+    )
+    known = known_losses(search.kind, problem.tasks[0], config.function_set) if config.known else {}
+    samples = sample_predictions(search.learners, config)
+    with search.timed("finalists"):
+        finalists = train_finalists(result.evaluations, known, learners, samples, config)
+    return replace(result, finalists=finalists, chosen=choose(finalists) if finalists else None)
+
+
+def _further(tasks: list[Task], model: ModelFactory, config: SearchConfig, seed: int) -> list[Learner]:
+    """The tasks with other initial weights and batches than the first ones, for fitness."""
+    numbers = range(1, config.initialisations)
+    return [e for k in numbers for e in make_learners(tasks, model, config, seed, f"initialisation {k}")]
+
+
 _SEARCHING = RLock()
 
 
@@ -206,9 +264,13 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
 
 def _compared(search: Search, result: SearchResult) -> SearchResult:
     with search.timed("task loss"):
-        (own,) = fitness([TaskLoss(search.kind)], search.learners, search.config)
+        (own,) = fitness([TaskLoss(search.kind)], search.trained, search.config)
     if result.fitness >= own:
-        known = "" if search.initial else f", or start from known losses: initial=em.known_losses({search.kind!r})"
+        known = (
+            ""
+            if search.initial or search.known
+            else ", or start from the known losses: config.replace(known=True)"
+        )
         log.warning(
             "no loss was found that is better than %s, whose fitness is %.4g (the best found: %.4g); "
             "search longer (generations, population)%s",
@@ -259,12 +321,12 @@ def check_task(task: Task, config: SearchConfig) -> Task:
     return task
 
 
-def _initial_expressions(
-    initial: Sequence[Expression | LearnedLoss | str] | SearchResult, config: SearchConfig
-) -> list[Expression]:
+def _initial_expressions(initial: Initial, config: SearchConfig) -> list[Expression]:
     if isinstance(initial, SearchResult):
         known = [e.loss for e in (initial.best_evaluation, *initial.population) if isinstance(e.loss, LearnedLoss)]
         initial = list(dict.fromkeys(loss.expression for loss in known))[: config.population]
+    if isinstance(initial, Mapping):
+        initial = list(initial.values())
     if isinstance(initial, str | Expression | Loss):
         raise ValueError(f"initial is a list of losses; write initial=[{initial!r}]")
     if not isinstance(initial, Iterable):

@@ -14,10 +14,12 @@ from typing import Any
 from torch import Tensor
 
 from evomal_core.checkpoints import NOT_IN_FINGERPRINT, Checkpoint, digest_of
+from evomal_core.compare import Problem
 from evomal_core.config import SearchConfig
 from evomal_core.expression import Expression
 from evomal_core.kinds import Kind
 from evomal_core.learners import Learner
+from evomal_core.losses import LearnedLoss
 from evomal_core.progress import Progress
 from evomal_core.result import Evaluation, SearchResult
 
@@ -33,6 +35,11 @@ class Search:
     checkpoint: Checkpoint
     progress: Progress
     initial: list[Expression] = field(default_factory=list)
+    known: dict[Expression, LearnedLoss] = field(default_factory=dict)
+    """The known losses that the first generation holds, with their weights."""
+    trained: list[Learner] = field(default_factory=list)
+    """The tasks with each of the initial weights that fitness is measured from."""
+    problem: Problem | None = None
     engine: str = "none"
     seconds: dict[str, float] = field(default_factory=dict)
     deadline: float = math.inf
@@ -124,7 +131,16 @@ def fingerprint(
         "initial": [str(expression) for expression in initial],
         "kinds": [e.task.kind for e in learners],
         **({"augment": str(augment)} if (augment := [e.task.augment for e in learners if e.task.augment]) else {}),
+        **_objectives(learners),
         "tasks": digest_of(array for e in learners for part in e.task.parts().values() for array in part),
         "architecture": hashlib.sha256(architecture.encode()).hexdigest()[:16],
         "networks": digest_of(array for array in state if isinstance(array, Tensor)),
     }
+
+
+def _objectives(learners: Sequence[Learner]) -> dict[str, Any]:
+    """The names of the metrics and task losses that are not those of the kind."""
+    metrics = [e.task.metric.name for e in learners if e.task.metric is not None]
+    losses = [str(getattr(e.task.task_loss, "__name__", e.task.task_loss)) for e in learners if e.task.task_loss]
+    named = {"metrics": metrics, "task_losses": [ADDRESS.sub("", loss) for loss in losses]}
+    return {name: found for name, found in named.items() if found}

@@ -14,6 +14,7 @@ from torch import Tensor
 from evomal_core import arrays
 from evomal_core.kinds import Kind, check_kind
 from evomal_core.labels import IGNORED, Labels, balanced_weights, check_weight, output_axis, read_labels
+from evomal_core.metrics import Metric, make_metric
 from evomal_core.seeds import check_seed, numpy_rng
 
 SPLITS = ("train", "validation", "test", "unseen")
@@ -98,6 +99,10 @@ class Task:
     """How the labels of a regression were standardised: `task.y_scale.undo(y_pred)` is in their own unit."""
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
     """What is done to the images of each training batch; validation and test rows stay as they are."""
+    metric: Metric | None = None
+    """What is measured of a trained network; None means the mean squared error or the error rate."""
+    task_loss: Callable[[Tensor, Tensor], Tensor] | None = None
+    """What local search lowers, differentiable; None means squared error or cross-entropy."""
     classes: tuple[str, ...] = ()
     """What the labels 0, 1, … of a classification stand for, where that is known."""
     sample_weight: Mapping[str, Tensor] | Tensor | None = None
@@ -246,6 +251,11 @@ class Task:
     def features(self) -> tuple[int, ...]:
         """Shape of one row of x."""
         return tuple(self.train[0].shape[1:])
+
+    @property
+    def measure(self) -> Metric:
+        """The performance metric L_P."""
+        return make_metric(self.metric, self.kind)
 
     def parts(self) -> dict[str, tuple[Tensor, Tensor]]:
         """The non-empty parts by name."""

@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 from evomal_core.checkpoints import Snapshot
 from evomal_core.config import SGD, Optimizer
-from evomal_core.kinds import metric
 from evomal_core.learners import Learner
-from evomal_core.losses import Loss
 from evomal_core.seeds import isolated_torch
 from evomal_core.tasks import Task
 
@@ -46,7 +44,7 @@ class Training:
 
 
 def train(
-    loss: Loss,
+    loss: nn.Module,
     learner: Learner,
     base: SGD | Optimizer,
     steps: int,
@@ -101,7 +99,7 @@ def _rate(base: SGD | Optimizer, step: int, steps: int, milestones: Collection[i
     return rate
 
 
-def _descend(loss: Loss, learner: Learner, network: nn.Module, step: int) -> Any:
+def _descend(loss: nn.Module, learner: Learner, network: nn.Module, step: int) -> Any:
     """The loss of a step's batch, with its gradient left in the network; none where it does not depend on it."""
     x, y = learner.batch(step)
     network.zero_grad(set_to_none=True)
@@ -142,7 +140,7 @@ def _put_down(
 class _frozen:  # noqa: N801 - used as a function
     """Within it, a loss's weights take no gradients, which spares the work of computing them."""
 
-    def __init__(self, loss: Loss) -> None:
+    def __init__(self, loss: nn.Module) -> None:
         self.weights = [w for w in loss.parameters() if w.requires_grad]
 
     def __enter__(self) -> None:
@@ -162,7 +160,7 @@ def rows_at_once(task: Task) -> int:
 
 @torch.no_grad()
 def error(network: nn.Module, task: Task, part: tuple[Tensor, Tensor]) -> float:
-    """The performance metric of a network in evaluation mode: MSE or error rate, inf if not finite.
+    """The performance metric of a network in evaluation mode, inf if a prediction is not finite.
 
     A network that draws random numbers in evaluation mode too draws the same each time.
     """
@@ -175,4 +173,4 @@ def error(network: nn.Module, task: Task, part: tuple[Tensor, Tensor]) -> float:
             pieces.append(network(rows))
     y_pred = torch.cat(pieces)
     network.train(was_training)
-    return float(metric(task.kind)(y_pred, y))
+    return float(task.measure.of(y_pred, y))

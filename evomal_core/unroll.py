@@ -195,9 +195,9 @@ ENGINES: dict[str, Callable[[Loss, Learner, Episode, SGD], tuple[Tensor, Gradien
 """The engines that take one candidate at a time, in the order in which they are tried."""
 
 
-def task_loss(learner: Learner) -> TaskLoss:
-    """The task loss L_T of a learner's task: squared error or cross-entropy."""
-    return TaskLoss(learner.task.kind)
+def task_loss(learner: Learner) -> Callable[[Tensor, Tensor], Tensor]:
+    """The task loss L_T of a learner's task: its own, or squared error or cross-entropy."""
+    return learner.task.task_loss or TaskLoss(learner.task.kind)
 
 
 def meta_gradient(

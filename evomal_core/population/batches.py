@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from evomal_core.kinds import Kind
+from evomal_core.kinds import Kind, link, through_link
 from evomal_core.losses import LearnedLoss, Loss
 from evomal_core.parametric import TaylorLoss
 from evomal_core.population.networks import NotBatchable, Stack
@@ -28,14 +28,14 @@ class Slopes(Protocol):
     def __call__(self, f: Tensor, y: Tensor) -> Tensor: ...  # noqa: D102
 
 
-def slopes_of(losses: Sequence[Loss], dtype: torch.dtype, device: torch.device) -> Slopes:
+def slopes_of(losses: Sequence[nn.Module], dtype: torch.dtype, device: torch.device) -> Slopes:
     """The slopes of a population of `LearnedLoss`es, or one of `TaylorLoss`es, with their weights as they are.
 
     Raises:
         NotBatchable: the losses are of other or of different types.
     """
-    if all(isinstance(loss, LearnedLoss) for loss in losses) and len({_softplus(loss) for loss in losses}) == 1:
-        learned = [loss for loss in losses if isinstance(loss, LearnedLoss)]
+    learned = [loss for loss in losses if isinstance(loss, LearnedLoss)]
+    if len(learned) == len(losses) and len({loss.softplus for loss in learned}) == 1:
         program = Program([loss.expression for loss in learned], learned[0].softplus, device)
         phi = program.pad([loss.phi.to(device, dtype) for loss in learned])
         return lambda f, y: program.slope(phi, f, y)[0]
@@ -52,8 +52,43 @@ def slopes_of(losses: Sequence[Loss], dtype: torch.dtype, device: torch.device) 
     raise NotBatchable(f"only LearnedLosses that agree on softplus, or TaylorLosses, form a program, not {kinds}")
 
 
-def _softplus(loss: Loss) -> bool:
-    return isinstance(loss, LearnedLoss) and loss.softplus
+Cotangents = Callable[[Tensor, "Rows"], Tensor]
+"""The gradient of all candidates' losses by predictions (T, P, B, C)."""
+
+
+def cotangents_of(losses: Sequence[nn.Module], kind: Kind, dtype: torch.dtype, device: torch.device) -> Cotangents:
+    """The gradients of a population's losses by predictions: by their program, or by differentiating each loss."""
+    try:
+        slopes = slopes_of(losses, dtype, device)
+    except NotBatchable:
+        return lambda predictions, rows: _differentiated(losses, predictions, rows)
+
+    def cotangents(predictions: Tensor, rows: Rows) -> Tensor:
+        f = link(predictions, kind)
+        slope = slopes(flat(f, len(losses)), rows.y.reshape(-1)).view(len(losses), *rows.shape).transpose(0, 1)
+        return through_link(f, slope, kind) / rows.shape[1]
+
+    return cotangents
+
+
+def _shaped(y_pred: Tensor, labels: Tensor) -> Tensor:
+    """Predictions (rows, outputs) in the shape of labels that are numbers."""
+    return y_pred if labels.dtype == torch.int64 else y_pred.reshape(labels.shape)
+
+
+def _differentiated(losses: Sequence[nn.Module], predictions: Tensor, rows: Rows) -> Tensor:
+    leaf = predictions.detach().requires_grad_()
+    with torch.enable_grad():
+        total = leaf.new_zeros(())
+        for p, loss in enumerate(losses):
+            if isinstance(loss, Loss):  # a mean over rows, which all tasks have equally many of
+                labels = rows.given.flatten(0, 1)
+                y_pred = leaf[:, p].flatten(0, 1).reshape(-1, leaf.shape[-1])
+                total = total + len(leaf) * loss(_shaped(y_pred, labels), labels)
+                continue
+            for t, labels in enumerate(rows.given):
+                total = total + loss(_shaped(leaf[t, p], labels), labels)
+        return torch.autograd.grad(total, leaf)[0]
 
 
 def flat(x: Tensor, candidates: int) -> Tensor:
@@ -74,6 +109,11 @@ class Rows:
         """T, B and C."""
         return self.y.shape[0], self.y.shape[2], self.y.shape[3]
 
+    @property
+    def labels(self) -> Tensor:
+        """Labels as metrics take them: class indices (T, 1, B), or numbers (T, 1, B, C)."""
+        return self.given.unsqueeze(1) if self.given.dtype == torch.int64 else self.y
+
 
 def stack_rows(stack: Stack, batches: Sequence[tuple[Tensor, Tensor]]) -> Rows:
     """The batches of a stack's learners, which are equally long, as one."""
@@ -84,31 +124,25 @@ def stack_rows(stack: Stack, batches: Sequence[tuple[Tensor, Tensor]]) -> Rows:
     return Rows(stack.features(x), y.to(dtype).flatten(2).unsqueeze(1), y)
 
 
-def error_of(y_pred: Tensor, rows: Rows, kind: Kind) -> Tensor:
-    """The performance metric (T, P) of predictions (T, P, B, C); infinite where one is not finite."""
-    if kind == "regression":
-        change = y_pred - rows.y
-        value = (change * change).mean(dim=(2, 3))
-    elif kind == "binary":
-        value = ((y_pred > 0) != (rows.y > 0.5)).float().mean(dim=(2, 3))
-    else:
-        value = (y_pred.argmax(dim=3) != rows.given.unsqueeze(1)).float().mean(dim=2)
-    return torch.where(torch.isfinite(y_pred).flatten(2).all(dim=2), value, torch.inf)
-
-
 def same_batches(old: Sequence[tuple[Tensor, Tensor]], new: Sequence[tuple[Tensor, Tensor]]) -> bool:
     """Whether two steps have the very same tensors, as where a batch is the whole training set."""
     return all(a is b for pairs in zip(old, new, strict=True) for a, b in zip(*pairs, strict=True))
 
 
-def groups_of(losses: Sequence[Loss]) -> list[tuple[list[int], list[Any]]]:
-    """Losses that a single program takes: with softplus, and without."""
+def groups_of(losses: Sequence[nn.Module]) -> list[tuple[list[int], list[Any]]]:
+    """Losses that are evaluated together: expressions without softplus and with it, polynomials, other modules."""
     groups = []
-    for softplus in (False, True):
-        indices = [i for i, loss in enumerate(losses) if _softplus(loss) == softplus]
+    for number in range(4):
+        indices = [i for i, loss in enumerate(losses) if _group(loss) == number]
         if indices:
             groups.append((indices, [losses[i] for i in indices]))
     return groups
+
+
+def _group(loss: nn.Module) -> int:
+    if isinstance(loss, LearnedLoss):
+        return int(loss.softplus)
+    return 2 if isinstance(loss, TaylorLoss) else 3
 
 
 def in_chunks(

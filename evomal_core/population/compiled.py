@@ -18,16 +18,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from evomal_core.config import SGD, SearchConfig
 from evomal_core.expression import Expression
 from evomal_core.kinds import Kind, link
-from evomal_core.losses import LearnedLoss, Loss
+from evomal_core.losses import LearnedLoss
 from evomal_core.population.batches import Rows, same_batches, stack_rows
 from evomal_core.population.networks import MLPStack, RecurrentStack, Stack
 from evomal_core.primitives import arity
-from evomal_core.unroll import episode
+from evomal_core.unroll import episode, task_loss
+from evomal_core.weighted import class_weights
 
 WIDEST = 256
 """Layers above it gain more from PyTorch's larger products."""
@@ -47,7 +48,7 @@ def _libraries() -> Any:
     return kernels, threadpoolctl.ThreadpoolController()
 
 
-def fits(stack: Stack, losses: Sequence[Loss] | None = None, config: SearchConfig | None = None) -> bool:
+def fits(stack: Stack, losses: Sequence[nn.Module] | None = None, config: SearchConfig | None = None) -> bool:
     """Whether the kernels can take a stack, its losses, and the number of unrolled steps."""
     if isinstance(stack, MLPStack):
         known = (
@@ -56,10 +57,16 @@ def fits(stack: Stack, losses: Sequence[Loss] | None = None, config: SearchConfi
         )
     else:
         known = isinstance(stack, RecurrentStack)
-    return known and (config is None or config.unroll_steps == 1) and take(stack.theta0[0], losses or ())
+    if config is not None and not (config.unroll_steps == 1 and _knows_task_loss(stack)):
+        return False
+    return known and take(stack.theta0[0], losses or ())
 
 
-def take(numbers: Tensor, losses: Sequence[Loss] = ()) -> bool:
+def _knows_task_loss(stack: Stack) -> bool:
+    return all(class_weights(task_loss(learner), stack.outputs) is not None for learner in stack.learners)
+
+
+def take(numbers: Tensor, losses: Sequence[nn.Module] = ()) -> bool:
     """Whether the kernels can compute with tensors like this one, and with these losses."""
     return (
         os.environ.get("EVOMAL_KERNELS", "1") != "0"
@@ -156,6 +163,14 @@ def _layers(stack: MLPStack) -> np.ndarray:
     return np.array(rows)
 
 
+def _class_weights(stack: Stack) -> np.ndarray:
+    """The weights of the classes in the task loss, (T, classes): all 1 unless it is balanced."""
+    found = [class_weights(task_loss(learner), max(2, stack.outputs)) for learner in stack.learners]
+    return (
+        torch.stack([weights for weights in found if weights is not None]).to("cpu", stack.theta0[0].dtype).numpy()
+    )
+
+
 def _flat_weights(stack: Stack) -> np.ndarray:
     """The initial weights of each task as one vector, (T, W)."""
     return torch.cat([w[:, 0].flatten(1) for w in stack.theta0], dim=1).contiguous().numpy()
@@ -179,6 +194,7 @@ class CompiledMetaStep:
         self.population = _Population(expressions, softplus, stack.kind)
         self.layers = _layers(stack)
         self.theta = _flat_weights(stack)
+        self.class_weights = _class_weights(stack)
         self._held: dict[str, tuple[list[tuple[Tensor, Tensor]], tuple[np.ndarray, np.ndarray]]] = {}
         self._start: tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]] | None = None
 
@@ -198,8 +214,8 @@ class CompiledMetaStep:
         def work(candidates: np.ndarray) -> None:
             population.kernels.meta_steps(
                 population.kind, population.softplus, population.trees, population.lengths, weights,
-                self.layers, theta0, f0, y, hidden, jacobian, x_task, y_task, rates, candidates,
-                values, gradients,
+                self.layers, theta0, f0, y, hidden, jacobian, x_task, y_task, self.class_weights, rates,
+                candidates, values, gradients,
             )  # fmt: skip
 
         with population.one_blas_thread():
@@ -232,7 +248,7 @@ class CompiledMetaStep:
 class CompiledTraining:
     """The networks of a stack for all candidates, trained by the kernels."""
 
-    def __init__(self, population: Sequence[Loss], stack: MLPStack, base: SGD) -> None:
+    def __init__(self, population: Sequence[nn.Module], stack: MLPStack, base: SGD) -> None:
         losses = [loss for loss in population if isinstance(loss, LearnedLoss)]
         self.stack, self.base = stack, base
         self.population = _Population([loss.expression for loss in losses], losses[0].softplus, stack.kind)
@@ -242,6 +258,7 @@ class CompiledTraining:
         self.velocity = np.zeros_like(self.theta)
         self.done = 0
         self._rows: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._labels: dict[str, Tensor] = {}
 
     def advance(self, step: int) -> None:
         """Train up to `step`."""
@@ -268,19 +285,16 @@ class CompiledTraining:
         """The performance metric (T, P) of each part."""
         found = {}
         for name in splits:
-            x, y = self._part(name)
-            values = np.empty(self.theta.shape[:2])
+            x, labels = self._part(name)[0], self._labels[name]
+            outputs = self.stack.layers[-1][1]
+            y_pred = np.empty((*self.theta.shape[:2], x.shape[1], outputs), self.theta.dtype)
 
-            def work(
-                candidates: np.ndarray, x: np.ndarray = x, y: np.ndarray = y, values: np.ndarray = values
-            ) -> None:
-                population = self.population
-                population.kernels.errors(population.kind, self.layers, self.theta, x, y, candidates, values)
+            def work(candidates: np.ndarray, x: np.ndarray = x, y_pred: np.ndarray = y_pred) -> None:
+                self.population.kernels.predict(self.layers, self.theta, x, candidates, y_pred)
 
             with self.population.one_blas_thread():
                 self.population.spread(work)
-            # error rates are float32 as `training.error` has them, whatever the data are
-            found[name] = torch.from_numpy(values.T if self.stack.kind == "regression" else np.float32(values.T))
+            found[name] = self.stack.learners[0].task.measure(torch.from_numpy(y_pred).transpose(0, 1), labels)
         return found
 
     def finite(self) -> Tensor:
@@ -291,6 +305,7 @@ class CompiledTraining:
         if name not in self._rows:
             rows = stack_rows(self.stack, [learner.task.parts()[name] for learner in self.stack.learners])
             self._rows[name] = _features(rows), _labels(rows)
+            self._labels[name] = rows.labels
         return self._rows[name]
 
     def _orders(self, learner: Any, rows: int, stop: int) -> np.ndarray:

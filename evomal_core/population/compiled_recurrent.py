@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from evomal_core.config import SGD, SearchConfig
 from evomal_core.expression import Expression
-from evomal_core.losses import LearnedLoss, Loss
+from evomal_core.losses import LearnedLoss
 from evomal_core.population import compiled
-from evomal_core.population.batches import Rows, error_of, stack_rows
+from evomal_core.population.batches import Rows, stack_rows
 from evomal_core.population.networks import RecurrentStack
 from evomal_core.population.recurrent import Letters, RecurrentDerivatives
 from evomal_core.unroll import episode
@@ -71,6 +71,7 @@ class RecurrentMetaStep:
         self.stack, self.config = stack, config
         self.network = _Network(stack, expressions, softplus)
         self.theta = compiled._flat_weights(stack)[0]
+        self.class_weights = compiled._class_weights(stack)[0]
         self._start: Any = None
 
     def __call__(self, phi: Tensor, meta_step: int) -> tuple[Tensor, Tensor]:
@@ -99,7 +100,9 @@ class RecurrentMetaStep:
                     kernels.ahead(theta, theta0, gradient, rate, base.weight_decay)
                     record = scratch.record(x_task)
                     predictions = f.forward(theta, x_task, record)
-                    values[one] = kernels.task_loss(population.kind, predictions, y_task, after)
+                    values[one] = kernels.task_loss(
+                        population.kind, predictions, y_task, self.class_weights, after
+                    )
                     f.pullback(theta, x_task, record, after, gradient)
                     change = f.pushforward(theta0, x, start, gradient)
                     kernels.mixed_products(*losses, logits[None], y, change[None], rate, one, gradients)
@@ -115,7 +118,7 @@ class RecurrentMetaStep:
 class RecurrentTraining:
     """The networks of one learner for all candidates, trained by the kernels."""
 
-    def __init__(self, population: Sequence[Loss], stack: RecurrentStack, base: SGD) -> None:
+    def __init__(self, population: Sequence[nn.Module], stack: RecurrentStack, base: SGD) -> None:
         losses = [loss for loss in population if isinstance(loss, LearnedLoss)]
         self.stack, self.base = stack, base
         self.network = _Network(stack, [loss.expression for loss in losses], losses[0].softplus)
@@ -160,7 +163,7 @@ class RecurrentTraining:
         found = {}
         for name in splits:
             rows = stack_rows(self.stack, [self.network.learner.task.parts()[name]])
-            found[name] = error_of(self._predictions(rows), rows, self.stack.kind)
+            found[name] = self.network.learner.task.measure(self._predictions(rows), rows.labels)
         return found
 
     def _predictions(self, rows: Rows) -> Tensor:

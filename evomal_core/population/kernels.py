@@ -629,16 +629,17 @@ def _through_link(kind, f, change, scale, out):
 
 
 @_jit
-def task_loss(kind, logits, y, cotangent):
-    """The task loss of a batch, and its gradient with respect to the logits."""
+def task_loss(kind, logits, y, weights, cotangent):
+    """The task loss of a batch with these weights of the classes, and its gradient with respect to the logits."""
     batch, outputs = logits.shape
     zero, one = logits.dtype.type(0), logits.dtype.type(1)
     total = zero
     if kind == MULTICLASS:
         _link(kind, logits, cotangent)
     for row in range(batch):
-        top, spread = zero, zero
+        top, spread, weight = zero, zero, one
         if kind == MULTICLASS:
+            weight = weights[np.argmax(y[row])]
             top = logits[row].max()
             for column in range(outputs):
                 spread += math.exp(logits[row, column] - top)
@@ -650,12 +651,13 @@ def task_loss(kind, logits, y, cotangent):
                 cotangent[row, column] = (z - label) * 2 / batch
             elif kind == BINARY:
                 # the logarithm of 1 + exp(−|z|), and −z where z is negative
-                total += (one - label) * z + math.log1p(math.exp(-abs(z))) + max(-z, zero)
-                cotangent[row, column] = (one / (one + math.exp(-z)) - label) / batch
+                weight = weights[0] + (weights[1] - weights[0]) * label
+                total += weight * ((one - label) * z + math.log1p(math.exp(-abs(z))) + max(-z, zero))
+                cotangent[row, column] = weight * (one / (one + math.exp(-z)) - label) / batch
             else:
                 if label > 0:
-                    total += top + spread - z
-                cotangent[row, column] = (cotangent[row, column] - label) / batch
+                    total += weight * (top + spread - z)
+                cotangent[row, column] = weight * (cotangent[row, column] - label) / batch
     return total / batch
 
 
@@ -687,12 +689,13 @@ def forward(layers, theta, x, hidden, jacobian):
 
 
 @_jit
-def meta_steps(kind, softplus, trees, lengths, phi, layers, theta0, f0, y, hidden, jacobian, x_task, y_task, rates,
-               chosen, values, gradients):  # fmt: skip
+def meta_steps(kind, softplus, trees, lengths, phi, layers, theta0, f0, y, hidden, jacobian, x_task, y_task,
+               class_weights, rates, chosen, values, gradients):  # fmt: skip
     """One meta-step of the `chosen` candidates on all tasks.
 
-    f0 and y are (T, B, C), hidden and jacobian what `forward` left; rates holds the learning rate of the
-    first step and the weight decay. Writes values (P,) and gradients (P, E), summed over tasks.
+    f0 and y are (T, B, C), hidden and jacobian what `forward` left; class_weights (T, classes) are those of the
+    task loss; rates holds the learning rate of the first step and the weight decay. Writes values (P,) and
+    gradients (P, E), summed over tasks.
     """
     tasks, batch, outputs = f0.shape
     rows, dtype = x_task.shape[1], theta0.dtype
@@ -723,7 +726,9 @@ def meta_steps(kind, softplus, trees, lengths, phi, layers, theta0, f0, y, hidde
             _step(theta, start, gradient, rate, decay)
             _forward(layers, theta, x_task[t], hidden1)
             logits = hidden1[hidden1.size - rows * outputs :].reshape(rows, outputs)
-            values[p] += task_loss(kind, logits, y_task[t], one[: rows * outputs].reshape(rows, outputs))
+            values[p] += task_loss(
+                kind, logits, y_task[t], class_weights[t], one[: rows * outputs].reshape(rows, outputs)
+            )
             _backward(layers, theta, ones[:rows], hidden1, one, two, gradient)
             if outputs == 1:
                 change = three
@@ -886,24 +891,11 @@ def _adam(x, gradient, mean, square, rate, step):
 
 
 @_jit
-def errors(kind, layers, theta, x, y, chosen, found):
-    """The performance metric of each network (P, T): mean squared error or error rate, inf if not finite."""
-    tasks, rows, outputs = y.shape
+def predict(layers, theta, x, chosen, found):
+    """The outputs (P, T, rows, C) of the `chosen` candidates' networks."""
+    rows, outputs = found.shape[2:]
     hidden = np.empty(_sizes(layers, rows)[0], theta.dtype)
     for p in chosen:
-        for t in range(tasks):
+        for t in range(theta.shape[1]):
             _forward(layers, theta[p, t], x[t], hidden)
-            predictions = hidden[hidden.size - rows * outputs :].reshape(rows, outputs)
-            total = 0.0
-            for row in range(rows):
-                if kind == MULTICLASS:
-                    total += y[t, row, np.argmax(predictions[row])] == 0
-                for column in range(outputs):
-                    z, label = predictions[row, column], y[t, row, column]
-                    if not np.isfinite(z):
-                        total = np.inf
-                    if kind == REGRESSION:
-                        total += (z - label) * (z - label) / outputs
-                    elif kind == BINARY:
-                        total += ((z > 0) != (label > 0.5)) / outputs
-            found[p, t] = np.inf if np.isnan(total) else total / rows
+            found[p, t] = hidden[hidden.size - rows * outputs :].reshape(rows, outputs)

@@ -25,9 +25,9 @@ from torch.func import jvp, vjp
 from torch.nn import functional
 
 from evomal_core.config import SearchConfig
-from evomal_core.kinds import Kind, link, through_link
+from evomal_core.kinds import link, through_link
 from evomal_core.learners import Learner
-from evomal_core.losses import LearnedLoss, Loss
+from evomal_core.losses import LearnedLoss, Loss, TaskLoss
 from evomal_core.population import compiled
 from evomal_core.population.batches import Rows, flat, groups_of, in_chunks, same_batches, stack_rows, stackable
 from evomal_core.population.compiled_recurrent import RecurrentMetaStep
@@ -35,16 +35,20 @@ from evomal_core.population.cuda_graphs import GraphedStep
 from evomal_core.population.networks import MLPStack, NotBatchable, RecurrentStack, Stack, make_stacks
 from evomal_core.population.steps import Stacked, descended
 from evomal_core.population.trees import Program
-from evomal_core.unroll import Tuned, episode, meta_optimiser, sgd_step, step_adjoint
+from evomal_core.unroll import Tuned, episode, meta_optimiser, sgd_step, step_adjoint, task_loss
+from evomal_core.weighted import class_weights
 
 
-def _task_loss(predictions: Tensor, rows: Rows, kind: Kind) -> tuple[Tensor, Tensor]:
+def _task_loss(predictions: Tensor, rows: Rows, stack: Stack) -> tuple[Tensor, Tensor]:
     """The task loss (T, P) and its gradient with respect to predictions (T, P, B, C)."""
+    losses = [task_loss(learner) for learner in stack.learners]
+    if not all(type(loss) is TaskLoss and class_weights(loss, 1) is not None for loss in losses):
+        return _other_task_loss(predictions, rows, losses)
     size = rows.shape[1]
-    if kind == "regression":
+    if stack.kind == "regression":
         change = predictions - rows.y
         return (change * change).sum(dim=(2, 3)) / size, change * (2 / size)
-    if kind == "binary":
+    if stack.kind == "binary":
         value = functional.binary_cross_entropy_with_logits(
             predictions, rows.y.expand_as(predictions), reduction="none"
         )
@@ -52,6 +56,21 @@ def _task_loss(predictions: Tensor, rows: Rows, kind: Kind) -> tuple[Tensor, Ten
     logs = torch.log_softmax(predictions, dim=-1)
     labels = rows.given[:, None, :, None].expand(*predictions.shape[:3], 1)
     return -logs.gather(3, labels).sum(dim=(2, 3)) / size, (logs.exp() - rows.y) / size
+
+
+def _other_task_loss(predictions: Tensor, rows: Rows, losses: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    """The same by differentiating losses of one's own, one network after the other."""
+    leaf = predictions.detach().requires_grad_()
+    with torch.enable_grad():
+        values = torch.stack(
+            [
+                torch.stack(
+                    [loss(network if y.ndim == 1 else network.reshape(y.shape), y) for network in candidates]
+                )
+                for loss, candidates, y in zip(losses, leaf, rows.given, strict=True)
+            ]
+        )
+        return values.detach(), torch.autograd.grad(values.sum(), leaf)[0]
 
 
 CACHED = 2**21
@@ -119,7 +138,7 @@ class MetaStep:
         rate = base.lr * (1 + base.momentum if base.nesterov else 1)
         theta = [descended(w, g, rate, base.weight_decay) for w, g in zip(theta0, gradient, strict=True)]
         after, pullback, _ = stack.linearise(theta, task.features, draw + 1, factored=True)
-        value, cotangent = _task_loss(after, task, stack.kind)
+        value, cotangent = _task_loss(after, task, stack)
         u = through_link(f, pushforward(pullback(cotangent)), stack.kind)
         by_phi, _ = self.program.mixed(tape, flat(u * (-rate / rows.shape[1]), len(phi)))
         return value.sum(dim=0), by_phi
@@ -142,7 +161,7 @@ class MetaStep:
             trajectory.append(list(theta.values()))
             tapes.append((slope, tape))
         after, pullback, _ = stack.linearise(trajectory[-1], task.features, draw + len(steps))
-        value, cotangent = _task_loss(after, task, stack.kind)
+        value, cotangent = _task_loss(after, task, stack)
         adjoint = tuple(pullback(cotangent))
         meta = torch.zeros_like(phi)
         adjoint_velocity = tuple(torch.zeros_like(a) for a in adjoint)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from evomal_core.config import SGD, Optimizer, SearchConfig
@@ -17,8 +17,7 @@ from evomal_core.losses import LearnedLoss, Loss
 from evomal_core.population import compiled
 from evomal_core.population.batches import (
     Rows,
-    error_of,
-    flat,
+    cotangents_of,
     groups_of,
     in_chunks,
     same_batches,
@@ -46,15 +45,26 @@ class Trained:
 
 
 def train_stack(
-    losses: Sequence[Loss],
+    losses: Sequence[nn.Module],
     learners: Sequence[Learner],
     base: SGD | Optimizer,
     steps: int,
     record: Collection[int] = (),
     splits: Sequence[str] | None = None,
     milestones: Collection[int] = (),
+    modules: bool = False,
 ) -> list[list[Trained]]:
     """Train the network of every learner with every loss, all at once; see `training.train`.
+
+    Args:
+        losses: the losses.
+        learners: the tasks with their base networks.
+        base: the optimiser's hyper-parameters.
+        steps: number of gradient steps.
+        record: steps after which errors are measured, beside the last.
+        splits: the parts of the tasks to measure; all by default.
+        milestones: steps after which the learning rate is multiplied by 0.1.
+        modules: whether losses that form no program are taken too, by differentiating each of them.
 
     Returns:
         For each loss, the errors for each learner.
@@ -67,6 +77,8 @@ def train_stack(
     wanted = sorted({step for step in record if 0 <= step <= steps} | {steps})
     results: dict[int, list[Trained]] = {}
     for indices, group in groups_of(losses):
+        if not modules:
+            slopes_of(group, torch.float32, torch.device("cpu"))  # or NotBatchable
         trained = in_chunks(group, lambda part: _train(part, learners, base, wanted, splits, milestones))
         results.update(zip(indices, trained, strict=True))
     return [results[index] for index in range(len(losses))]
@@ -77,7 +89,7 @@ LOOK = 25
 
 
 def _train(
-    losses: Sequence[Loss],
+    losses: Sequence[nn.Module],
     learners: Sequence[Learner],
     base: SGD,
     wanted: Sequence[int],
@@ -92,7 +104,7 @@ def _train(
 
 
 def _train_one_stack(
-    losses: Sequence[Loss],
+    losses: Sequence[nn.Module],
     stack: Stack,
     base: SGD,
     wanted: Sequence[int],
@@ -114,7 +126,7 @@ def _train_one_stack(
 
 
 def _training(
-    losses: Sequence[Loss], stack: Stack, base: SGD
+    losses: Sequence[nn.Module], stack: Stack, base: SGD
 ) -> StackTraining | compiled.CompiledTraining | RecurrentTraining:
     if compiled.fits(stack, losses):
         if isinstance(stack, MLPStack):
@@ -131,7 +143,7 @@ class StackTraining:
     training goes on; their errors are infinite.
     """
 
-    def __init__(self, losses: Sequence[Loss], stack: Stack, base: SGD) -> None:
+    def __init__(self, losses: Sequence[nn.Module], stack: Stack, base: SGD) -> None:
         self.losses, self.stack, self.base = losses, stack, base
         self.theta = stack.start(len(losses))
         self.velocity: Stacked | None = None
@@ -143,7 +155,7 @@ class StackTraining:
         """Let the weights be those of the candidates with these numbers."""
         self.candidates = candidates
         losses = [self.losses[p] for p in candidates.tolist()]
-        self.slopes = slopes_of(losses, self.theta[0].dtype, candidates.device)
+        self.cotangents = cotangents_of(losses, self.stack.kind, self.theta[0].dtype, candidates.device)
         moves = torch.tensor([_depends_on_f(loss) for loss in losses], device=candidates.device)
         self.moving = None if bool(moves.all()) else moves  # without f nothing trains, not even by weight decay
         self.factored = self.moving is None or not self.base.weight_decay
@@ -165,11 +177,7 @@ class StackTraining:
             rows = self._rows([learner.batch(number) for learner in self.stack.learners])
             with torch.no_grad(), stackable():
                 predictions, pullback = self.stack.train_step(self.theta, rows.features, number, self.factored)
-                f = link(predictions, self.stack.kind)
-                candidates = len(self.candidates)
-                slope = self.slopes(flat(f, candidates), rows.y.reshape(-1))
-                slope = slope.view(candidates, *rows.shape).transpose(0, 1)
-                gradient = pullback(through_link(f, slope, self.stack.kind) / rows.shape[1])
+                gradient = pullback(self.cotangents(predictions.expand(-1, len(self.candidates), -1, -1), rows))
                 self.velocity = sgd_in_place(self.theta, gradient, self.velocity, self.base, self.moving)
         self.done = step
 
@@ -209,7 +217,7 @@ def _trained(errors: list[dict[str, Tensor]], task: int, candidate: int, finite:
     return Trained(curve, not finite or any(value == float("inf") for value in curve[-1].values()))
 
 
-def _depends_on_f(loss: Loss) -> bool:
+def _depends_on_f(loss: nn.Module) -> bool:
     return not isinstance(loss, LearnedLoss) or "f" in loss.expression.nodes
 
 
@@ -226,7 +234,7 @@ def _errors(stack: Stack, theta: Stacked, splits: Sequence[str]) -> dict[str, Te
             chunks = rows.features.split(size, dim=stack.row_axis)
             pieces = [stack.evaluate(theta, x, number) for number, x in enumerate(chunks)]
         y_pred = torch.cat(pieces, dim=2)
-        found[name] = error_of(y_pred, rows, stack.kind)
+        found[name] = stack.learners[0].task.measure(y_pred, rows.labels)
     return found
 
 

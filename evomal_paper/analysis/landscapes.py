@@ -17,7 +17,6 @@ from tqdm.auto import tqdm
 
 from evomal_core.config import Config, Positive, PositiveFloat
 from evomal_core.devices import one_thread, repeatable
-from evomal_core.kinds import metric
 from evomal_core.learners import Weights
 from evomal_core.losses import Loss, TaskLoss
 from evomal_core.search import METHODS
@@ -166,7 +165,7 @@ def landscape(loss: Loss, network: nn.Module, task: Task, grid: Grid, seed: int)
     functions: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
         "task": TaskLoss(task.kind),
         "own": loss,
-        "error": metric(task.kind),
+        "error": task.measure.of,
     }
     directions = [direction(network, seed, axis) for axis in range(grid.dimensions)]
     x, y = (array[: grid.rows] for array in task.train)

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 import evomal_core as em
 from evomal_core.engines import fitness
-from evomal_core.kinds import metric
 from evomal_core.learners import make_learners
+from evomal_core.metrics import make_metric
 from evomal_core.seeds import isolated_torch
 from evomal_core.training import error, train
 
@@ -126,7 +126,7 @@ def test_errors_are_measured_in_evaluation_mode():
     ],
 )
 def test_metrics_are_error_rate_and_mean_squared_error_and_never_nan(kind, y_pred, y_true, wanted):
-    assert metric(kind)(torch.tensor(y_pred), torch.tensor(y_true)).item() == pytest.approx(wanted)
+    assert make_metric(None, kind).of(torch.tensor(y_pred), torch.tensor(y_true)).item() == pytest.approx(wanted)
 
 
 def test_divergence_is_data():

@@ -1,0 +1,299 @@
+"""The honest comparison: a learned loss and its rivals, each at its best learning rate and stopping step.
+
+Rate and step are chosen on the validation part, and the test part is looked at once. All losses meet the same
+initial weights and batches, so differences are paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import nn
+
+from evomal_core.config import SearchConfig
+from evomal_core.known import known_losses
+from evomal_core.learners import Learner, ModelFactory, make_learners
+from evomal_core.tasks import Task
+from evomal_core.tuning import Tuning, tune
+from evomal_core.weighted import LogitAdjusted, balanced_cross_entropy, class_shares
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    import pandas as pd
+
+LEARNED = "learned"
+FACTORS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+"""Learning rates that are tried, as multiples of the configuration's."""
+POINTS = 20
+"""Steps at which errors are measured."""
+CONFIDENCE = 0.95
+Verdict = Literal["won", "lost", "undecided"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The tasks, base network, configuration and seed of a search."""
+
+    tasks: tuple[Task, ...]
+    model: ModelFactory
+    config: SearchConfig
+    seed: int
+
+    def learners(
+        self, purpose: str, initialisations: int, change: Callable[[Task, int], Task] = lambda task, number: task
+    ) -> list[Learner]:
+        """Each task with several initial weights that no search has seen, perhaps changed for each of them."""
+        made = []
+        for number in range(initialisations):
+            tasks = [change(task, number) for task in self.tasks]
+            made += make_learners(tasks, self.model, self.config, self.seed, f"{purpose} {number}")
+        return made
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A learned loss beside its rivals; in Jupyter it shows its sentence and table.
+
+    Attributes:
+        learned: the trainings of the learned loss.
+        rivals: those of the rivals.
+        metric: the name of what is measured; lower is better.
+        tasks: number of tasks; trainings are initialisations × tasks.
+    """
+
+    learned: Tuning
+    rivals: Sequence[Tuning]
+    metric: str
+    tasks: int = 1
+
+    @property
+    def rival(self) -> Tuning:
+        """The rival that one would have chosen: the best on the validation part."""
+        return min(self.rivals, key=lambda t: _order(t.errors("validation").mean()))
+
+    @property
+    def best_rival(self) -> Tuning:
+        """The best rival in hindsight: the best on the test part."""
+        return min(self.rivals, key=lambda t: _order(t.errors("test").mean()))
+
+    def difference(self, rival: Tuning) -> tuple[float, float, float]:
+        """By how much the rival's mean test error is higher, and the ends of the paired 95 % interval."""
+        return interval(rival.errors("test") - self.learned.errors("test"))
+
+    def verdict(self, rival: Tuning) -> Verdict:
+        """Whether the learned loss won, lost, or neither at this number of trainings."""
+        _, low, high = self.difference(rival)
+        return "won" if low > 0 else "lost" if high < 0 else "undecided"
+
+    @property
+    def sentence(self) -> str:
+        """Who won, by how much, and at what n."""
+        return " ".join(
+            self._against(rival, how)
+            for rival, how in ((self.rival, "chosen on validation"), (self.best_rival, "the best in hindsight"))
+            if how.startswith("chosen") or rival is not self.rival
+        )
+
+    def _against(self, rival: Tuning, how: str) -> str:
+        own, other = self.learned.errors("test"), rival.errors("test")
+        change, low, high = self.difference(rival)
+        said = {
+            "won": "The learned loss won against",
+            "lost": "The learned loss lost against",
+            "undecided": "It is undecided between the learned loss and",
+        }[self.verdict(rival)]
+        return (
+            f"{said} {rival.name} ({how}): test {self.metric} {own.mean():.4g} and {other.mean():.4g}, "
+            f"difference {change:.3g} [{low:.3g}, {high:.3g}], n = {len(own)} trainings each."
+        )
+
+    def table(self) -> pd.DataFrame:
+        """One row a loss, the best on the validation part first; rates at an end of the range are marked."""
+        import pandas as pd
+
+        rows = []
+        for tuning in sorted([self.learned, *self.rivals], key=lambda t: _order(t.errors("validation").mean())):
+            mean, low, high = interval(tuning.errors("test"))
+            row: dict[str, Any] = {
+                "loss": tuning.name,
+                "lr": tuning.lr,
+                "steps": tuning.steps,
+                "validation": tuning.errors("validation").mean(),
+                "test": mean,
+                "±": (high - low) / 2,
+            }
+            if tuning is not self.learned:
+                change, low, high = self.difference(tuning)
+                row |= {"above learned": change, "low": low, "high": high, "verdict": self.verdict(tuning)}
+            rows.append(row | {"rate at the end": tuning.lr in (min(tuning.curves), max(tuning.curves))})
+        return pd.DataFrame(rows)
+
+    def curves(self) -> pd.DataFrame:
+        """Every error that was measured: loss, lr, step, split, training, error."""
+        import pandas as pd
+
+        rows = [
+            (t.name, lr, step, split, number, error)
+            for t in (self.learned, *self.rivals)
+            for lr, curves in t.curves.items()
+            for split, errors in curves.items()
+            for number, row in enumerate(errors)
+            for step, error in zip(t.record, row, strict=True)
+        ]
+        return pd.DataFrame(rows, columns=["loss", "lr", "step", "split", "training", "error"])
+
+    def plot(self, limit: int = 12) -> Figure:
+        """Dots for trainings, bars for 95 % intervals of the mean, the losses in order of their test error."""
+        from matplotlib.figure import Figure
+
+        ranked = sorted(self.rivals, key=lambda t: _order(t.errors("test").mean()))[: limit - 1]
+        shown = sorted([self.learned, *ranked], key=lambda t: -_order(t.errors("test").mean()))
+        figure = Figure(figsize=(6.4, 0.7 + 0.3 * len(shown)), layout="constrained")
+        axes = figure.subplots()
+        for place, tuning in enumerate(shown):
+            errors = tuning.errors("test")
+            mean, low, high = interval(errors)
+            color = "C3" if tuning is self.learned else "0.35"
+            axes.plot(errors, np.full(len(errors), place), ".", color=color, alpha=0.45, markersize=5)
+            axes.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt="D", color=color, markersize=4)
+        axes.set_yticks(range(len(shown)), [t.name for t in shown])
+        axes.set_xlabel(f"test {self.metric}, n = {len(self.learned.errors('test'))} trainings")
+        axes.grid(axis="x", alpha=0.3)
+        return figure
+
+    def __repr__(self) -> str:
+        return f"{self.sentence}\n{self.table().to_string(index=False)}"
+
+    def _repr_html_(self) -> str:
+        numbers = dict.fromkeys(("lr", "validation", "test", "±", "above learned", "low", "high"), "{:.4g}")
+        styled = self.table().style.hide(axis="index").format(numbers, na_rep="")
+        return f"<p>{self.sentence}</p>{styled.to_html()}"
+
+
+def compare(
+    loss: nn.Module,
+    problem: Problem,
+    *,
+    rivals: Literal["known"] | Mapping[str, nn.Module] = "known",
+    own: Mapping[str, nn.Module] | None = None,
+    lrs: Sequence[float] | None = None,
+    initialisations: int = 5,
+    steps: int | None = None,
+    train_on_validation: bool = False,
+) -> Comparison:
+    """Train with a loss and with its rivals at several rates from the same initial weights, and compare them.
+
+    Args:
+        loss: the learned loss.
+        problem: where it was learned; its tasks need validation and test parts.
+        rivals: "known" for the known losses of the kind, or modules by name, called as `loss(y_pred, y_true)`.
+        own: modules of one's own, beside the rivals.
+        lrs: learning rates; FACTORS times the configuration's by default. A loss whose best rate is at an end
+            of them is trained beyond it too.
+        initialisations: from how many initial weights each network is trained.
+        steps: how long; each loss stops at its best step.
+        train_on_validation: whether the task loss is also trained with the validation rows added to the
+            training rows, and with them alone (its rate and step chosen on half of them).
+
+    Raises:
+        ValueError: a task lacks a validation or test part, or an argument is out of range.
+    """
+    _check(problem, initialisations, steps)
+    config = problem.config
+    steps = steps or max(2 * config.fitness_steps, config.finalist_steps if config.finalists else 0)
+    record = np.unique(np.linspace(0, steps, POINTS + 1).astype(int)[1:]).tolist()
+    rates = [config.base.lr * factor for factor in FACTORS] if lrs is None else list(lrs)
+    learners = problem.learners("compare", initialisations)
+    named = rival_losses(problem.tasks[0]) if rivals == "known" else dict(rivals)
+    losses = {LEARNED: loss, **named, **(own or {})}
+    first, *others = tune(losses, learners, config.base, rates, record)
+    if train_on_validation:
+        for only in (True, False):
+            others.append(_on_validation_rows(problem, initialisations, rates, record, only=only))
+    return Comparison(first, others, problem.tasks[0].measure.name, len(problem.tasks))
+
+
+def rival_losses(task: Task) -> dict[str, nn.Module]:
+    """The known losses of a task's kind; for several classes also those that weight classes."""
+    losses: dict[str, nn.Module] = {**known_losses(task.kind, task)}
+    if task.kind == "multiclass":
+        losses["balanced cross-entropy"] = balanced_cross_entropy(task)
+        losses["logit-adjusted cross-entropy"] = LogitAdjusted(task.kind, class_shares(task))
+    return losses
+
+
+def interval(values: np.ndarray) -> tuple[float, float, float]:
+    """The mean and the ends of its 95 % confidence interval by Student's t."""
+    mean = float(np.mean(values))
+    if len(values) < 2 or not np.isfinite(values).all():
+        return mean, -np.inf, np.inf
+    half = float(
+        stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+    )
+    return mean, mean - half, mean + half
+
+
+def _order(value: float) -> float:
+    return float(value) if np.isfinite(value) else float("inf")
+
+
+def _check(problem: Problem, initialisations: int, steps: int | None) -> None:
+    for task in problem.tasks:
+        for part in ("validation", "test"):
+            if getattr(task, part) is None:
+                raise ValueError(f"task {task.name!r} has no {part} part; Task.from_arrays takes {part}=(x, y)")
+    if initialisations < 2:
+        raise ValueError(f"initialisations is at least 2, to tell differences from chance, got {initialisations}")
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps is at least 1, got {steps}")
+
+
+def _on_validation_rows(
+    problem: Problem, initialisations: int, rates: Sequence[float], record: Sequence[int], *, only: bool
+) -> Tuning:
+    """The task loss trained on the validation rows, alone or too; its rate and step are chosen on half of them."""
+    config, name = problem.config, "task loss on the validation rows " + ("alone" if only else "too")
+
+    def learners(half: bool) -> list[Learner]:
+        return problem.learners("compare", initialisations, lambda task, _: _with_rows(task, half=half, only=only))
+
+    loss = _task_loss(problem.tasks[0])
+    chosen, = tune(
+        {name: loss}, learners(half=True), config.base, rates, record,
+        splits=["validation"],
+    )  # fmt: skip
+    final, = tune(
+        {name: loss}, learners(half=False), config.base, [chosen.lr],
+        [step for step in record if step <= chosen.steps], splits=["validation", "test"], widen=0,
+    )  # fmt: skip
+    place = len(final.record) - 1
+    only_last = {split: errors[:, place:] for split, errors in final.curves[chosen.lr].items()}
+    only_last["validation"] = chosen.errors("validation")[:, None]
+    return Tuning(name, loss, final.record[place:], "validation", {chosen.lr: only_last})
+
+
+def _task_loss(task: Task) -> Any:
+    """The task loss; the usual one as an expression, which trains fastest."""
+    return task.task_loss or next(iter(known_losses(task.kind).values()))
+
+
+def _with_rows(task: Task, *, half: bool, only: bool) -> Task:
+    """A task that also (or only) trains on its validation rows: all of them, or every second, keeping the rest."""
+    assert task.validation is not None
+    x, y = task.validation
+    step = 2 if half else 1
+    added = x[::step], y[::step]
+    train = added if only else (torch.cat((task.train[0], added[0])), torch.cat((task.train[1], added[1])))
+    return replace(task, train=train, validation=(x[1::2], y[1::2]) if half else task.validation)

@@ -1,0 +1,147 @@
+"""The finalists of a search: its best losses and the known ones, trained again from new initial weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from evomal_core.config import SearchConfig
+from evomal_core.filters import Samples, gradient_signature
+from evomal_core.learners import Learner
+from evomal_core.losses import LearnedLoss
+from evomal_core.result import Evaluation
+from evomal_core.tasks import Task
+from evomal_core.tuning import Tuning, tune
+
+FEWEST = 10
+"""Validation rows that each start of the finalists has to itself at least."""
+POINTS = 10
+"""Steps at which finalists are measured."""
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A loss that was trained again.
+
+    Attributes:
+        name: of a known loss; "" if the search found it.
+        evaluation: the loss with its fitness in the search; of a known loss, its error here.
+        errors: at its best learning rate and step, one for each task and initial weights.
+        lr: that learning rate.
+        steps: that step.
+    """
+
+    name: str
+    evaluation: Evaluation
+    errors: np.ndarray
+    lr: float
+    steps: int
+
+    @property
+    def mean(self) -> float:
+        """The mean error."""
+        return float(self.errors.mean())
+
+    def recommendation(self, metric: str) -> str:
+        """What to train with, in words."""
+        loss = self.evaluation.loss
+        what = f"the known loss {self.name!r}" if self.name else getattr(loss, "expression", type(loss).__name__)
+        return f"recommended is {what}, learning rate {self.lr:.3g}, {self.steps} steps: {metric} {self.mean:.4g}"
+
+
+def fold(task: Task, number: int, folds: int) -> Task:
+    """The task with one of several equally large, disjoint parts of its validation rows, each with all classes.
+
+    Finalists start from several initial weights, and each start is measured on rows of its own: the spread of
+    their errors is then that of weights and of rows, which a search has seen again and again. Parts have at least
+    FEWEST rows, or the rows are not divided.
+    """
+    if task.validation is None or len(task.validation[0]) < FEWEST * folds:
+        return task
+    x, y = task.validation
+    order = torch.argsort(y.reshape(len(y), -1)[:, 0], stable=True)
+    size = len(y) // folds
+    rows = order[: size * folds].view(size, folds)[:, number]
+    return replace(task, validation=(x[rows], y[rows]))
+
+
+def train_finalists(
+    evaluations: Sequence[Evaluation],
+    known: Mapping[str, LearnedLoss],
+    learners: Sequence[Learner],
+    samples: Samples,
+    config: SearchConfig,
+) -> list[Finalist]:
+    """Train the best losses of a search and the known ones at each of `config.finalist_rates`.
+
+    Args:
+        evaluations: what the search evaluated; its best come first among the finalists.
+        known: the known losses as in textbooks.
+        learners: the tasks with new initial weights.
+        samples: predictions by which equal losses are told, see `gradient_signature`.
+        config: see `SearchConfig`.
+    """
+    entries = {
+        _known_name(entry, known) or f"found {number}": entry
+        for number, entry in enumerate(distinct(evaluations, samples, config.finalists))
+    }
+    losses: dict[str, nn.Module] = {**{name: entry.loss for name, entry in entries.items()}, **known}
+    record = np.unique(np.linspace(0, config.finalist_steps, POINTS + 1).astype(int)[1:]).tolist()
+    lrs = [config.base.lr * factor for factor in config.finalist_rates]
+    tunings = tune(losses, learners, config.base, lrs, record, splits=[config.fitness_on], widen=0)
+    return [_finalist(tuning, tuning.name in known, entries.get(tuning.name)) for tuning in tunings]
+
+
+def _known_name(entry: Evaluation, known: Mapping[str, LearnedLoss]) -> str:
+    """The name of the known loss that a loss is, weights and all; "" if it is none."""
+    loss = entry.loss
+    for name, other in known.items():
+        if isinstance(loss, LearnedLoss) and loss.expression == other.expression:
+            return name if torch.equal(loss.phi.cpu(), other.phi) else ""
+    return ""
+
+
+def _finalist(tuning: Tuning, is_known: bool, entry: Evaluation | None) -> Finalist:
+    errors = tuning.errors(tuning.on)
+    if entry is None:
+        mean = float(errors.mean())
+        assert isinstance(tuning.loss, LearnedLoss)
+        entry = Evaluation(tuning.loss, mean, "ok" if np.isfinite(mean) else "diverged")
+    return Finalist(tuning.name if is_known else "", entry, errors, tuning.lr, tuning.steps)
+
+
+def distinct(evaluations: Sequence[Evaluation], samples: Samples, number: int) -> list[Evaluation]:
+    """The best losses that were trained, of several with the same gradient signature the first."""
+    found: dict[object, Evaluation] = {}
+    for entry in sorted(evaluations, key=Evaluation.rank):
+        if len(found) == number:
+            break
+        if entry.status == "ok" and np.isfinite(entry.fitness):
+            found.setdefault(gradient_signature(entry.loss, samples, signed=True) or id(entry), entry)
+    return list(found.values())
+
+
+def choose(finalists: Sequence[Finalist]) -> Finalist:
+    """The best known loss, unless one that was found beats it by more than the paired standard error.
+
+    Without known losses the best of the search takes their place. Of several that beat it the best is chosen.
+    """
+    known = [finalist for finalist in finalists if finalist.name]
+    incumbent = min(known, key=lambda f: (not np.isfinite(f.mean), f.mean)) if known else finalists[0]
+    better = [f for f in finalists if not f.name and _gain(incumbent, f) > 0]
+    return min(better, key=lambda f: f.mean, default=incumbent)
+
+
+def _gain(incumbent: Finalist, other: Finalist) -> float:
+    """By how much the mean error of another is lower, less the standard error of the paired difference."""
+    if not np.isfinite(other.errors).all():
+        return -np.inf
+    if not np.isfinite(incumbent.errors).all():
+        return np.inf
+    change = incumbent.errors - other.errors
+    spread = change.std(ddof=1) / np.sqrt(len(change)) if len(change) > 1 else 0.0
+    return float(change.mean() - spread)

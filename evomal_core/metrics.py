@@ -1,0 +1,373 @@
+"""Performance metrics: named ones for whole populations, scikit-learn's scorers, and functions of one's own.
+
+A metric measures what a trained network predicts; lower is better, and it need not be differentiable. It takes
+the predictions of any number of networks at once, (*, rows, outputs): numbers for a regression, logits for a
+classification, and labels that broadcast against them: (*, rows, outputs), or class indices (*, rows) for several
+classes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from evomal_core.kinds import Kind, check_kind
+
+Compute = Callable[[Tensor, Tensor], Tensor]
+"""Values (*) of predictions (*, rows, outputs) and labels."""
+
+BALANCED = ("balanced error", "1 - macro F1", "1 - AUC")
+"""The named metrics to which a rare class matters as much as a common one."""
+ECE_BINS = 15
+"""Bins of equal width of the expected calibration error (Guo et al. 2017)."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A performance metric of one kind of task; lower is better.
+
+    Attributes:
+        name: shown in tables and results.
+        kind: the kind of task whose predictions it takes.
+        compute: its values for predictions (*, rows, outputs), one for each network.
+        balanced: whether each class counts the same, however rare it is.
+    """
+
+    name: str
+    kind: Kind
+    compute: Compute
+    balanced: bool = False
+
+    def __call__(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
+        """Values (*) of predictions (*, rows, outputs); inf for a network with a prediction that is not finite."""
+        finite = torch.isfinite(y_pred).flatten(-2).all(dim=-1)
+        value = self.compute(torch.where(finite[..., None, None], y_pred, 0.0), y_true)
+        return torch.where(finite & ~torch.isnan(value), value, torch.inf)
+
+    def of(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
+        """The value, a scalar, of one network's predictions (rows, …) and a task's labels."""
+        if self.kind == "multiclass":
+            return self(y_pred, y_true)
+        return self(y_pred.flatten(1), y_true.flatten(1))
+
+
+def make_metric(metric: str | Callable[..., Any] | Metric | None, kind: Kind) -> Metric:
+    """The metric of a name, of a scikit-learn scorer or its name, or of a function `(y_pred, y_true) -> float`.
+
+    A function gets NumPy arrays: predictions (rows,) or (rows, outputs) of a regression; probabilities of the
+    second class (rows,) of a binary task, or of all classes (rows, classes); labels (rows,) or (rows, outputs). A
+    scorer's score s becomes 1 − s, or −s if it is an error with its sign turned, as "neg_mean_absolute_error".
+
+    Args:
+        metric: None means the mean squared error or the error rate.
+        kind: the kind of task.
+
+    Raises:
+        ValueError: the name is unknown, or the metric is for another kind of task.
+    """
+    check_kind(kind)
+    if metric is None:
+        metric = "MSE" if kind == "regression" else "error rate"
+    if isinstance(metric, Metric):
+        if metric.kind != kind:
+            raise ValueError(f"metric {metric.name!r} was made for {metric.kind} tasks, not for {kind}")
+        return metric
+    if isinstance(metric, str):
+        return _named(metric, kind)
+    if not callable(metric):
+        raise ValueError(f"metric is a name, a scikit-learn scorer or a function, got {metric!r:.60}")
+    if hasattr(metric, "_score_func"):
+        return _from_scorer(metric, str(getattr(metric._score_func, "__name__", metric)), kind)
+    return Metric(str(getattr(metric, "__name__", metric)), kind, _each(metric, kind))
+
+
+def metric_names(kind: Kind) -> list[str]:
+    """The names of the metrics of a kind, beside those of scikit-learn's scorers."""
+    return ["pinball(0.9)", *_REGRESSION] if kind == "regression" else list(_CLASSIFICATION)
+
+
+def _named(name: str, kind: Kind) -> Metric:
+    if kind == "regression" and name in _REGRESSION:
+        return Metric(name, kind, _REGRESSION[name])
+    if kind != "regression" and name in _CLASSIFICATION:
+        return Metric(name, kind, _CLASSIFICATION[name](kind), balanced=name in BALANCED)
+    if kind == "regression" and (found := re.fullmatch(r"pinball\((0?\.\d+)\)", name)):
+        return Metric(name, kind, _pinball(float(found[1])))
+    if name in _CLASSIFICATION or name in _REGRESSION or name.startswith("pinball"):
+        raise ValueError(f"metric {name!r} is none of {kind} tasks; known are {', '.join(metric_names(kind))}")
+    return _from_scorer_name(name, kind)
+
+
+# ---- regression --------------------------------------------------------------------------------------
+
+
+def _mse(f: Tensor, y: Tensor) -> Tensor:
+    return torch.square(f - y).mean(dim=(-2, -1))
+
+
+def _mae(f: Tensor, y: Tensor) -> Tensor:
+    return torch.abs(f - y).mean(dim=(-2, -1))
+
+
+def _median_absolute_error(f: Tensor, y: Tensor) -> Tensor:
+    """The median of an even number is the mean of the middle two, as NumPy has it."""
+    error = torch.abs(f - y).flatten(-2).sort(dim=-1).values
+    n = error.shape[-1]
+    return (error[..., (n - 1) // 2] + error[..., n // 2]) / 2
+
+
+def _pinball(q: float) -> Compute:
+    """The quantile loss of Koenker & Bassett (1978)."""
+
+    def compute(f: Tensor, y: Tensor) -> Tensor:
+        return torch.maximum(q * (y - f), (q - 1) * (y - f)).mean(dim=(-2, -1))
+
+    return compute
+
+
+def _unexplained(f: Tensor, y: Tensor) -> Tensor:
+    """1 − R², the mean over outputs: squared error over that of the labels' mean."""
+    spread = torch.square(y - y.mean(dim=-2, keepdim=True)).sum(dim=-2)
+    return (torch.square(f - y).sum(dim=-2) / spread).mean(dim=-1)
+
+
+_REGRESSION: dict[str, Compute] = {
+    "MSE": _mse,
+    "MAE": _mae,
+    "median absolute error": _median_absolute_error,
+    "1 - R2": _unexplained,
+}
+
+
+# ---- classification ----------------------------------------------------------------------------------
+
+
+def _classes(logits: Tensor, y: Tensor, kind: Kind) -> tuple[Tensor, Tensor, int]:
+    """Predicted and true classes (*, rows), and their number; of a binary task (*, C, rows), each output alone."""
+    if kind == "multiclass":
+        predicted = logits.argmax(dim=-1)
+        return predicted, y.expand_as(predicted), logits.shape[-1]
+    return (logits > 0).long().mT, (y > 0.5).long().expand_as(logits).mT, 2
+
+
+def _probabilities(logits: Tensor, y: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
+    """Probabilities and one-hot labels (*, rows, classes); of a binary task (*, C, rows, 2), each output alone."""
+    if kind == "multiclass":
+        hot = functional.one_hot(y, logits.shape[-1]).to(logits.dtype)
+        return torch.softmax(logits, dim=-1), hot.expand_as(logits)
+    positive, label = torch.sigmoid(logits).mT, (y > 0.5).to(logits.dtype).expand_as(logits).mT
+    return torch.stack((1 - positive, positive), dim=-1), torch.stack((1 - label, label), dim=-1)
+
+
+def _over_outputs(value: Tensor, kind: Kind) -> Tensor:
+    """The mean over the outputs of a binary task, (*, C) → (*)."""
+    return value.mean(dim=-1) if kind == "binary" else value
+
+
+def _error_rate(kind: Kind) -> Compute:
+    def compute(logits: Tensor, y: Tensor) -> Tensor:
+        if kind == "multiclass":
+            return (logits.argmax(dim=-1) != y).float().mean(dim=-1)
+        return ((logits > 0) != (y > 0.5)).float().mean(dim=(-2, -1))
+
+    return compute
+
+
+def _per_class(kind: Kind, value: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Compute:
+    """The mean over classes of a function of their hits, true and predicted rows; NaN leaves a class out."""
+
+    def compute(logits: Tensor, y: Tensor) -> Tensor:
+        predicted, true, number = _classes(logits, y, kind)
+        values = []
+        for k in range(number):
+            is_predicted, is_true = predicted == k, true == k
+            hits = (is_predicted & is_true).sum(dim=-1).double()
+            values.append(value(hits, is_true.sum(dim=-1), is_predicted.sum(dim=-1)))
+        return _over_outputs(torch.stack(values).nanmean(dim=0), kind)
+
+    return compute
+
+
+def _balanced_error(kind: Kind) -> Compute:
+    """1 − the mean recall of the classes that have rows."""
+    return _per_class(kind, lambda hits, true, predicted: 1 - hits / true)
+
+
+def _macro_f1_loss(kind: Kind) -> Compute:
+    """1 − the mean F₁ of the classes that have rows or are predicted."""
+    return _per_class(kind, lambda hits, true, predicted: 1 - 2 * hits / (true + predicted))
+
+
+def _log_loss(kind: Kind) -> Compute:
+    def compute(logits: Tensor, y: Tensor) -> Tensor:
+        if kind == "binary":
+            labels = y.to(logits.dtype).expand_as(logits)
+            value = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+            return value.mean(dim=(-2, -1))
+        logs = torch.log_softmax(logits, dim=-1)
+        return -logs.gather(-1, y.expand(logits.shape[:-1]).unsqueeze(-1)).mean(dim=(-2, -1))
+
+    return compute
+
+
+def _brier(kind: Kind) -> Compute:
+    """Σ over classes of (p − y)² for multiclass (Brier 1950), (p − y)² of the second class for binary."""
+
+    def compute(logits: Tensor, y: Tensor) -> Tensor:
+        p, hot = _probabilities(logits, y, kind)
+        squared = torch.square(p - hot).sum(dim=-1).mean(dim=-1)
+        return _over_outputs(squared / 2, kind) if kind == "binary" else squared
+
+    return compute
+
+
+def _ece(kind: Kind) -> Compute:
+    """Σ over bins of their share of rows × |accuracy − mean confidence| (Guo et al. 2017)."""
+
+    def compute(logits: Tensor, y: Tensor) -> Tensor:
+        p, hot = _probabilities(logits, y, kind)
+        confidence, chosen = p.max(dim=-1)
+        right = hot.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
+        bins = torch.ceil(confidence * ECE_BINS).long().clamp(1, ECE_BINS) - 1
+        gaps = torch.zeros(*confidence.shape[:-1], ECE_BINS, dtype=torch.float64, device=p.device)
+        gaps.scatter_add_(-1, bins, (right - confidence).double())
+        return _over_outputs(gaps.abs().sum(dim=-1) / confidence.shape[-1], kind)
+
+    return compute
+
+
+def _auc_loss(kind: Kind) -> Compute:
+    """1 − the area under the ROC curve, by ranks; of several classes the mean of one against the rest."""
+
+    def compute(logits: Tensor, y: Tensor) -> Tensor:
+        p, hot = _probabilities(logits.double(), y, kind)
+        # a sigmoid would make ties where it saturates
+        score, positive = (p.mT, hot.mT) if kind == "multiclass" else (logits.mT, hot[..., 1])
+        ordered = score.sort(dim=-1).values.contiguous()
+        first, last = (torch.searchsorted(ordered, score.contiguous(), side=s) for s in ("left", "right"))
+        ranks = (first + 1 + last).double() / 2  # ties share the mean of their ranks
+        many = positive.sum(dim=-1)
+        area = (ranks * positive).sum(dim=-1) - many * (many + 1) / 2
+        loss = 1 - area / (many * (positive.shape[-1] - many))
+        return loss.nanmean(dim=-1)
+
+    return compute
+
+
+_CLASSIFICATION: dict[str, Callable[[Kind], Compute]] = {
+    "error rate": _error_rate,
+    "balanced error": _balanced_error,
+    "1 - macro F1": _macro_f1_loss,
+    "log loss": _log_loss,
+    "Brier": _brier,
+    "ECE": _ece,
+    "1 - AUC": _auc_loss,
+}
+
+
+# ---- scikit-learn's scorers, and functions of one's own ------------------------------------------------
+
+
+def _each(function: Callable[[np.ndarray, np.ndarray], Any], kind: Kind) -> Compute:
+    """A function of NumPy arrays, called for one network after the other."""
+
+    def compute(y_pred: Tensor, y_true: Tensor) -> Tensor:
+        batch = y_pred.shape[:-2]
+        labels = y_true if kind == "multiclass" else y_true.expand_as(y_pred)
+        if kind == "multiclass":
+            labels = labels.expand(y_pred.shape[:-1])
+        values = [_number(function(p, y), function) for p, y in _arrays(y_pred, labels, kind)]
+        return torch.tensor(values, dtype=torch.float64, device=y_pred.device).reshape(batch)
+
+    return compute
+
+
+def _arrays(y_pred: Tensor, labels: Tensor, kind: Kind) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Predictions and labels of each network, as functions of one's own get them."""
+    f = y_pred.detach().double()
+    if kind != "regression":
+        f = torch.softmax(f, dim=-1) if kind == "multiclass" else torch.sigmoid(f)
+    rows = f.shape[-2:]
+    predictions = f.reshape(-1, *rows).cpu().numpy()
+    if kind == "multiclass":
+        yield from zip(predictions, labels.reshape(-1, rows[0]).cpu().numpy(), strict=True)
+        return
+    for p, y in zip(predictions, labels.reshape(-1, *rows).cpu().numpy(), strict=True):
+        yield (p[:, 0], y[:, 0]) if rows[1] == 1 else (p, y)
+
+
+def _number(value: Any, function: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        name = getattr(function, "__name__", function)
+        raise ValueError(f"metric {name} returns a number, got {value!r:.60}") from None
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    """An estimator that has made its predictions: a classifier or regressor, as scorers ask for."""
+
+    values: np.ndarray
+    kind: Kind
+
+    @property
+    def classes_(self) -> np.ndarray:
+        return np.arange(2 if self.kind == "binary" else self.values.shape[1])
+
+    def fit(self, *_: Any) -> _Predicted:
+        return self
+
+    def predict(self, _: Any) -> np.ndarray:
+        if self.kind == "regression":
+            return self.values
+        return (self.values > 0.5).astype(int) if self.kind == "binary" else self.values.argmax(axis=1)
+
+    def predict_proba(self, _: Any) -> np.ndarray:
+        if self.kind == "binary":
+            return np.stack((1 - self.values, self.values), axis=1)
+        return self.values
+
+    def decision_function(self, _: Any) -> np.ndarray:
+        return self.values
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import ClassifierTags, RegressorTags, Tags, TargetTags
+
+        what = "regressor" if self.kind == "regression" else "classifier"
+        return Tags(what, TargetTags(required=True), None, ClassifierTags(), RegressorTags())
+
+
+def _from_scorer_name(name: str, kind: Kind) -> Metric:
+    known = metric_names(kind)
+    try:
+        from sklearn.metrics import get_scorer
+    except ImportError:
+        raise ValueError(f"unknown metric {name!r}; known are {', '.join(known)}") from None
+    try:
+        scorer = get_scorer(name)
+    except (ValueError, KeyError):
+        raise ValueError(
+            f"unknown metric {name!r}; known are {', '.join(known)}, the names of scikit-learn's scorers, and "
+            "functions (y_pred, y_true) -> float"
+        ) from None
+    return _from_scorer(scorer, name, kind)
+
+
+def _from_scorer(scorer: Any, name: str, kind: Kind) -> Metric:
+    turned = getattr(scorer, "_sign", 1) < 0
+
+    def error(predictions: np.ndarray, labels: np.ndarray) -> float:
+        labels = labels if kind == "regression" else labels.astype(int)
+        score = float(scorer(_Predicted(predictions, kind), labels, labels))
+        return -score if turned else 1 - score
+
+    shown = name.removeprefix("neg_") if turned else f"1 - {name}"
+    return Metric(shown, kind, _each(error, kind), balanced="balanced" in name or "macro" in name)

@@ -1,0 +1,138 @@
+"""Training losses at several learning rates from several initial weights; the best rate and step of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import nn
+
+from evomal_core.config import SGD, Optimizer
+from evomal_core.learners import Learner
+from evomal_core.population.networks import NotBatchable
+from evomal_core.population.training import train_stack
+from evomal_core.training import train
+
+Curves = dict[str, np.ndarray]
+"""Errors of each split by learner and recorded step, (learners, steps)."""
+
+
+@dataclass
+class Tuning:
+    """The trainings of one loss: curves by learning rate, the same initial weights and batches at each.
+
+    Attributes:
+        name: shown in tables.
+        loss: the loss.
+        record: the steps after which errors were measured.
+        on: the part of the tasks that rate and step are chosen on.
+        curves: errors by learning rate.
+    """
+
+    name: str
+    loss: nn.Module
+    record: tuple[int, ...]
+    on: str = "validation"
+    curves: dict[float, Curves] = field(default_factory=dict)
+
+    def choose(self) -> tuple[float, int]:
+        """The learning rate and the place in `record` with the lowest mean error on the part `on`."""
+        best = (float("inf"), 0.0, 0)
+        for lr in sorted(self.curves):
+            means = self.curves[lr][self.on].mean(axis=0)
+            place = int(np.nanargmin(means)) if np.isfinite(means).any() else 0
+            best = min(best, (float(means[place]), lr, place))
+        return (best[1] or min(self.curves)), best[2]
+
+    @property
+    def lr(self) -> float:
+        """The learning rate that was chosen."""
+        return self.choose()[0]
+
+    @property
+    def steps(self) -> int:
+        """The number of steps that was chosen."""
+        return self.record[self.choose()[1]]
+
+    def errors(self, split: str) -> np.ndarray:
+        """Errors at the chosen rate and step, one for each learner."""
+        lr, place = self.choose()
+        return self.curves[lr][split][:, place]
+
+    def curve(self, split: str) -> np.ndarray:
+        """Errors at the chosen rate, (learners, steps)."""
+        return self.curves[self.lr][split]
+
+
+def tune(
+    losses: dict[str, nn.Module],
+    learners: Sequence[Learner],
+    base: SGD | Optimizer,
+    lrs: Sequence[float],
+    record: Sequence[int],
+    *,
+    splits: Sequence[str] = ("validation", "test"),
+    widen: int = 2,
+    tick: Callable[[float], None] = lambda share: None,
+) -> list[Tuning]:
+    """Train with each loss at each learning rate, all losses and learners at once.
+
+    Args:
+        losses: by name; modules called as `loss(y_pred, y_true)`.
+        learners: tasks with initial weights and batches, which all losses and rates share.
+        base: the optimiser; its learning rate is replaced.
+        lrs: learning rates.
+        record: steps after which errors are measured; the last one ends the training.
+        splits: the parts to measure; rate and step are chosen on the first.
+        widen: how many times a loss whose best rate is the lowest or highest is trained at one more rate beyond.
+        tick: called with the share of the work that was done.
+    """
+    record = tuple(sorted(set(record)))
+    tunings = [Tuning(name, loss, record, splits[0]) for name, loss in losses.items()]
+    ratio = max((b / a for a, b in zip(sorted(lrs), sorted(lrs)[1:], strict=False)), default=3.0)
+    for lr in lrs:
+        _train(tunings, learners, base, lr, splits)
+        tick(1 / len(lrs))
+    for _ in range(widen):
+        beyond: dict[float, list[Tuning]] = {}
+        for tuning in tunings:
+            low, high = min(tuning.curves), max(tuning.curves)
+            if tuning.lr in (low, high):
+                beyond.setdefault(low / ratio if tuning.lr == low else high * ratio, []).append(tuning)
+        for lr, some in beyond.items():
+            _train(some, learners, base, lr, splits)
+    return tunings
+
+
+def _train(
+    tunings: Sequence[Tuning], learners: Sequence[Learner], base: SGD | Optimizer, lr: float, splits: Sequence[str]
+) -> None:
+    """Add the curves of one learning rate."""
+    record = tunings[0].record
+    found = curves_of([t.loss for t in tunings], learners, base.replace(lr=lr), record, splits)
+    for tuning, curves in zip(tunings, found, strict=True):
+        tuning.curves[lr] = curves
+
+
+def curves_of(
+    losses: Sequence[nn.Module],
+    learners: Sequence[Learner],
+    base: SGD | Optimizer,
+    record: Sequence[int],
+    splits: Sequence[str],
+) -> list[Curves]:
+    """The errors of each loss by learner and recorded step; inf from where a training has diverged."""
+    try:
+        rows = [
+            [t.curve for t in row]
+            for row in train_stack(losses, learners, base, record[-1], record, splits, modules=True)
+        ]
+    except NotBatchable:
+        rows = [
+            [train(loss, learner, base, record[-1], record, splits).curve for learner in learners]
+            for loss in losses
+        ]
+    return [
+        {split: np.array([[point[split] for point in curve] for curve in row]) for split in splits} for row in rows
+    ]

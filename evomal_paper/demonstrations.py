@@ -1,0 +1,336 @@
+"""Where a learned loss pays: small problems whose labels lie, whose classes are rare, or whose metric is no loss.
+
+Each problem has training rows that mislead, a small clean validation part and a clean test part. A search and the
+comparison of its loss with tuned rivals are one function of the problem and the seed of the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+import evomal_core as em
+from evomal_core.compare import Comparison, Problem, interval
+from evomal_core.config import SGD
+from evomal_core.engines import choose_engine, local_search
+from evomal_core.known import known_losses, read, write
+from evomal_core.learners import make_learners
+from evomal_core.losses import LearnedLoss, Loss, TaskLoss, initial_phi
+from evomal_core.seeds import numpy_rng
+from evomal_core.training import train
+from evomal_paper.analysis.cached_table import Piece
+from evomal_paper.datasets.catalogue import DATASETS
+
+Part = tuple[np.ndarray, np.ndarray]
+PLAIN = em.SGD(lr=0.1, batch_size=64)
+FACTORS = (0.1, 0.3, 1.0, 3.0)
+"""Learning rates of the comparison, as multiples of the search's; it looks beyond both ends where they win."""
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A problem where the training rows, or the usual loss, mislead.
+
+    Attributes:
+        title: what is wrong with the training rows.
+        metric: what counts.
+        make: the task of a data seed.
+        units: hidden units of the network.
+        base: its optimiser in the search.
+        train_on_clean: whether training on the clean validation rows is a rival.
+        steps: how long networks are trained at most; as the configuration has it by default.
+    """
+
+    title: str
+    metric: str
+    make: Callable[[int], em.Task]
+    units: int = 32
+    base: em.SGD = PLAIN
+    train_on_clean: bool = True
+    steps: int | None = None
+
+    def problem(self, seed: int, config: em.SearchConfig = em.EVERYDAY) -> Problem:
+        """The task, network and configuration of a data seed."""
+        task = self.make(seed)
+        inputs, units, outputs = task.features[0], self.units, task.outputs
+        config = config.replace(base=self.base)
+        if self.steps is not None:
+            config = config.replace(fitness_steps=self.steps, finalist_steps=self.steps)
+        return Problem((task,), lambda: em.models.mlp(inputs, [units], outputs), config, seed)
+
+    def search(self, seed: int, config: em.SearchConfig = em.EVERYDAY, **options: Any) -> em.SearchResult:
+        """Learn a loss on the task of a data seed."""
+        problem = self.problem(seed, config)
+        return em.learn_loss(
+            problem.tasks, problem.model, config=problem.config, seed=seed, metric=self.metric, progress=False,
+            compare=False, **options,
+        )  # fmt: skip
+
+    def compare(self, result: em.SearchResult, initialisations: int = 4) -> Comparison:
+        """The learned loss beside all rivals, each tuned on the validation part."""
+        return result.compare(
+            lrs=[factor * self.base.lr for factor in FACTORS],
+            initialisations=initialisations,
+            steps=self.steps,
+            train_on_validation=self.train_on_clean,
+        )
+
+
+def _pooled(images: np.ndarray) -> np.ndarray:
+    """Images 28×28 of bytes as means of 2×2 pixels, (rows, 196) in [0, 1]."""
+    return images.reshape(-1, 14, 2, 14, 2).mean(axis=(2, 4)).reshape(-1, 196) / 255
+
+
+def _task(name: str, kind: Any, train: Part, validation: Part, test: Part) -> em.Task:
+    """A task of parts; features standardised by the training rows."""
+    mean, spread = train[0].mean(axis=0), train[0].std(axis=0)
+
+    def tensors(part: Part) -> tuple[torch.Tensor, torch.Tensor]:
+        x, y = part
+        labels = torch.from_numpy(y.astype(np.int64 if kind == "multiclass" else np.float32))
+        scaled = torch.from_numpy(((x - mean) / np.where(spread > 0, spread, 1)).astype(np.float32))
+        return scaled, labels if kind == "multiclass" else labels.unsqueeze(1)
+
+    return em.Task(name, kind, tensors(train), tensors(validation), tensors(test))
+
+
+def with_wrong_labels(y: np.ndarray, share: float, classes: int, rng: np.random.Generator) -> np.ndarray:
+    """Labels of which this share is drawn anew, uniformly over the other classes."""
+    wrong = rng.random(len(y)) < share
+    return np.where(wrong, (y + rng.integers(1, classes, len(y))) % classes, y)
+
+
+def noisy_digits(seed: int, share: float = 0.4, clean: int = 100) -> em.Task:
+    """Scikit-learn's digits: 1,000 training rows of which this share has a wrong label, and some clean ones."""
+    x, y = DATASETS["digits"].load()
+    rng = numpy_rng(seed, "noisy digits")
+    rows = rng.permutation(len(x))
+    x, y = x.reshape(len(x), -1)[rows].astype(float), y[rows]
+    noisy = with_wrong_labels(y[:1000], share, 10, rng)
+    end = 1000 + clean
+    validation, test = (x[1000:end], y[1000:end]), (x[end:], y[end:])
+    return _task("digits, wrong labels", "multiclass", (x[:1000], noisy), validation, test)
+
+
+def clean_digits(seed: int) -> em.Task:
+    """Scikit-learn's digits as they are: 1,000 training, 300 validation and 497 test rows."""
+    return noisy_digits(seed, share=0.0, clean=300)
+
+
+def noisy_mnist(seed: int, share: float = 0.4) -> em.Task:
+    """MNIST's images of 14×14: 2,000 training rows with wrong labels, 2,000 test rows, no clean row to tune on."""
+    x_train, y_train, x_test, y_test = DATASETS["mnist"].load()
+    rng = numpy_rng(seed, "noisy MNIST")
+    rows, held = rng.permutation(len(x_train))[:2000], rng.permutation(len(x_test))[:2000]
+    noisy = with_wrong_labels(y_train[rows], share, 10, rng)
+    test = _pooled(x_test[held]), y_test[held]
+    return _task("MNIST, wrong labels", "multiclass", (_pooled(x_train[rows]), noisy), test, test)
+
+
+def rare_class(seed: int, ratio: int = 50, rare: int = 20) -> em.Task:
+    """MNIST's 4 and 9, of which 9 is rare: 1 to `ratio` in training and validation rows, 1 to 1 in test rows."""
+    x_train, y_train, x_test, y_test = DATASETS["mnist"].load()
+    rng = numpy_rng(seed, "rare class")
+
+    def drawn(x: np.ndarray, y: np.ndarray, counts: tuple[int, int], at: int = 0) -> Part:
+        rows = [orders[label][at : at + count] for label, count in zip((4, 9), counts, strict=True)]
+        chosen = rng.permutation(np.concatenate(rows))
+        return _pooled(x[chosen]), (y[chosen] == 9).astype(float)
+
+    orders = {label: rng.permutation(np.flatnonzero(y_train == label)) for label in (4, 9)}
+    many = ratio * rare
+    train, validation = drawn(x_train, y_train, (many, rare)), drawn(x_train, y_train, (many, rare), at=many)
+    orders = {label: rng.permutation(np.flatnonzero(y_test == label)) for label in (4, 9)}
+    return _task("4 and a rare 9", "binary", train, validation, drawn(x_test, y_test, (900, 900)))
+
+
+def outliers(seed: int, share: float = 0.2) -> em.Task:
+    """California Housing: 2,000 training rows of which this share has a label too high by 2 to 8 deviations."""
+    x, y = DATASETS["california"].load()
+    rng = numpy_rng(seed, "outliers")
+    rows = rng.permutation(len(x))[:6200]
+    x, y = np.clip((x[rows] - x.mean(axis=0)) / x.std(axis=0), -5, 5), (y[rows] - y.mean()) / y.std()
+    high = y[:2000] + (rng.random(2000) < share) * rng.uniform(2, 8, 2000)
+    validation, test = (x[2000:2200], y[2000:2200]), (x[2200:], y[2200:])
+    return _task("California, outliers", "regression", (x[:2000], high), validation, test)
+
+
+DEMONSTRATIONS = {
+    "wrong labels": Demonstration(
+        "40 % of the training labels are wrong; 100 clean rows", "error rate", noisy_digits
+    ),
+    "rare class": Demonstration(
+        "1 row of the rare class to 50; 20 rare validation rows", "balanced error", rare_class, units=16
+    ),
+    "outliers": Demonstration(
+        "20 % of the training labels are far too high; 200 clean rows", "MSE", outliers,
+        base=em.SGD(lr=0.03, momentum=0.9, batch_size=64),
+    ),
+    "few steps": Demonstration(
+        "clean digits, and 40 steps to train in", "error rate", clean_digits, train_on_clean=False, steps=40
+    ),
+}  # fmt: skip
+
+
+def measured(
+    name: str, seed: int, folder: Path, config: em.SearchConfig = em.EVERYDAY, initialisations: int = 4
+) -> pd.DataFrame:
+    """The trainings of a demonstration at one data seed, from the folder if they are there.
+
+    Returns:
+        One row a training at its loss's best rate and step: demonstration, data seed, loss, role, lr, steps,
+        training, validation, test; the learned loss's rows have its formula too.
+    """
+    demonstration = DEMONSTRATIONS[name]
+    settings = {
+        "name": name,
+        "seed": seed,
+        "initialisations": initialisations,
+        "search": config.model_dump(mode="json"),
+    }
+    piece = Piece(folder, f"{name.replace(' ', '-')}-{seed}", settings)
+    return piece.load_or_compute(lambda: _measure(name, demonstration, seed, config, initialisations))
+
+
+def _measure(
+    name: str, demonstration: Demonstration, seed: int, config: em.SearchConfig, initialisations: int
+) -> pd.DataFrame:
+    result = demonstration.search(seed, config)
+    found = demonstration.compare(result, initialisations)
+    assert isinstance(result.best, LearnedLoss)
+    formula = write(result.best)
+    rows = [
+        {
+            "demonstration": name,
+            "data seed": seed,
+            "loss": tuning.name,
+            "lr": tuning.lr,
+            "steps": tuning.steps,
+            "training": number,
+            "validation": validation,
+            "test": test,
+            "formula": formula if tuning is found.learned else "",
+        }
+        for tuning in (found.learned, *found.rivals)
+        for number, (validation, test) in enumerate(
+            zip(tuning.errors("validation"), tuning.errors("test"), strict=True)
+        )
+    ]
+    return pd.DataFrame(rows)
+
+
+def summary(trainings: pd.DataFrame) -> pd.DataFrame:
+    """Mean test errors by loss, with 95 % intervals over data seeds of the difference to the learned loss."""
+    means = trainings.groupby(["loss", "data seed"])["test"].mean().unstack()
+    learned = means.loc["learned"]
+    rows = []
+    for loss, errors in means.iterrows():
+        change, low, high = interval((errors - learned).to_numpy())
+        verdict = "won" if low > 0 else "lost" if high < 0 else "undecided"
+        row = {"loss": loss, "test": errors.mean(), "sd over data seeds": errors.std(ddof=1), "n": len(errors)}
+        if loss != "learned":
+            row |= {"above learned": change, "low": low, "high": high, "verdict": verdict}
+        rows.append(row)
+    return pd.DataFrame(rows).sort_values("test", ignore_index=True)
+
+
+def carried(trainings: pd.DataFrame, names: Sequence[str], initialisations: int = 4) -> pd.DataFrame:
+    """Losses on fresh noisy data without a clean row: MNIST with wrong labels, at the digits' rates and steps.
+
+    Args:
+        trainings: of the demonstration "wrong labels", see `measured`.
+        names: the losses, "learned" among them.
+        initialisations: how many networks are trained for each data seed.
+
+    Returns:
+        data seed, loss, training, test.
+    """
+    known = known_losses("multiclass")
+    rows = []
+    for (seed, name), group in trainings[trainings["loss"].isin(names)].groupby(["data seed", "loss"]):
+        first = group.iloc[0]
+        loss = read(first["formula"], "multiclass") if name == "learned" else known[name]
+        demonstration = Demonstration("", "error rate", noisy_mnist)
+        problem = demonstration.problem(int(seed))
+        base = problem.config.base.replace(lr=float(first["lr"]))
+        for number, learner in enumerate(problem.learners("carried", initialisations)):
+            error = train(loss, learner, base, int(first["steps"]), splits=["test"]).final["test"]
+            rows.append({"data seed": seed, "loss": name, "training": number, "test": error})
+    return pd.DataFrame(rows)
+
+
+TREES = (
+    "square(sub(y, f))", "abs(sub(y, f))", "mul(-1, mul(y, log(f)))", "sub(f, mul(y, log(f)))",
+    "mul(sub(y, f), tanh(sub(y, f)))", "sub(square(f), mul(y, f))",
+)  # fmt: skip
+"""Expressions whose weights are tuned to show what local search does to them."""
+TUNINGS: dict[str, dict[str, Any]] = {
+    "none": {"meta_steps": 0},
+    "plain steps, 1e-3 × 1000": {"meta_optimizer": "sgd", "meta_lr": 1e-3, "meta_steps": 1000},
+    "Adam, 1e-3 × 50": {"meta_lr": 1e-3, "meta_steps": 50},
+    "Adam, 1e-3 × 1000": {"meta_lr": 1e-3, "meta_steps": 1000},
+    "Adam, 3e-2 × 50": {"meta_lr": 3e-2, "meta_steps": 50},
+    "Adam, 1e-1 × 30": {"meta_lr": 1e-1, "meta_steps": 30},
+}
+
+
+def pair(seed: int, classes: tuple[int, int]) -> em.Task:
+    """Two of MNIST's classes, 14×14: 1,000 training, 500 validation and 1,000 test rows."""
+    x_train, y_train, x_test, y_test = DATASETS["mnist"].load()
+    rng = numpy_rng(seed, "pair", *classes)
+
+    def drawn(x: np.ndarray, y: np.ndarray, number: int) -> Part:
+        rows = rng.permutation(np.flatnonzero(np.isin(y, classes)))[:number]
+        return _pooled(x[rows]), (y[rows] == classes[1]).astype(float)
+
+    x, y = drawn(x_train, y_train, 1500)
+    return _task(str(classes), "binary", (x[:1000], y[:1000]), (x[1000:], y[1000:]), drawn(x_test, y_test, 1000))
+
+
+def inert_table(
+    seed: int = 0, tunings: Mapping[str, Mapping[str, Any]] = TUNINGS, lr: float = 1e-3
+) -> pd.DataFrame:
+    """What local search does to the weights of TREES, tuned on MNIST's 4 and 9 and tested on its 3 and 5.
+
+    Returns:
+        One row a tuning: the median over trees of the largest change of a weight, and the test errors after 250
+        steps at the low base rate `lr`: the median over trees, and that of the squared error's tree.
+    """
+    learned_on, other = pair(seed, (4, 9)), pair(seed, (3, 5))
+    rows = []
+    for name, changes in tunings.items():
+        config = em.EVERYDAY.replace(base=SGD(lr=lr, batch_size=128), **changes)
+        learners, others = (
+            make_learners([task], lambda: em.models.mlp(196, [16], 1), config, seed, task.name)
+            for task in (learned_on, other)
+        )
+        losses = [
+            LearnedLoss(tree, "binary", phi=initial_phi(LearnedLoss(tree).expression, seed)) for tree in TREES
+        ]
+        found = local_search(losses, learners, config, choose_engine(learners, config))
+        moved = [_change(t.loss, loss) for t, loss in zip(found, losses, strict=True)]
+        errors = [train(t.loss, others[0], config.base, 250, splits=["test"]).final["test"] for t in found]
+        row = {"tuning": name, "change of weights": np.median(moved), "test error": np.median(errors)}
+        rows.append(row | {"(y − f)²": errors[0]})
+    return pd.DataFrame(rows)
+
+
+def _change(tuned: Loss, loss: Loss) -> float:
+    """The largest change of a weight."""
+    pairs = zip(tuned.parameters(), loss.parameters(), strict=True)
+    return max(float((a - b).detach().abs().max()) for a, b in pairs)
+
+
+def cross_entropy_by_rate(seed: int = 0, lrs: Sequence[float] = (1e-3, 1e-2, 1e-1, 1.0)) -> pd.DataFrame:
+    """The test error of cross-entropy on MNIST's 3 and 5 after 250 steps at several learning rates."""
+    config = em.EVERYDAY.replace(base=SGD(lr=1e-3, batch_size=128))
+    task, loss = pair(seed, (3, 5)), TaskLoss("binary")
+    (learner,) = make_learners([task], lambda: em.models.mlp(196, [16], 1), config, seed, task.name)
+    errors = [train(loss, learner, config.base.replace(lr=lr), 250, splits=["test"]).final["test"] for lr in lrs]
+    return pd.DataFrame({"lr": lrs, "test error": errors})

@@ -1,0 +1,132 @@
+"""Whether a learned loss ever ends below the best known one: ten small data sets, three seeds, a table.
+
+python -m tests.speed.never_below [--seeds 10 11 12] [--data-sets digits …] [--rows FILE]
+
+All data sets ship with scikit-learn (six of them among its tests' copies of OpenML). Each search is `learn_loss`
+with its defaults; the learned loss and the known ones are then trained from new initial weights, each at its best
+rate and step on the validation part. FILE keeps finished rows, so that an interrupted run goes on.
+Seeds below 10 and above 99 served to choose the defaults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import sklearn
+import torch
+from sklearn import datasets
+
+import evomal_core as em
+from evomal_core.kinds import Kind
+
+OPENML = Path(sklearn.__file__).parent / "datasets" / "tests" / "data" / "openml"
+UNITS = 32
+"""Hidden units of the network."""
+RATES = (0.1, 0.3, 1.0, 3.0)
+"""Learning rates of the comparison, as multiples of the search's."""
+Data = tuple[np.ndarray, np.ndarray, Kind]
+
+
+def read_openml(number: int, target: str, kind: Kind, drop: Sequence[str] = ()) -> Data:
+    """A data set of OpenML from scikit-learn's tests: categories as indicators, missing numbers as medians."""
+    (path,) = (OPENML / f"id_{number}").glob("*.arff.gz")
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        head, body = re.split(r"(?im)^@data\s*$", file.read(), maxsplit=1)
+    names = re.findall(r"(?im)^@attribute\s+['\"]?([^'\"\s]+)", head)
+    lines = [line for line in body.splitlines() if line and not line.startswith("%")]
+    quote = "'" if any(line.startswith("'") for line in lines) else '"'
+    rows = csv.reader(io.StringIO("\n".join(lines)), quotechar=quote, skipinitialspace=True)
+    table = pd.DataFrame(list(rows), columns=names).replace("?", np.nan).drop(columns=list(drop))
+    for name in table:
+        numbers = pd.to_numeric(table[name], errors="coerce")
+        table[name] = numbers if numbers.isna().sum() == table[name].isna().sum() else table[name]
+    table = table.dropna(subset=[target])
+    y = table.pop(target).to_numpy()
+    table = table.fillna(table.select_dtypes("number").median())
+    return pd.get_dummies(table, drop_first=True).to_numpy(float), y, kind
+
+
+PEOPLE = ("name", "ticket", "cabin", "boat", "body", "home.dest")
+DATA_SETS: dict[str, Callable[[], Data]] = {
+    "diabetes": lambda: (*datasets.load_diabetes(return_X_y=True), "regression"),
+    "cpu": lambda: read_openml(561, "class", "regression", ["vendor"]),
+    "penguins' mass": lambda: read_openml(42585, "body_mass_g", "regression"),
+    "Titanic's fares": lambda: read_openml(40945, "fare", "regression", [*PEOPLE, "survived"]),
+    "breast cancer": lambda: (*datasets.load_breast_cancer(return_X_y=True), "binary"),
+    "Titanic's survivors": lambda: read_openml(40945, "survived", "binary", PEOPLE),
+    "chess endgames": lambda: read_openml(3, "class", "binary"),
+    "digits": lambda: (*datasets.load_digits(return_X_y=True), "multiclass"),
+    "wine": lambda: (*datasets.load_wine(return_X_y=True), "multiclass"),
+    "penguins' island": lambda: read_openml(42585, "island", "multiclass", ["species"]),
+}
+
+
+def measure(name: str, seed: int, config: em.SearchConfig = em.EVERYDAY) -> dict[str, Any]:
+    """One search and its comparison with the known losses, as a row of the table."""
+    x, y, kind = DATA_SETS[name]()
+    task = em.Task.from_arrays(x, y, kind, name=name, seed=seed)
+    inputs, outputs = x.shape[1], task.outputs
+    result = em.learn_loss(
+        [task], lambda: em.models.mlp(inputs, [UNITS], outputs), config=config, seed=seed, progress=False
+    )
+    found = result.compare(lrs=[rate * config.base.lr for rate in RATES], initialisations=5)
+    change, low, high = found.difference(found.rival)
+    name_of_best = result.chosen.name if result.chosen else ""
+    parts = ("local search", "fitness", "filters", "finalists")
+    return {
+        "data set": name,
+        "seed": seed,
+        "loss": name_of_best or str(getattr(result.best, "expression", "")),
+        "test": float(found.learned.errors("test").mean()),
+        "best known": found.rival.name,
+        "its test": float(found.rival.errors("test").mean()),
+        "difference": change,
+        "low": low,
+        "high": high,
+        "verdict": found.verdict(found.rival),
+        "in hindsight": found.best_rival.name,
+        "hindsight's test": float(found.best_rival.errors("test").mean()),
+        "hindsight's verdict": found.verdict(found.best_rival),
+        "seconds": sum(result.seconds.get(part, 0.0) for part in parts),
+    }
+
+
+def main() -> None:
+    """Print the table, and how many searches ended below the best known loss."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12])
+    parser.add_argument("--data-sets", nargs="+", choices=[*DATA_SETS], default=[*DATA_SETS])
+    parser.add_argument("--rows", type=Path, help="a file of rows to go on from")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = [json.loads(line) for line in chosen.rows.read_text().splitlines()] if _exists(chosen.rows) else []
+    done = {(row["data set"], row["seed"]) for row in rows}
+    for seed in chosen.seeds:
+        for name in chosen.data_sets:
+            if (name, seed) not in done:
+                rows.append(measure(name, seed))
+                if chosen.rows is not None:
+                    with chosen.rows.open("a") as file:
+                        file.write(json.dumps(rows[-1]) + "\n")
+    table = pd.DataFrame(rows)
+    print(table.to_string(index=False, float_format="{:.4g}".format))
+    for verdict in ("verdict", "hindsight's verdict"):
+        print(f"{verdict}: {(table[verdict] != 'lost').sum()} of {len(table)} not below the best known loss")
+
+
+def _exists(path: Path | None) -> bool:
+    return path is not None and path.exists()
+
+
+if __name__ == "__main__":
+    main()
