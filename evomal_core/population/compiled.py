@@ -1,5 +1,5 @@
-"""Where the compiled kernels take over from `batched`, on a CPU: small perceptrons and recurrent networks with one
-unrolled step, and the rejection protocol of any network.
+"""Where the compiled kernels take over from `batched`, on a CPU: small perceptrons, plain convolutional and
+recurrent networks with one unrolled step, and the rejection protocol of any network.
 
 Each candidate is computed on its own, so its result is the same bit by bit whatever it is batched with and
 however many threads there are. EVOMAL_KERNELS=0 in the environment switches the kernels off.
@@ -25,7 +25,7 @@ from evomal_core.expression import Expression
 from evomal_core.kinds import Kind, link
 from evomal_core.losses import LearnedLoss
 from evomal_core.population.batches import Rows, same_batches, stack_rows
-from evomal_core.population.networks import MLPStack, RecurrentStack, Stack
+from evomal_core.population.networks import ConvolutionStack, MLPStack, RecurrentStack, Stack
 from evomal_core.primitives import arity
 from evomal_core.unroll import episode, task_loss
 from evomal_core.weighted import class_weights
@@ -56,7 +56,7 @@ def fits(stack: Stack, losses: Sequence[nn.Module] | None = None, config: Search
             and all(max(inputs, outputs) <= WIDEST for inputs, outputs, *_ in stack.layers[1:])
         )
     else:
-        known = isinstance(stack, RecurrentStack)
+        known = isinstance(stack, ConvolutionStack | RecurrentStack)
     if config is not None and not (config.unroll_steps == 1 and _knows_task_loss(stack)):
         return False
     return known and take(stack.theta0[0], losses or ())
@@ -86,7 +86,11 @@ def must_compile(stacks: Sequence[Stack], config: SearchConfig) -> bool:
     return not all(map(_is_compiled, needed))
 
 
-KERNELS: dict[type[Stack], str] = {MLPStack: "kernels.train", RecurrentStack: "kernels_recurrent.pullback"}
+KERNELS: dict[type[Stack], str] = {
+    MLPStack: "kernels.train",
+    ConvolutionStack: "kernels_convolutions.rows_last",
+    RecurrentStack: "kernels_recurrent.pullback",
+}
 """A kernel that every search with a stack of this kind needs."""
 
 

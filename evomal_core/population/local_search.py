@@ -30,9 +30,17 @@ from evomal_core.learners import Learner
 from evomal_core.losses import LearnedLoss, Loss, TaskLoss
 from evomal_core.population import compiled
 from evomal_core.population.batches import Rows, flat, groups_of, in_chunks, same_batches, stack_rows, stackable
+from evomal_core.population.compiled_convolutions import ConvolutionMetaStep
 from evomal_core.population.compiled_recurrent import RecurrentMetaStep
 from evomal_core.population.cuda_graphs import GraphedStep
-from evomal_core.population.networks import MLPStack, NotBatchable, RecurrentStack, Stack, make_stacks
+from evomal_core.population.networks import (
+    ConvolutionStack,
+    MLPStack,
+    NotBatchable,
+    RecurrentStack,
+    Stack,
+    make_stacks,
+)
 from evomal_core.population.steps import Stacked, descended
 from evomal_core.population.trees import Program
 from evomal_core.unroll import Tuned, episode, meta_optimiser, sgd_step, step_adjoint, task_loss
@@ -208,6 +216,8 @@ def _meta_step(
             return compiled.CompiledMetaStep(stack, program.expressions, program.softplus, config)
         if isinstance(stack, RecurrentStack):
             return RecurrentMetaStep(stack, program.expressions, program.softplus, config)
+        if isinstance(stack, ConvolutionStack):
+            return ConvolutionMetaStep(stack, program.expressions, program.softplus, config)
     step = MetaStep(stack, program, config)
     return GraphedStep(step) if stack.theta0[0].is_cuda else step
 

@@ -18,6 +18,8 @@ from torch.func import jvp
 
 from evomal_core.kinds import Kind
 from evomal_core.learners import Learner, hooks, pure_call
+from evomal_core.population.convolutions import Layer as PlainLayer
+from evomal_core.population.convolutions import plain_layers
 from evomal_core.population.recurrent import RecurrentForm, recurrent_form
 from evomal_core.population.steps import Factors, Stacked, product, times, times_transposed
 from evomal_core.seeds import isolated_torch
@@ -115,7 +117,10 @@ def make_stacks(learners: Sequence[Learner]) -> list[Stack]:
 
 def _network_stack(learner: Learner) -> NetworkStack:
     form = recurrent_form(learner)
-    return NetworkStack([learner]) if form is None else RecurrentStack(learner, form)
+    if form is not None:
+        return RecurrentStack(learner, form)
+    layers = plain_layers(learner)
+    return NetworkStack([learner]) if layers is None else ConvolutionStack(learner, layers)
 
 
 Layer = tuple[int, int, bool, str]
@@ -353,6 +358,14 @@ class NetworkStack(Stack):
             one = partial(self._call, x=x[0])
             scope = partial(isolated_torch, 0, "evaluation", draw)
             return self._map(one, scope, [w[0] for w in theta], self.buffers).unsqueeze(0)
+
+
+class ConvolutionStack(NetworkStack):
+    """A plain convolutional network of one learner, which the compiled kernels take on a CPU."""
+
+    def __init__(self, learner: Learner, layers: Sequence[PlainLayer]) -> None:
+        super().__init__([learner])
+        self.layers = tuple(layers)
 
 
 class RecurrentStack(NetworkStack):

@@ -25,8 +25,16 @@ from evomal_core.population.batches import (
     stack_rows,
     stackable,
 )
+from evomal_core.population.compiled_convolutions import ConvolutionTraining
 from evomal_core.population.compiled_recurrent import RecurrentTraining
-from evomal_core.population.networks import MLPStack, NotBatchable, RecurrentStack, Stack, make_stacks
+from evomal_core.population.networks import (
+    ConvolutionStack,
+    MLPStack,
+    NotBatchable,
+    RecurrentStack,
+    Stack,
+    make_stacks,
+)
 from evomal_core.population.steps import Stacked, sgd_in_place
 from evomal_core.training import rows_at_once
 
@@ -127,12 +135,15 @@ def _train_one_stack(
 
 def _training(
     losses: Sequence[nn.Module], stack: Stack, base: SGD
-) -> StackTraining | compiled.CompiledTraining | RecurrentTraining:
+) -> StackTraining | compiled.CompiledTraining | RecurrentTraining | ConvolutionTraining:
+    """The networks of a stack in training, by the kernels where they fit."""
     if compiled.fits(stack, losses):
         if isinstance(stack, MLPStack):
             return compiled.CompiledTraining(losses, stack, base)
         if isinstance(stack, RecurrentStack):
             return RecurrentTraining(losses, stack, base)
+        if isinstance(stack, ConvolutionStack):
+            return ConvolutionTraining(losses, stack, base)
     return StackTraining(losses, stack, base)
 
 

@@ -9,6 +9,7 @@ import evomal_core as em
 from evomal_core.engines import choose_engine
 from evomal_core.learners import make_learners
 from evomal_core.losses import LearnedLoss, TaskLoss
+from evomal_core.population.convolutions import layers_of
 from evomal_core.population.networks import NetworkStack
 from evomal_core.training import train
 from evomal_core.unroll import ENGINES, meta_gradient
@@ -134,3 +135,8 @@ def test_the_lstm_can_be_vectorised_over_candidates():
         direction = pull(cotangents)
         torch.testing.assert_close(pull_v(cotangents), direction)
         torch.testing.assert_close(push_v(direction), push(direction))
+
+
+@pytest.mark.parametrize(("model", "shape"), [(lenet5, (1, 28, 28)), (gecco_cnn, (3, 32, 32))])
+def test_the_compiled_kernels_take_the_convolutional_networks(model, shape):
+    assert layers_of(model(5), shape)[-1].outputs == (5,)
