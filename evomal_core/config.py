@@ -193,6 +193,14 @@ class SearchConfig(Config):
     crossover_rate: Rate = 0.70
     mutation_rate: Rate = 0.25
     elitism_rate: Rate = 0.05
+    elitism: Literal["elite", "reproduction"] = "elite"
+    """What becomes of that share: the best stay, or winners of tournaments are copied as they are."""
+    mutation_trees: Literal["full", "half"] = "full"
+    """How mutation grows subtrees: full ones, or half-and-half."""
+    repair_with: Literal["binary", "arithmetic"] = "binary"
+    """What repair inserts: any binary operation, or one of + − × and the analytic quotient."""
+    protection: Literal["add", "clamp"] = "add"
+    """How sqrt and log are protected: of |x| + ε, or of max(|x|, ε)."""
     initial_heights: tuple[Count, Count] = (2, 4)
     height_limit: Annotated[int, Field(ge=1, le=15, strict=True)] = 10
     softplus: Flag = False
@@ -206,6 +214,8 @@ class SearchConfig(Config):
     unroll_steps: Positive = 1
     task_loss_on: Literal["same", "other", "validation"] = "validation"
     """The batch of the task loss: the unrolled step's own, another training batch, or a validation batch."""
+    meta_objective: Literal["task loss", "probability"] = "task loss"
+    """What phi is tuned by: squared error or cross-entropy, or minus the probability of the true class."""
     engine: Literal["auto", "higher", "autograd", "jvp", "batched"] = "auto"
 
     # Fitness by a partial training session (Algorithm 2)
@@ -217,6 +227,9 @@ class SearchConfig(Config):
     He-normal by fan-in or fan-out, see `initialisation.RULES`."""
     theta0: Start = "auto"
     """The initial weights of each meta-step: "redrawn", "fixed", or "auto": redrawn where the model allows it."""
+
+    batches: Literal["epochs", "fresh"] = "epochs"
+    """How batches are drawn: epochs of shuffled rows, or for each step the first rows of a new permutation."""
 
     # Filters (TPAMI section III-E)
     symbolic_archive: Flag = True
@@ -251,6 +264,10 @@ class SearchConfig(Config):
     # TaylorGLO
     taylor_sigma: PositiveFloat = 1.2
     """Initial standard deviation of CMA-ES over TaylorGLO's 8 parameters."""
+    taylor_roles: Literal["correct", "swapped"] = "correct"
+    """Whether the prediction has its own place in TaylorGLO's polynomial, or the label's, see `TaylorLoss`."""
+    ml3_init: Literal["glorot", "he_normal"] = "glorot"
+    """How the weights of ML³'s network are drawn."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -267,9 +284,14 @@ class SearchConfig(Config):
         return self
 
     @property
+    def operations(self) -> str:
+        """The function set with its protected operations, a name in `primitives.FUNCTION_SETS`."""
+        return self.function_set if self.protection == "add" else f"{self.function_set} clamped"
+
+    @property
     def elites(self) -> int:
         """How many of the best are kept: elitism_rate of the population, at least one unless the rate is 0."""
-        if self.elitism_rate == 0:
+        if self.elitism_rate == 0 or self.elitism == "reproduction":
             return 0
         return min(self.population, max(1, round(self.elitism_rate * self.population)))
 

@@ -97,8 +97,8 @@ def _random_population(search: Search, generation: int) -> list[Expression]:
     fewest = config.population // 2 if search.known else 0
     for index in range(len(first), max(config.population, len(first) + fewest)):
         rng = python_rng(search.seed, "random tree", generation, index)
-        tree = random_expression(rng, config.function_set, config.initial_heights)
-        repaired = repair(rng, tree, config.function_set)
+        tree = random_expression(rng, config.operations, config.initial_heights)
+        repaired = repair(rng, tree, config.operations, config.repair_with)
         population.append(repaired if repaired.height <= config.height_limit else _grown(rng, config))
     return population
 
@@ -106,9 +106,8 @@ def _random_population(search: Search, generation: int) -> list[Expression]:
 def _grown(rng: random.Random, config: SearchConfig) -> Expression:
     """A repaired random tree within the height limit, where repair made the first one too high."""
     while True:
-        tree = repair(
-            rng, random_expression(rng, config.function_set, (0, config.height_limit)), config.function_set
-        )
+        tree = random_expression(rng, config.operations, (0, config.height_limit))
+        tree = repair(rng, tree, config.operations, config.repair_with)
         if tree.height <= config.height_limit:
             return tree
 
@@ -118,21 +117,22 @@ def breed(population: Sequence[Evaluation], config: SearchConfig, rng: random.Ra
 
     The best `config.elites` stay. Each other place is filled by crossover, mutation or reproduction; the
     rates are of the whole population, elites included (70 + 25 + 5 % in the papers), so they are divided by
-    1 − elitism_rate here. A child above the height limit, checked after repair, gives way to its parent.
+    1 − elitism_rate here; with elitism="reproduction" nothing stays but by winning a tournament. A child above the
+    height limit, checked after repair, gives way to its parent.
     """
     ranked = sorted(population, key=lambda e: e.fitness)
     children = [_expression(entry) for entry in ranked[: config.elites]]
-    others = 1 - config.elitism_rate
+    others = 1 - (config.elitism_rate if config.elitism == "elite" else 0)
     while len(children) < config.population:
         draw = rng.random() * others
         parent = _select(population, config, rng)
         if draw < config.crossover_rate:
-            child = crossover(rng, parent, _select(population, config, rng), config.function_set)
+            child = crossover(rng, parent, _select(population, config, rng), config.operations)
         elif draw < config.crossover_rate + config.mutation_rate:
-            child = mutate(rng, parent, config.function_set)
+            child = mutate(rng, parent, config.operations, trees=config.mutation_trees)
         else:
             child = parent
-        child = repair(rng, child, config.function_set)
+        child = repair(rng, child, config.operations, config.repair_with)
         children.append(child if child.height <= config.height_limit else parent)
     return children
 

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache, cached_property
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from deap import gp
 
-from evomal_core.primitives import FUNCTION_SETS, PRIMITIVES, TERMINALS, arity
+from evomal_core.primitives import ARITHMETIC, FUNCTION_SETS, PRIMITIVES, TERMINALS, arity
 
 T = TypeVar("T")
 
@@ -203,28 +203,40 @@ def crossover(rng: random.Random, mother: Expression, father: Expression, functi
 
 
 def mutate(
-    rng: random.Random, parent: Expression, function_set: str, heights: tuple[int, int] = (0, 2)
+    rng: random.Random,
+    parent: Expression,
+    function_set: str,
+    heights: tuple[int, int] = (0, 2),
+    trees: Literal["full", "half"] = "full",
 ) -> Expression:
-    """Uniform mutation: one random subtree replaced by a newly grown one."""
+    """Uniform mutation: one random subtree replaced by a newly grown one, full or half-and-half."""
     pset = primitive_set(function_set)
+    generate = gp.genFull if trees == "full" else gp.genHalfAndHalf
 
     def grow(pset: gp.PrimitiveSet, type_: type) -> list:
-        return gp.genFull(pset, *heights, type_)
+        return generate(pset, *heights, type_)
 
     with _deap_draws_from(rng):
         (child,) = gp.mutUniform(_to_deap(parent, pset), expr=grow, pset=pset)
     return _from_deap(child)
 
 
-def repair(rng: random.Random, expression: Expression, function_set: str) -> Expression:
+def repair(
+    rng: random.Random,
+    expression: Expression,
+    function_set: str,
+    operations: Literal["binary", "arithmetic"] = "binary",
+) -> Expression:
     """Enforce the required arguments (GECCO section 3.1.3): a valid expression is returned as it is.
 
-    Otherwise a random terminal becomes a random binary node with f and y in random order.
+    Otherwise a random terminal becomes a random binary node with f and y in random order; one of ARITHMETIC, if so
+    asked, as in the authors' code.
     """
     if expression.is_loss:
         return expression
     terminals = [i for i, name in enumerate(expression.nodes) if not arity(name)]
     place = rng.choice(terminals)
-    binary = rng.choice([name for name in FUNCTION_SETS[function_set] if arity(name) == 2])
+    binary = [name for name in FUNCTION_SETS[function_set] if arity(name) == 2]
+    node = rng.choice(binary if operations == "binary" else ARITHMETIC)
     arguments = rng.sample(["f", "y"], 2)
-    return Expression((*expression.nodes[:place], binary, *arguments, *expression.nodes[place + 1 :]))
+    return Expression((*expression.nodes[:place], node, *arguments, *expression.nodes[place + 1 :]))

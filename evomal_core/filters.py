@@ -133,9 +133,9 @@ def _bounds(expression: Expression) -> tuple[float, float]:
                 return seen(a, da + a * db)
             case "square":
                 return seen(a * a, 2 * a * da)
-            case "sqrt":
+            case "sqrt" | "clamped_sqrt":
                 return seen(1 + a, da / math.sqrt(EPSILON))
-            case "log":
+            case "log" | "clamped_log":
                 return seen(max(a, -math.log(EPSILON)), da / EPSILON)
             case _:  # abs, sign and tanh
                 return seen(max(a, 1.0), da)

@@ -46,6 +46,8 @@ class Learner:
     """The architecture; its own weights stay at their initial values and are never trained."""
     batch_size: int
     seed: int
+    config: SearchConfig = field(default_factory=SearchConfig, repr=False)
+    """How batches are drawn (`batches`), and what phi is tuned by (`meta_objective`)."""
     redraw: Redraw | None = field(default=None, repr=False)
     """How meta-steps draw their initial weights; None if all start from the network's own."""
     _orders: dict[tuple[str, int], Tensor] = field(default_factory=dict, repr=False)
@@ -84,7 +86,7 @@ class Learner:
         }
 
     def batch(self, step: int, split: str = "train", offset: int = 0) -> tuple[Tensor, Tensor]:
-        """The rows (x, y) of one step: epochs of shuffled rows without replacement.
+        """The rows (x, y) of one step, as `SearchConfig.batches` says.
 
         Args:
             step: number of the step, from 0.
@@ -102,7 +104,7 @@ class Learner:
     def batch_rows(self, step: int, split: str = "train", offset: int = 0) -> Tensor:
         """Row numbers of `batch`; only defined where the part has more rows than a batch."""
         x, _ = self.task.parts()[split]
-        per_epoch = len(x) // self.batch_size
+        per_epoch = len(x) // self.batch_size if self.config.batches == "epochs" else 1
         epoch, place = divmod(step, per_epoch)
         key = (f"{split}-{offset}", epoch)
         if key not in self._orders:
@@ -147,7 +149,9 @@ class Learner:
         parts: dict[str, Any] = {name: few(*part) for name, part in self.task.parts().items()}
         task = replace(self.task, **parts)
         network = copy.deepcopy(self.network).to("cpu", torch.float64)
-        return Learner(task.to("cpu", torch.float64), network, min(self.batch_size, rows), self.seed, self.redraw)
+        return Learner(
+            task.to("cpu", torch.float64), network, min(self.batch_size, rows), self.seed, self.config, self.redraw
+        )
 
     def kernels(self) -> AbstractContextManager[None]:
         """Within it, the network's layers are computed by kernels that can be differentiated twice."""
@@ -344,7 +348,7 @@ def make_learners(
             rule = RULES[config.initialisation]
             fill(network, drawn_by(network, rule), derive(seed_of_task, "initial weights"))
         network.to(device=task.train[0].device, dtype=_dtype(task)).train()
-        learners.append(Learner(task, network, config.base.batch_size, seed_of_task, redraw))
+        learners.append(Learner(task, network, config.base.batch_size, seed_of_task, config, redraw))
         _check_output(learners[-1])
     return learners
 

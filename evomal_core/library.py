@@ -50,7 +50,7 @@ def _build(record: dict[str, Any]) -> Loss:
             phi = torch.tensor(weights, dtype=torch.float32)
             return LearnedLoss(Expression.parse(record["expression"]), kind, phi=phi, softplus=softplus)
         case "taylor":
-            return TaylorLoss(kind, theta=weights)
+            return TaylorLoss(kind, theta=weights, roles=record.get("roles", "correct"))
         case "neural":
             return _neural(kind, record["hidden"], weights)
         case "task":

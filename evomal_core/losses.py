@@ -344,3 +344,20 @@ class TaskLoss(Loss):
             return (f - y) ** 2
         positive = -y * sympy.log(f)
         return positive - (1 - y) * sympy.log(1 - f) if self.kind == "binary" else positive
+
+
+class NegativeProbability(Loss):
+    """Minus the probability of the true class, a meta-objective of an early version of the authors' code.
+
+    Raises:
+        ValueError: the task is a regression.
+    """
+
+    def __init__(self, kind: Kind = "multiclass") -> None:
+        super().__init__(kind)
+        if kind == "regression":
+            raise ValueError("a regression has no probabilities; write meta_objective='task loss'")
+
+    def elementwise(self, f: Tensor, y: Tensor) -> Tensor:
+        """−y·f (for one output also −(1 − y)(1 − f))."""
+        return -y * f - (1 - y) * (1 - f) if self.kind == "binary" else -y * f

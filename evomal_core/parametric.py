@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -24,16 +25,26 @@ else:
 class NeuralLoss(Loss):
     """ML³'s loss network (Bechtle et al. 2021): softplus(W₃ relu(W₂ relu(W₁ [f, y]))), no biases.
 
-    With 50 units a layer it has 2,650 weights. They start from Glorot-uniform draws on the given seed.
+    With 50 units a layer it has 2,650 weights. They start from draws on the given seed: Glorot-uniform, or
+    He-normal, N(0, 2/fan-in), as in the authors' code.
     """
 
     def __init__(
-        self, kind: Kind = "regression", *, hidden: int = 50, seed: int = 0, **options: Unpack[Options]
+        self,
+        kind: Kind = "regression",
+        *,
+        hidden: int = 50,
+        seed: int = 0,
+        init: Literal["glorot", "he_normal"] = "glorot",
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(kind, **options)
         rng = torch_rng(seed, "ml3")
+        draw: Any = nn.init.xavier_uniform_
+        if init == "he_normal":
+            draw = partial(nn.init.kaiming_normal_, nonlinearity="relu")
         self.w1, self.w2, self.w3 = (
-            nn.Parameter(nn.init.xavier_uniform_(torch.empty(shape), generator=rng))
+            nn.Parameter(draw(torch.empty(shape), generator=rng))
             for shape in ((hidden, 2), (hidden, hidden), (1, hidden))
         )
 
@@ -56,6 +67,8 @@ class TaylorLoss(Loss):
 
     With u = f − θ₁ and v = y − θ₀, where f is the prediction and y the label,
     M = −[θ₂u + ½θ₃u² + ⅙θ₄u³ + θ₅uv + ½θ₆u²v + ½θ₇uv²]. Terms without f are left out: they have no gradient.
+
+    With roles="swapped", as in the authors' code, u = y − θ₁ and v = f − θ₀, so that θ₂, θ₃ and θ₄ have no effect.
     """
 
     def __init__(
@@ -63,29 +76,37 @@ class TaylorLoss(Loss):
         kind: Kind = "regression",
         *,
         theta: Tensor | list[float] | None = None,
+        roles: Literal["correct", "swapped"] = "correct",
         **options: Unpack[Options],
     ) -> None:
         super().__init__(kind, **options)
+        if roles not in ("correct", "swapped"):
+            raise ValueError(f"roles is 'correct' or 'swapped', got {roles!r}")
+        self.roles: Literal["correct", "swapped"] = roles
         weights = torch.zeros(8) if theta is None else torch.as_tensor(theta, dtype=torch.float32)
         if weights.shape != (8,) or not torch.isfinite(weights).all():
             raise ValueError(f"a TaylorLoss has 8 finite parameters, got {theta!r:.100}")
         self.theta = nn.Parameter(weights.detach().clone())
 
     def _structure(self) -> dict[str, Any]:
-        return {"family": "taylor"}
+        return {"family": "taylor"} | ({} if self.roles == "correct" else {"roles": self.roles})
 
     def elementwise(self, f: Tensor, y: Tensor) -> Tensor:
         """Values of the loss for each pair of prediction `f` and label `y`, in their common shape."""
-        return _taylor(self.theta.unbind(), f, y)
+        return _taylor(self.theta.unbind(), *self._in_roles(f, y))
+
+    def _in_roles(self, f: Any, y: Any) -> tuple[Any, Any]:
+        return (f, y) if self.roles == "correct" else (y, f)
 
     def sympy(self) -> sympy.Expr:
         """The loss of one output in the real symbols f and y, expanded."""
-        return sympy.expand(_taylor(self.theta.detach().double().tolist(), *symbolic.variables()))
+        return sympy.expand(_taylor(self.theta.detach().double().tolist(), *self._in_roles(*symbolic.variables())))
 
     def _source(self) -> tuple[Sequence[str], str]:
         t = self.theta.detach().tolist()
+        first, second = self._in_roles("f", "y")
         lines = (
-            f"u, v = f - ({t[1]!r}), y - ({t[0]!r})",
+            f"u, v = {first} - ({t[1]!r}), {second} - ({t[0]!r})",
             f"value = -({t[2]!r} * u + {t[3]!r} * u * u / 2 + {t[4]!r} * u * u * u / 6"
             f" + {t[5]!r} * u * v + {t[6]!r} * u * u * v / 2 + {t[7]!r} * u * v * v / 2)",
         )

@@ -49,6 +49,16 @@ def protected_log(x: Tensor) -> Tensor:
     return torch.log(torch.abs(x) + EPSILON)
 
 
+def clamped_sqrt(x: Tensor) -> Tensor:
+    """Square root √max(|x|, ε), whose slope is 0 for |x| < ε."""
+    return torch.sqrt(torch.clamp(torch.abs(x), min=EPSILON))
+
+
+def clamped_log(x: Tensor) -> Tensor:
+    """Natural logarithm ln max(|x|, ε), whose slope is 0 for |x| < ε."""
+    return torch.log(torch.clamp(torch.abs(x), min=EPSILON))
+
+
 _ROWS = (
     Primitive("add", 2, torch.add, lambda a, b: a + b, "({} + {})"),
     Primitive("sub", 2, torch.sub, lambda a, b: a - b, "({} - {})"),
@@ -80,16 +90,41 @@ _ROWS = (
     Primitive("max", 2, torch.maximum, lambda a, b: sympy.Max(a, b), "torch.maximum({}, {})"),
     Primitive("sign", 1, torch.sign, lambda a: sympy.sign(a), "torch.sign({})"),
     Primitive("tanh", 1, torch.tanh, lambda a: sympy.tanh(a), "torch.tanh({})"),
+    Primitive(
+        "clamped_sqrt",
+        1,
+        clamped_sqrt,
+        lambda a: sympy.sqrt(sympy.Max(abs(a), EPSILON)),
+        f"torch.sqrt(torch.clamp(torch.abs({{}}), min={EPSILON}))",
+    ),
+    Primitive(
+        "clamped_log",
+        1,
+        clamped_log,
+        lambda a: sympy.log(sympy.Max(abs(a), EPSILON)),
+        f"torch.log(torch.clamp(torch.abs({{}}), min={EPSILON}))",
+    ),
 )
 
 PRIMITIVES: dict[str, Primitive] = {row.name: row for row in _ROWS}
 TERMINALS: tuple[str, ...] = ("f", "y", "1", "-1")
 """The prediction f(x), the label y, and the constants +1 and −1."""
 
+CLAMPED = {"sqrt": "clamped_sqrt", "log": "clamped_log"}
+"""The protected operations, and their forms in the authors' code, which clamp |x| instead of adding ε to it."""
+
+_GECCO = ("add", "sub", "mul", "div", "square", "abs", "sqrt", "log")
+_TPAMI = (*_GECCO, "min", "max", "sign", "tanh")
+
 FUNCTION_SETS: dict[str, tuple[str, ...]] = {
-    "gecco23": ("add", "sub", "mul", "div", "square", "abs", "sqrt", "log"),
-    "tpami23": tuple(PRIMITIVES),
+    "gecco23": _GECCO,
+    "tpami23": _TPAMI,
+    "gecco23 clamped": tuple(CLAMPED.get(name, name) for name in _GECCO),
+    "tpami23 clamped": tuple(CLAMPED.get(name, name) for name in _TPAMI),
 }
+
+ARITHMETIC = ("add", "sub", "mul", "div")
+"""What the authors' code repairs expressions with."""
 
 
 def arity(name: str) -> int:

@@ -31,7 +31,7 @@ def baseline(search: Search) -> SearchResult:
 def ml3(search: Search) -> SearchResult:
     """ML³ (Bechtle et al. 2021): one neural loss, tuned for `meta_steps` by unrolled differentiation."""
     config = search.config
-    loss = NeuralLoss(search.kind, seed=search.seed).to(search.learners[0].device)
+    loss = NeuralLoss(search.kind, seed=search.seed, init=config.ml3_init).to(search.learners[0].device)
     search.engine = choose_engine(search.learners, config, loss)
     search.progress.start(1)
     share = 1 / max(config.meta_steps, 1)
@@ -94,7 +94,10 @@ def taylorglo(search: Search) -> SearchResult:
         while len(rows) < len(recorded) or not search.is_over(rows):
             points = [optimiser.ask() for _ in range(optimiser.population_size)]
             device = search.learners[0].device
-            losses = [TaylorLoss(search.kind, theta=torch.from_numpy(point)).to(device) for point in points]
+            losses = [
+                TaylorLoss(search.kind, theta=torch.from_numpy(point), roles=config.taylor_roles).to(device)
+                for point in points
+            ]
             if len(rows) == len(recorded):
                 with search.timed("fitness"):
                     recorded.append(fitness(losses, search.trained, config, search.engine))

@@ -27,7 +27,7 @@ from torch.func import functional_call, grad, jvp
 
 from evomal_core.config import SGD, SearchConfig
 from evomal_core.learners import Learner, Weights
-from evomal_core.losses import Loss, TaskLoss
+from evomal_core.losses import Loss, NegativeProbability, TaskLoss
 
 log = logging.getLogger("evomal")
 
@@ -196,8 +196,11 @@ ENGINES: dict[str, Callable[[Loss, Learner, Episode, SGD], tuple[Tensor, Gradien
 
 
 def task_loss(learner: Learner) -> Callable[[Tensor, Tensor], Tensor]:
-    """The task loss L_T of a learner's task: its own, or squared error or cross-entropy."""
-    return learner.task.task_loss or TaskLoss(learner.task.kind)
+    """The meta-objective of a learner's task: its own, squared error or cross-entropy, or minus a probability."""
+    if learner.task.task_loss is not None:
+        return learner.task.task_loss
+    by_probability = learner.config.meta_objective == "probability"
+    return (NegativeProbability if by_probability else TaskLoss)(learner.task.kind)
 
 
 def meta_gradient(

@@ -20,6 +20,7 @@ from evomal_core.search import METHODS
 from evomal_paper.datasets.catalogue import DATASETS
 from evomal_paper.experiments.catalogue import EXPERIMENTS, check_methods
 from evomal_paper.experiments.profiles import PROFILES
+from evomal_paper.experiments.protocols import switches
 from evomal_paper.report import write_report
 from evomal_paper.reproduce import reproduce
 from evomal_paper.runs.packing import fold_all, take_from
@@ -216,6 +217,12 @@ def _list(_: argparse.Namespace) -> None:
         print(f"  {entry.name:<21}{entry.title:<41}{times}  {state}")
     for reason in filter(None, absent.values()):
         print(f"  {reason}")
+    print(
+        "Settings that the authors' code and the papers' text say different things of: profile paper, profile text"
+    )
+    for row in switches():
+        print(f"  {row['name']:<22}{row['paper']:<14}{row['text']:<13}code: {row['in_code']}")
+        print(f"  {'':<49}text: {row['in_text']}")
     for title, known in (("Profiles", PROFILES), ("Methods", METHODS)):
         print(title)
         for name, text in known.items():

@@ -39,15 +39,20 @@ def slopes_of(losses: Sequence[nn.Module], dtype: torch.dtype, device: torch.dev
         program = Program([loss.expression for loss in learned], learned[0].softplus, device)
         phi = program.pad([loss.phi.to(device, dtype) for loss in learned])
         return lambda f, y: program.slope(phi, f, y)[0]
-    if all(isinstance(loss, TaylorLoss) for loss in losses):
+    roles = {loss.roles for loss in losses if isinstance(loss, TaylorLoss)}
+    if len(roles) == 1 and all(isinstance(loss, TaylorLoss) for loss in losses):
         t = torch.stack([loss.theta.detach().to(device, dtype) for loss in losses if isinstance(loss, TaylorLoss)])
         t0, t1, t2, t3, t4, t5, t6, t7 = t.T.unsqueeze(2)
+
+        def swapped(f: Tensor, y: Tensor) -> Tensor:
+            u, v = y - t1, f - t0
+            return -(t5 * u + t6 * u * u / 2 + t7 * u * v)
 
         def taylor(f: Tensor, y: Tensor) -> Tensor:
             u, v = f - t1, y - t0
             return -(t2 + t3 * u + t4 * u * u / 2 + t5 * v + t6 * u * v + t7 * v * v / 2)
 
-        return taylor
+        return swapped if roles == {"swapped"} else taylor
     kinds = ", ".join(sorted({type(loss).__name__ for loss in losses}))
     raise NotBatchable(f"only LearnedLosses that agree on softplus, or TaylorLosses, form a program, not {kinds}")
 

@@ -20,10 +20,13 @@ from numba.extending import intrinsic, overload
 
 EPSILON = 1e-7
 OPERATIONS = (
-    "f", "y", "1", "-1", "add", "sub", "mul", "div", "min", "max", "square", "abs", "sqrt", "log", "sign", "tanh"
+    "f", "y", "1", "-1", "add", "sub", "mul", "div", "min", "max", "square", "abs", "sqrt", "log", "sign", "tanh",
+    "clamped_sqrt", "clamped_log",
 )  # fmt: skip
 """Codes of the nodes, in order."""
-F, Y, ONE, MINUS, ADD, SUB, MUL, DIV, MIN, MAX, SQUARE, ABS, SQRT, LOG, SIGN, TANH = range(16)
+F, Y, ONE, MINUS, ADD, SUB, MUL, DIV, MIN, MAX, SQUARE, ABS, SQRT, LOG, SIGN, TANH, SQRT_CLAMPED, LOG_CLAMPED = (
+    range(18)
+)
 KINDS = ("regression", "binary", "multiclass")
 REGRESSION, BINARY, MULTICLASS = range(3)
 NONE, RELU, TANH_LAYER = range(3)
@@ -245,6 +248,19 @@ def _expression_slope(tree, w, softplus, f, y, value, arg_a, arg_b, slope_a, slo
                 b[n] = abs(a[n]) + eps
                 sa[n] = ((one if a[n] > zero else zero) - (one if a[n] < zero else zero)) / b[n]
             _log_row(b, v)
+        elif op == SQRT_CLAMPED:
+            for n in range(f.size):
+                below = abs(a[n]) < eps
+                v[n] = math.sqrt(eps if below else abs(a[n]))
+                sa[n] = (
+                    zero if below else ((half if a[n] > zero else zero) - (half if a[n] < zero else zero)) / v[n]
+                )
+        elif op == LOG_CLAMPED:
+            for n in range(f.size):
+                below = abs(a[n]) < eps
+                b[n] = eps if below else abs(a[n])
+                sa[n] = zero if below else ((one if a[n] > zero else zero) - (one if a[n] < zero else zero)) / b[n]
+            _log_row(b, v)
         elif op == SIGN:
             for n in range(f.size):
                 v[n], sa[n] = (one if a[n] > zero else zero) - (one if a[n] < zero else zero), zero
@@ -337,10 +353,10 @@ def _expression_mixed(
         elif op == SQUARE:
             for n in range(u.size):
                 adj_a[n] = sa[n] * here[n] + two * wa * ta[n] * up[n]
-        elif op == SQRT:
+        elif op in (SQRT, SQRT_CLAMPED):
             for n in range(u.size):
                 adj_a[n] = sa[n] * here[n] - sa[n] * sa[n] / v[n] * wa * ta[n] * up[n]
-        elif op == LOG:
+        elif op in (LOG, LOG_CLAMPED):
             for n in range(u.size):
                 adj_a[n] = sa[n] * here[n] - sa[n] * sa[n] * wa * ta[n] * up[n]
         elif op == TANH:

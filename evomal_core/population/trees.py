@@ -63,6 +63,11 @@ def _tanh_slope(a: Tensor, b: Tensor, z: Tensor) -> tuple[Tensor, float]:
     return 1 - z * z, 0.0
 
 
+def _slope_of_clamped(a: Tensor) -> Tensor:
+    """d/da max(|a|, ε)."""
+    return torch.sign(a) * (torch.abs(a) >= EPSILON)
+
+
 RULES: dict[str, Rule] = {
     "add": Rule(lambda a, b, z: (1.0, 1.0)),
     "sub": Rule(lambda a, b, z: (1.0, -1.0)),
@@ -78,6 +83,14 @@ RULES: dict[str, Rule] = {
     ),
     "log": Rule(
         lambda a, b, z: (torch.sign(a) / (torch.abs(a) + EPSILON), 0.0),
+        lambda a, b, z, h, da, db: (-(h * h) * da, 0.0),
+    ),
+    "clamped_sqrt": Rule(
+        lambda a, b, z: (_slope_of_clamped(a) * 0.5 / z, 0.0),
+        lambda a, b, z, h, da, db: (-(h * h) / z * da, 0.0),
+    ),
+    "clamped_log": Rule(
+        lambda a, b, z: (_slope_of_clamped(a) / torch.clamp(torch.abs(a), min=EPSILON), 0.0),
         lambda a, b, z, h, da, db: (-(h * h) * da, 0.0),
     ),
     "sign": Rule(lambda a, b, z: (0.0, 0.0)),

@@ -136,7 +136,9 @@ def load_or_transfer(
 
         def compute(loss: Loss = loss, seed: int = seed) -> pd.DataFrame:
             with one_thread():  # as the target's own runs are computed
-                return pd.DataFrame(meta_test(loss, target.problem(sizes, seed), sizes, seed, device))
+                return pd.DataFrame(
+                    meta_test(loss, target.problem(sizes, seed), sizes, seed, device, starts=["new"])
+                )
 
         table = piece.load_or_compute(compute, device).fillna({"error": np.inf})  # never to be averaged away
         last = table[table["step"] == table["step"].max()]

@@ -20,7 +20,7 @@ from evomal_paper.runs.tables import KEYS, Results, load_readable, read_table
 
 ERRORS = [*KEYS, "group", "split", "error"]
 COLUMNS = {
-    "values": ["table", *KEYS, "group", "split", "value"],
+    "values": ["table", *KEYS, "group", "split", "value", "new"],
     "histories": [
         *KEYS,
         "generation",
@@ -47,7 +47,8 @@ class Evidence:
 
     Attributes:
         values: every number of a run that has a place in a table of the papers: final errors, numbers of loss
-            weights, hours of meta-training; columns table, group, split and value (inf: diverged).
+            weights, hours of meta-training; columns table, group, split, value (inf: diverged), and new: the error
+            from new initial weights.
         histories: one row a generation, as `Results.histories`.
         curves: errors while a network is trained, as `Results.tests`.
         rates: final errors where base learning rates were varied: column rate, the profile without that change.
@@ -132,7 +133,7 @@ def collect(results: Iterable[Results]) -> Evidence:
         stated.append(_final(loaded).assign(rate=experiment(name).profile(profile).search.base.lr))
         tables["values"] += list(_values(loaded, EXPERIMENTS[name].table))
         tables["histories"].append(loaded.histories)
-        tables["curves"].append(loaded.tests)
+        tables["curves"].append(loaded.curves())
     varied = {tuple(table[["experiment", "profile"]].iloc[0]) for table in tables["rates"]}
     tables["rates"] += [table for table in stated if tuple(table[["experiment", "profile"]].iloc[0]) in varied]
     return Evidence(**{name: _table(name, parts) for name, parts in tables.items()})
@@ -155,7 +156,8 @@ def _final(results: Results) -> pd.DataFrame:
 
 def _values(results: Results, table: str) -> Iterator[pd.DataFrame]:
     runs = results.runs
-    yield _final(results).rename(columns={"error": "value"}).assign(table=table)
+    names = {"error": "value", "error from new starts": "new"}
+    yield results.compared().astype({"method": str}).rename(columns=names).assign(table=table)
     whole = runs[KEYS].assign(group="", split="")
     if table == "2":
         yield whole.assign(table="3", value=runs["parameters"].astype(float))[runs["parameters"] > 0]
@@ -213,7 +215,7 @@ def _table_iv(transfers: pd.DataFrame) -> pd.DataFrame:
     """Transfers that TPAMI Table IV has: from CIFAR-10 to CIFAR-100 with the same model."""
     both = zip(transfers["source"], transfers["experiment"], strict=True)
     chosen = transfers.loc[[source.replace("cifar10-", "cifar100-") == target for source, target in both]]
-    return chosen.rename(columns={"error": "value"}).assign(table="IV")[COLUMNS["values"]]
+    return chosen.rename(columns={"error": "value"}).assign(table="IV").reindex(columns=COLUMNS["values"])
 
 
 def _table(name: str, parts: list[pd.DataFrame]) -> pd.DataFrame:

@@ -6,26 +6,29 @@ steps of meta-testing with its falling learning rate. Where the two differ, or a
 
 - the paper augments the training images of all data sets; the code does not those of MNIST, and mirrors SVHN's
   digits too. Here MNIST and the stand-ins are not augmented, CIFAR and SVHN are cropped and mirrored;
-- the validation images are the same for all seeds, drawn class by class.
+- the validation images are drawn class by class.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
-from evomal_core.config import SGD, SearchConfig
+from evomal_core.config import SGD
 from evomal_core.learners import ModelFactory
 from evomal_core.models import logistic, mlp
+from evomal_core.seeds import torch_rng
 from evomal_core.tasks import Task
 from evomal_paper.datasets.catalogue import DATASETS
 from evomal_paper.experiments.augmentation import Augmentation
 from evomal_paper.experiments.image_tasks import image_task, some_images
-from evomal_paper.experiments.profiles import TINY, Experiment, Problem, Profile
-from evomal_paper.networks import MODELS, lenet5
+from evomal_paper.experiments.profiles import TINY, Experiment, Problem, Profile, literal
+from evomal_paper.experiments.protocols import TPAMI23, few_steps
+from evomal_paper.networks import in_form, lenet5
 
 TITLES = {"digits": "Digits", "mnist": "MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN"}
 NETWORKS = {
@@ -41,16 +44,32 @@ NETWORKS = {
     "squeezenet": "SqueezeNet",
     "pyramidnet": "PyramidNet",
 }
+LARGE = ("cifar10", "cifar100", "svhn")
+"""Data sets whose training images are cropped and mirrored."""
+INITIALISATIONS = {
+    **dict.fromkeys(("logistic", "mlp", "lenet5", "squeezenet"), "glorot"),
+    **dict.fromkeys(("alexnet", "vgg16", "allcnnc", "resnet18"), "he_fan_in"),
+    **dict.fromkeys(("preresnet", "wideresnet", "pyramidnet"), "he_fan_out"),
+}
+"""How the authors' code draws the initial weights of each network."""
 VALIDATION = 0.1
 """Share of the training images (TPAMI section IV-B)."""
 
 
 def _problem(dataset: str, network: str, profile: Profile, seed: int) -> Problem:
-    task = _sampled(image_task(dataset, validation=VALIDATION), profile)
-    if dataset in ("cifar10", "cifar100", "svhn"):
+    draw = seed if profile.validation_draw == "seed" else 0
+    task = _sampled(image_task(dataset, validation=VALIDATION, draw=draw), profile)
+    if dataset in LARGE:
         assert task.x_scale is not None
         black = task.x_scale(torch.zeros_like(task.x_scale.mean))
-        task = replace(task, augment=Augmentation(black=tuple(black.flatten().tolist())))
+        augment = Augmentation(black=tuple(black.flatten().tolist()))
+        task = replace(task, augment=augment)
+        if profile.augment_validation and task.validation is not None:
+            x, y = task.validation
+            task = replace(task, validation=(augment(x, torch_rng(draw, "augmented validation images")), y))
+        if profile.augment_test and task.test is not None:
+            x, y = task.test
+            task = replace(task, test=(augment(x, torch_rng(draw, "augmented test images")), y))
     return Problem([task], [], _model(network, task, len(DATASETS[dataset].classes), profile))
 
 
@@ -62,7 +81,7 @@ def _model(network: str, task: Task, classes: int, profile: Profile) -> ModelFac
         return partial(mlp, pixels, profile.hidden, classes)
     if network == "lenet5":
         return partial(lenet5, classes, task.features[-1])
-    return partial(MODELS[network], classes)
+    return partial(in_form(network, profile.network), classes)
 
 
 def _sampled(task: Task, profile: Profile) -> Task:
@@ -95,18 +114,22 @@ def _row(dataset: str, network: str, profiles: dict[str, Profile], minutes: dict
         minutes,
         partial(_problem, dataset, network),
         DATASETS[dataset],
-        ("images", "test_images", *(["hidden"] if network == "mlp" else [])),
+        (
+            *("images", "test_images", "validation_draw", "network"),
+            *(["hidden"] if network == "mlp" else []),
+            *(["augment_validation", "augment_test"] if dataset in LARGE else []),
+        ),
     )
 
 
 def _small(dataset: str, network: str, minutes: tuple[float, float]) -> Experiment:
     """A row of MNIST's protocol; minutes of `quick` and `paper`."""
-    search = SearchConfig(base=PLAIN, rejection_steps=100)
+    search = TPAMI23.replace(base=PLAIN, rejection_steps=100, gradient_equivalence=network == "lenet5")
     deep = network == "mlp"
     paper = Profile(search=search, test_steps=10_000, seeds=5, hidden=(1000, 1000) if deep else ())
     smoke = paper.replace(search=search.replace(**TINY), test_steps=5, seeds=1, hidden=(8,) if deep else ())
     quick = paper.replace(
-        search=search.replace(generations=12, meta_steps=100, fitness_steps=250),
+        search=search.replace(generations=12, **few_steps(100), fitness_steps=250),
         test_steps=1000,
         seeds=3,
         hidden=(100, 100) if deep else (),
@@ -114,19 +137,27 @@ def _small(dataset: str, network: str, minutes: tuple[float, float]) -> Experime
     )
     if network == "lenet5":
         # Small batches: many candidates and steps matter more to a small search than gradients without noise.
-        fewer = search.replace(base=PLAIN.replace(batch_size=32), meta_steps=50, fitness_steps=250)
+        fewer = search.replace(base=PLAIN.replace(batch_size=32), **few_steps(50), fitness_steps=250)
         quick = quick.replace(search=fewer.replace(generations=10))
         if dataset == "mnist":
             fewer = fewer.replace(population=16, generations=8)
             quick = quick.replace(search=fewer, points=5, images=12_000)
     profiles = {"smoke": smoke.replace(images=200, test_images=100), "quick": quick, "paper": paper}
-    return _row(dataset, network, profiles, dict(zip(profiles, (0.1, *minutes), strict=True)))
+    profiles |= {"text": literal(paper, initialisation="default")}
+    return _row(dataset, network, profiles, dict(zip(profiles, (0.1, *minutes, minutes[-1]), strict=True)))
 
 
 def _large(dataset: str, network: str, minutes: tuple[float, float, float]) -> Experiment:
     """A row of the protocol for CIFAR and SVHN; minutes of `smoke`, `quick` and `paper`."""
-    search = SearchConfig()
-    paper = Profile(search=search, test_steps=150_000, seeds=5, test_milestones=(100_000, 135_000))
+    search = TPAMI23.replace(initialisation=INITIALISATIONS[network], gradient_equivalence=True)
+    paper = Profile(
+        search=search,
+        test_steps=150_000,
+        seeds=5,
+        test_milestones=(100_000, 135_000),
+        augment_validation=True,
+        augment_test=dataset == "svhn",
+    )
     one = {"population": 2, "generations": 1, "meta_steps": 1, "fitness_steps": 1, "rejection_steps": 20}
     smoke = paper.replace(
         search=search.replace(**TINY | one, base=search.base.replace(batch_size=2)),
@@ -137,7 +168,12 @@ def _large(dataset: str, network: str, minutes: tuple[float, float, float]) -> E
         test_images=6,
         points=1,
     )
-    few = {"population": 6, "generations": 4, "meta_steps": 10, "fitness_steps": 30, "rejection_steps": 100}
+    few: dict[str, Any] = few_steps(10) | {
+        "population": 6,
+        "generations": 4,
+        "fitness_steps": 30,
+        "rejection_steps": 100,
+    }
     quick = paper.replace(
         search=search.replace(**few, base=search.base.replace(batch_size=32)),
         test_steps=200,
@@ -147,8 +183,8 @@ def _large(dataset: str, network: str, minutes: tuple[float, float, float]) -> E
         test_images=1000,
         points=4,
     )
-    profiles = {"smoke": smoke, "quick": quick, "paper": paper}
-    return _row(dataset, network, profiles, dict(zip(profiles, minutes, strict=True)))
+    profiles = {"smoke": smoke, "quick": quick, "paper": paper, "text": literal(paper, initialisation="default")}
+    return _row(dataset, network, profiles, dict(zip(profiles, (*minutes, minutes[-1]), strict=True)))
 
 
 # Minutes of CIFAR's and SVHN's rows, and of `paper`, are reckoned from the measured seconds of one training step

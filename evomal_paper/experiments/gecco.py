@@ -17,17 +17,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
-from evomal_core.config import SGD, SearchConfig
+from evomal_core.config import SGD
 from evomal_core.models import mlp
 from evomal_core.seeds import numpy_rng
 from evomal_core.tasks import Task
 from evomal_paper.datasets.catalogue import DATASETS
 from evomal_paper.experiments.image_tasks import image_tasks, some_images
-from evomal_paper.experiments.profiles import TINY, Experiment, Problem, Profile, calibrated
+from evomal_paper.experiments.profiles import TINY, Experiment, Problem, Profile, calibrated, literal
+from evomal_paper.experiments.protocols import GECCO23, few_steps
 from evomal_paper.experiments.text_tasks import surname_tasks
 from evomal_paper.networks import gecco_cnn, lenet5, surname_lstm
 
@@ -37,18 +39,8 @@ NINES = (tuple(range(9)), tuple(range(9, 18)))
 PARTITIONS = {"mnist": PAIRS, "cifar10": FIVES, "surname": NINES, "digits": PAIRS, "digits5": FIVES}
 """The classes of each task, by experiment."""
 
-PROTOCOL = SearchConfig(
-    function_set="gecco23",
-    meta_steps=1000,
-    meta_optimizer="sgd",
-    task_loss_on="same",
-    base=SGD(lr=1e-3),
-    fitness_on="train",
-    initialisation="glorot",
-    rejection_steps=0,
-    gradient_equivalence=False,
-)
-"""What all four share, and the local search steps of the last three; batches and S_base are each one's own."""
+UNFILTERED = {"gradient_equivalence": False}
+"""GECCO has no such filter, in its text either."""
 
 
 def _sine_problem(profile: Profile, seed: int) -> Problem:
@@ -89,9 +81,9 @@ def _learned_and_new(tasks: list[Task], profile: Profile) -> tuple[list[Task], l
 
 
 def _sine() -> Experiment:
-    search = PROTOCOL.replace(meta_steps=500, base=SGD(lr=1e-3, batch_size=100), fitness_steps=100)
+    search = GECCO23.replace(meta_steps=500, base=SGD(lr=1e-3, batch_size=100), fitness_steps=100)
     paper = Profile(search=search, test_steps=100, seeds=10, hidden=(40, 40))
-    quick = search.replace(generations=20, meta_steps=250)
+    quick = search.replace(generations=20, **few_steps(250))
     return Experiment(
         "sine",
         "Sine regression",
@@ -102,8 +94,9 @@ def _sine() -> Experiment:
             "smoke": paper.replace(search=search.replace(**TINY), test_steps=5, seeds=1),
             "quick": paper.replace(search=quick, seeds=5),
             "paper": paper,
+            "text": literal(paper, **UNFILTERED),
         },
-        {"smoke": 0.1, "quick": 3, "paper": 90},
+        {"smoke": 0.1, "quick": 3, "paper": 90, "text": 90},
         _sine_problem,
         settings=("hidden",),
     )
@@ -111,7 +104,7 @@ def _sine() -> Experiment:
 
 def _paper(steps: int, batch_size: int) -> Profile:
     """The published protocol with S_base steps, for fitness and for meta-testing."""
-    search = PROTOCOL.replace(base=SGD(lr=1e-3, batch_size=batch_size), fitness_steps=steps)
+    search = GECCO23.replace(base=SGD(lr=1e-3, batch_size=batch_size), fitness_steps=steps)
     return Profile(search=search, test_steps=steps, seeds=10, points=20)
 
 
@@ -121,13 +114,13 @@ def _smoke(paper: Profile, images: int = 0) -> Profile:
     return paper.replace(search=search, test_steps=4, points=2, seeds=1, images=images, test_images=images)
 
 
-def _quick(paper: Profile, steps: int, base: SGD, search: dict[str, int], sizes: dict[str, int]) -> Profile:
+def _quick(paper: Profile, steps: int, base: SGD, search: dict[str, Any], sizes: dict[str, int]) -> Profile:
     """So many steps of another base optimiser, for fitness and for meta-testing; other sizes of the search."""
     changed = paper.search.replace(base=base, fitness_steps=steps, **search)
     return paper.replace(search=changed, test_steps=steps, **sizes)
 
 
-def _pairs(rate: float, search: dict[str, int], images: int) -> dict[str, Profile]:
+def _pairs(rate: float, search: dict[str, Any], images: int) -> dict[str, Profile]:
     """MNIST's profiles; in `quick` a base learning rate, sizes of the search, and images per task (0: all)."""
     paper = _paper(250, 128)
     sizes = {"images": images, "test_images": images // 4, "seeds": 3, "points": 10}
@@ -137,7 +130,7 @@ def _pairs(rate: float, search: dict[str, int], images: int) -> dict[str, Profil
 
 def _cifar10() -> dict[str, Profile]:
     paper = _paper(2000, 256)
-    search = {"population": 6, "generations": 5, "meta_steps": 25}
+    search = {"population": 6, "generations": 5, **few_steps(25)}
     sizes = {"images": 1000, "test_images": 500, "seeds": 3, "points": 5}
     quick = _quick(paper, 50, SGD(lr=0.03, batch_size=32), search, sizes)
     return {"smoke": _smoke(paper, 40), "quick": quick, "paper": paper}
@@ -145,14 +138,14 @@ def _cifar10() -> dict[str, Profile]:
 
 def _digits5() -> dict[str, Profile]:
     paper = _paper(2000, 256)
-    search = {"population": 12, "generations": 8, "meta_steps": 50}
+    search = {"population": 12, "generations": 8, **few_steps(50)}
     quick = _quick(paper, 100, SGD(lr=1e-3, batch_size=32), search, {"seeds": 3, "points": 10})
     return {"smoke": _smoke(paper, 40), "quick": quick, "paper": paper}
 
 
 def _surname() -> dict[str, Profile]:
     paper = _paper(2000, 256)
-    search = {"population": 8, "generations": 5, "meta_steps": 50}
+    search = {"population": 8, "generations": 5, **few_steps(50)}
     quick = _quick(paper, 200, SGD(lr=0.1, batch_size=64), search, {"seeds": 3, "points": 10})
     return {"smoke": _smoke(paper), "quick": quick, "paper": paper}
 
@@ -161,7 +154,8 @@ def _classes(
     name: str, title: str, notebook: str, dataset: str, profiles: dict[str, Profile], minutes: tuple[float, ...]
 ) -> Experiment:
     """An experiment of classification tasks; minutes of `smoke`, `quick` and `paper`."""
-    profiles = profiles | calibrated(name, profiles["paper"])
+    paper = profiles["paper"]
+    profiles = profiles | {"text": literal(paper, **UNFILTERED)} | calibrated(name, paper)
     source = "GECCO'23 section 4.1, Tables 2 and 3, Figures 5 and 6"
     return Experiment(
         name,
@@ -170,15 +164,15 @@ def _classes(
         "2",
         notebook,
         profiles,
-        dict(zip(profiles, (*minutes, minutes[-1]), strict=False)),
+        dict(zip(profiles, (*minutes, minutes[-1], minutes[-1]), strict=False)),
         _surname_problem if dataset == "surname" else partial(_image_problem, dataset, PARTITIONS[name]),
         DATASETS[dataset],
         ("learn_on",) if dataset == "surname" else ("learn_on", "images", "test_images"),
     )
 
 
-_MNIST = {"population": 10, "generations": 8, "meta_steps": 50}
-_DIGITS = {"population": 25, "generations": 8, "meta_steps": 100}
+_MNIST = {"population": 10, "generations": 8, **few_steps(50)}
+_DIGITS = {"population": 25, "generations": 8, **few_steps(100)}
 
 GECCO: tuple[Experiment, ...] = (
     _sine(),

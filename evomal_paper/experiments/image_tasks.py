@@ -18,7 +18,7 @@ DIGITS_TRAINED_ON = 1437
 """Rows of scikit-learn's digits that are its training part: the first 80 %, as it has no split of its own."""
 
 
-def image_task(name: str, classes: Sequence[int] | None = None, *, validation: float = 0.0) -> Task:
+def image_task(name: str, classes: Sequence[int] | None = None, *, validation: float = 0.0, draw: int = 0) -> Task:
     """A task of telling some classes of an image data set apart: binary for two of them, else multiclass.
 
     x is (rows, channels, height, width) float32: pixels less the mean and divided by the standard deviation of
@@ -30,18 +30,20 @@ def image_task(name: str, classes: Sequence[int] | None = None, *, validation: f
     Args:
         name: an image data set of `DATASETS`.
         classes: two or more of its classes, by number; all of them if None.
-        validation: the share of each class's training images that becomes the validation part; the same images
-            for all seeds.
+        validation: the share of each class's training images that becomes the validation part.
+        draw: which random draw of them.
 
     Raises:
         ValueError: the data set holds no images, a class is unknown or named twice, or the share is not below 1.
         MissingDataError: the data set is not at hand.
         AlteredDataError: its content is not the published one.
     """
-    return image_tasks(name, [classes], validation=validation)[0]
+    return image_tasks(name, [classes], validation=validation, draw=draw)[0]
 
 
-def image_tasks(name: str, partition: Sequence[Sequence[int] | None], *, validation: float = 0.0) -> list[Task]:
+def image_tasks(
+    name: str, partition: Sequence[Sequence[int] | None], *, validation: float = 0.0, draw: int = 0
+) -> list[Task]:
     """An `image_task` for each group of classes; the data set is read once."""
     dataset = DATASETS.get(name)
     if dataset is None or not (dataset.parts == SPLIT or name == "digits"):
@@ -52,7 +54,7 @@ def image_tasks(name: str, partition: Sequence[Sequence[int] | None], *, validat
     groups = [check_classes(dataset, classes) for classes in partition]
     arrays = _halves(dataset.load()) if name == "digits" else dataset.load()
     scale = _channel_scale(arrays[0])
-    return [_image_task(dataset, arrays, scale, classes, validation) for classes in groups]
+    return [_image_task(dataset, arrays, scale, classes, (validation, draw)) for classes in groups]
 
 
 def check_classes(dataset: DataSet, classes: Sequence[int] | None) -> list[int]:
@@ -87,7 +89,11 @@ def labels(y: np.ndarray, classes: Sequence[int]) -> tuple[np.ndarray, Tensor]:
 
 
 def _image_task(
-    dataset: DataSet, arrays: Arrays, scale: tuple[Tensor, Tensor], classes: list[int], validation: float
+    dataset: DataSet,
+    arrays: Arrays,
+    scale: tuple[Tensor, Tensor],
+    classes: list[int],
+    validation: tuple[float, int],
 ) -> Task:
     x_train, y_train, x_test, y_test = arrays
 
@@ -95,7 +101,7 @@ def _image_task(
         return _scaled(x[rows], *scale), y
 
     rows, y = labels(y_train, classes)
-    kept, held = _held_back(y_train[rows], validation)
+    kept, held = _held_back(y_train[rows], *validation)
     return Task(
         kind="binary" if len(classes) == 2 else "multiclass",
         train=part(x_train, rows[kept], y[kept]),
@@ -106,11 +112,11 @@ def _image_task(
     )
 
 
-def _held_back(y: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+def _held_back(y: np.ndarray, share: float, draw: int) -> tuple[np.ndarray, np.ndarray]:
     """Positions of training and validation images: a share of each class, in the data set's order."""
     held = np.zeros(len(y), dtype=bool)
     for each in np.unique(y):
-        rows = numpy_rng(0, "validation images", int(each)).permutation(np.flatnonzero(y == each))
+        rows = numpy_rng(draw, "validation images", int(each)).permutation(np.flatnonzero(y == each))
         held[rows[: round(share * len(rows))]] = True
     return np.flatnonzero(~held), np.flatnonzero(held)
 

@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evomal_core.checks import refuse_unknown
-from evomal_core.config import SGD, Config, Count, Positive, SearchConfig
+from evomal_core.config import SGD, Config, Count, Flag, Positive, SearchConfig
 from evomal_core.files import read_json
 from evomal_core.learners import ModelFactory
 from evomal_core.tasks import Task
 from evomal_paper.datasets.catalogue import DataSet
+from evomal_paper.experiments.protocols import TEXT
 
 PROFILES = {
     "smoke": "seconds, for tests: everything runs, nothing is learned",
     "quick": "minutes: smaller searches, networks and data, shorter trainings and fewer seeds",
     "narrow": "tabular data as in paper or calibrated, with hidden layers a tenth as wide",
-    "paper": "every hyper-parameter as published",
+    "paper": "as the authors' code, or the text where that is silent: what made the published numbers",
+    "text": "the papers' sentences taken literally, where the authors' code differs from them",
     "calibrated": "as paper, with base settings that match the baseline's published error, or that train at all",
 }
 """Any of them can be varied: `quick@meta_optimizer=adam,base.lr=0.003` is the profile `quick` with two settings
@@ -32,6 +34,7 @@ def protocol(profile: str) -> str:
     base, _, changes = profile.partition("@")
     said = {
         "paper": "",
+        "text": " It takes the papers' sentences literally where the authors' code differs from them.",
         "calibrated": " Its base settings are not the stated ones: on GECCO's tasks they, and the task that "
         "losses are learned on, were chosen by the baseline's published errors; on California Housing the "
         "learning rate is the nearest that trains.",
@@ -54,8 +57,21 @@ class Profile(Config):
     """Widths of the base network's hidden layers, where the experiment leaves them open."""
     split: Literal["disjoint", "leaking"] = "disjoint"
     """How tabular data are split: 60:20:20, or as in the authors' code, with training rows among the test rows."""
+    rows: Literal["sklearn0", "draw"] = "sklearn0"
+    """The order of the rows that tabular data are split in: as in the authors' code, or a random one."""
     draw: Count = 0
-    """Which random order of the rows tabular data are split in; the same for all seeds."""
+    """Which random order of the rows tabular data are split in, with rows="draw"; the same for all seeds."""
+    validation_draw: Literal["seed", "fixed"] = "seed"
+    """Whether the validation images differ from seed to seed."""
+    augment_validation: Flag = False
+    """Whether validation images are cropped and mirrored too, once, before the search."""
+    augment_test: Flag = False
+    """Whether test images are so, too."""
+    network: Literal["code", "code-2023", "text"] = "code"
+    """The form of AllCNN-C and PreResNet: of the authors' code (2022 or 2023), or of the text."""
+    test_start: Literal["search", "new"] = "search"
+    """Which meta-tests are compared with published cells: from the initial weights and batches that the search
+    saw, or from new ones. Both are always computed."""
     learn_on: Count = 0
     """Which of the experiment's tasks a loss is learned on, where it has several; the others are test tasks."""
     test_milestones: tuple[Positive, ...] = ()
@@ -112,7 +128,10 @@ def changes_in(text: str) -> list[str]:
     return re.split(r",(?![^\[]*\])", text)
 
 
-SOME = ("hidden", "split", "draw", "learn_on", "images", "test_images")
+SOME = (
+    *("hidden", "split", "rows", "draw", "learn_on", "images", "test_images", "validation_draw", "network"),
+    *("augment_validation", "augment_test"),
+)
 """Settings of profiles that only some experiments have."""
 
 CALIBRATED = Path(__file__).parents[1] / "published" / "calibrated.json"
@@ -126,6 +145,21 @@ def calibrated(name: str, paper: Profile) -> dict[str, Profile]:
         return {}
     base = paper.search.base.replace(lr=found["lr"], momentum=found["momentum"])
     return {"calibrated": paper.replace(search=paper.search.replace(base=base), learn_on=found["learn_on"])}
+
+
+def literal(paper: Profile, **changes: Any) -> Profile:
+    """The profile `text` of an experiment, made from its profile `paper`; changes are of the search."""
+    search = paper.search.replace(**TEXT | changes)
+    return paper.replace(
+        search=search,
+        split="disjoint",
+        rows="draw",
+        validation_draw="fixed",
+        augment_validation=False,
+        augment_test=False,
+        network="text",
+        test_start="new",
+    )
 
 
 def _value(text: str) -> Any:

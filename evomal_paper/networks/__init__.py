@@ -1,11 +1,12 @@
 """Base networks of the papers, by name; all return logits or predictions, never probabilities."""
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
 from evomal_paper.networks.cifar import alexnet, allcnn_c, squeezenet, vgg16
-from evomal_paper.networks.residual import preresnet, pyramidnet, resnet18, wide_resnet
+from evomal_paper.networks.residual import preresnet, preresnet_of_blocks, pyramidnet, resnet18, wide_resnet
 from evomal_paper.networks.small import gecco_cnn, lenet5, surname_lstm
 
 MODELS: dict[str, Callable[[int], nn.Module]] = {
@@ -20,11 +21,25 @@ MODELS: dict[str, Callable[[int], nn.Module]] = {
 }
 """TPAMI's networks for 32×32 images as functions of the number of classes, in the order of its Table II."""
 
+_FORMS: dict[tuple[str, str], Callable[[int], nn.Module]] = {
+    ("allcnnc", "code"): partial(allcnn_c, as_code=True),
+    ("allcnnc", "code-2023"): partial(allcnn_c, as_code=True),
+    ("preresnet", "code"): partial(preresnet, depth=110, bottleneck=False),
+    ("preresnet", "code-2023"): preresnet_of_blocks,
+}
+
+
+def in_form(name: str, form: str) -> Callable[[int], nn.Module]:
+    """A network of MODELS as in the authors' code ("code", "code-2023") or as in the text, where they differ."""
+    return _FORMS.get((name, form), MODELS[name])
+
+
 __all__ = [
     "MODELS",
     "alexnet",
     "allcnn_c",
     "gecco_cnn",
+    "in_form",
     "lenet5",
     "preresnet",
     "pyramidnet",

@@ -48,12 +48,14 @@ def vgg16(classes: int = 10) -> nn.Sequential:
     return he_(nn.Sequential(features, nn.Flatten(), nn.Linear(512, classes)))
 
 
-def allcnn_c(classes: int = 10) -> nn.Sequential:
+def allcnn_c(classes: int = 10, *, as_code: bool = False) -> nn.Sequential:
     """AllCNN-C (Springenberg et al. 2015) with batch norm: 1,372,254 weights for 10 classes.
 
     Nine convolutions, two of them with stride 2 in place of pooling, and the mean over positions. As in the
     authors' code, there is batch norm after each convolution, dropout of one half after those with stride, and
     none on the images; without batch norm it has the published 1.4 million, 1,369,738.
+
+    With `as_code` there is no ReLU before dropout, and the mean is over the first 6×6 of 8×8 positions.
     """
     layers: list[nn.Module] = []
     inputs = 3
@@ -63,11 +65,13 @@ def allcnn_c(classes: int = 10) -> nn.Sequential:
         *((192, 3, 1), (192, 1, 1), (classes, 1, 1)),
     ):
         convolution = nn.Conv2d(inputs, filters, kernel, stride, padding=kernel // 2)
-        layers += [convolution, nn.BatchNorm2d(filters), nn.ReLU()]
+        layers += [convolution, nn.BatchNorm2d(filters)]
+        layers += [] if as_code and stride > 1 else [nn.ReLU()]
         layers += [nn.Dropout(0.5)] if stride > 1 else []
         inputs = filters
     layers.pop()  # logits are not rectified
-    return he_(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    pool = nn.AvgPool2d(6) if as_code else nn.AdaptiveAvgPool2d(1)
+    return he_(nn.Sequential(*layers, pool, nn.Flatten()))
 
 
 class Fire(nn.Module):

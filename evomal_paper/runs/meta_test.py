@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from evomal_paper.experiments.profiles import Problem, Profile
 GROUPS = ("in-sample", "out-of-sample")
 """The tasks that a loss was learned on, and new ones."""
 
+STARTS = ("new", "search")
+"""Where meta-testing starts: from new initial weights and batches, or from those that the search saw."""
+
 
 def _formula(loss: Loss) -> str:
     return str(getattr(loss, "expression", type(loss).__name__))
@@ -34,29 +38,30 @@ def meta_test(
     device: str,
     folder: Path | None = None,
     progress: bool = False,
+    starts: Sequence[str] = STARTS,
 ) -> list[dict[str, Any]]:
-    """Train new base networks with a loss; one row per group, task, step and split with its error.
+    """Train base networks with a loss; one row per start, group, task, step and split with its error.
 
-    The initial weights differ from those of the search and are the same for every method at a seed. Long trainings
-    keep snapshots `meta-test-*.pt` in `folder`, from which a killed one goes on.
+    Each task is trained on from both STARTS, or some of them, which are the same for every method at a seed. Long
+    trainings keep snapshots `meta-test-*.pt` in `folder`, from which a killed one goes on.
     """
     rows = []
     subject = f"{_formula(loss)} {digest_of([*loss.parameters(), *loss.buffers()])}"
-    total = sizes.test_steps * len([*problem.train, *problem.test])
+    total = sizes.test_steps * len([*problem.train, *problem.test]) * len(starts)
     with tqdm(total=total, desc="meta-testing", unit="step", leave=False, disable=not progress) as bar:
-        for group in GROUPS:
-            learners = _base_learners(problem, sizes, seed, group, device)
-            snapshots = [] if folder is None else _snapshots(folder, group, len(learners), subject)
+        for start, group in product(starts, GROUPS):
+            learners = _base_learners(problem, sizes, seed, group, device, start)
+            snapshots = [] if folder is None else _snapshots(folder, f"{start}-{group}", len(learners), subject)
             curves = train_all(loss, learners, *_test_length(sizes), snapshots, bar.update)
             for number, (learner, curve) in enumerate(zip(learners, curves, strict=True)):
                 for point in curve:
-                    place_in = {"group": group, "task": number, "step": int(point["step"])}
+                    place_in = {"start": start, "group": group, "task": number, "step": int(point["step"])}
                     rows += [{**place_in, "split": name, "error": point[name]} for name in learner.task.parts()]
     return rows
 
 
-def _snapshots(folder: Path, group: str, learners: int, subject: str) -> list[Snapshot]:
-    return [Snapshot(folder / f"meta-test-{group}-{number}.pt", subject) for number in range(learners)]
+def _snapshots(folder: Path, name: str, learners: int, subject: str) -> list[Snapshot]:
+    return [Snapshot(folder / f"meta-test-{name}-{number}.pt", subject) for number in range(learners)]
 
 
 def base_trainings(
@@ -70,10 +75,13 @@ def base_trainings(
         yield learner, trained
 
 
-def _base_learners(problem: Problem, sizes: Profile, seed: int, group: str, device: str) -> list[Learner]:
+def _base_learners(
+    problem: Problem, sizes: Profile, seed: int, group: str, device: str, start: str = "new"
+) -> list[Learner]:
     place = check_device(device)
     tasks = [task.to(place) for task in {"in-sample": problem.train, "out-of-sample": problem.test}[group]]
-    return make_learners(tasks, problem.model, sizes.search, seed, f"meta-test {group}")
+    purpose = "meta-train" if start == "search" else f"meta-test {group}"
+    return make_learners(tasks, problem.model, sizes.search, seed, purpose)
 
 
 def _test_length(sizes: Profile) -> tuple[SGD | Optimizer, int, range, tuple[int, ...]]:

@@ -30,7 +30,8 @@ class Results:
     Attributes:
         runs: the runs, one row each: fitness, loss, parameters, engine and seconds by phase.
         histories: one row a generation: best and mean fitness and the filters' counts.
-        tests: errors of meta-testing: group ("in-sample", "out-of-sample"), task, step, split, error.
+        tests: errors of meta-testing: start ("new", "search"), group ("in-sample", "out-of-sample"), task, step,
+            split, error.
         fronts: the best losses by complexity.
         losses: the best loss of each (experiment, method, seed); an experiment's runs are all of one profile.
     """
@@ -41,14 +42,34 @@ class Results:
     fronts: pd.DataFrame
     losses: dict[tuple[str, str, int], Loss]
 
-    def last(self) -> pd.DataFrame:
-        """Errors after the last step: one row per run, group, task and split."""
-        return self.tests[self.tests["step"] == self.tests.groupby(KEYS, observed=True)["step"].transform("max")]
+    def curves(self, start: str = "new") -> pd.DataFrame:
+        """Errors of meta-testing from one start."""
+        return self.tests[self.tests["start"] == start].drop(columns="start")
 
-    def final(self) -> pd.DataFrame:
-        """Errors after the last step, averaged over a run's tasks: one row per run, group and split."""
+    def last(self, start: str = "new") -> pd.DataFrame:
+        """Errors after the last step: one row per run, group, task and split."""
+        curves = self.curves(start)
+        return curves[curves["step"] == curves.groupby(KEYS, observed=True)["step"].transform("max")]
+
+    def final(self, start: str = "new") -> pd.DataFrame:
+        """Errors after the last step, averaged over a run's tasks: one row per run, group and split.
+
+        Args:
+            start: "new" for new initial weights and batches, "search" for those that the search saw, which
+                flatters the methods that search.
+        """
         keys = [*KEYS, "group", "split"]
-        return self.last().groupby(keys, observed=True, sort=False)["error"].mean().reset_index()
+        return self.last(start).groupby(keys, observed=True, sort=False)["error"].mean().reset_index()
+
+    def compared(self) -> pd.DataFrame:
+        """As `final`, from the start that the profile compares with published cells, and from new ones beside.
+
+        The columns error and "error from new starts".
+        """
+        start = experiment(self.runs["experiment"].iloc[0]).profile(self.runs["profile"].iloc[0]).test_start
+        keys = [*KEYS, "group", "split"]
+        beside = self.final().rename(columns={"error": "error from new starts"})
+        return self.final(start).merge(beside, on=keys, validate="one_to_one")
 
     def summary(self) -> pd.DataFrame:
         """Mean, standard deviation, median and n over seeds of the final errors, and how many diverged.
@@ -201,7 +222,7 @@ def _read(run: Run) -> _Read:
 _KEPT = {"fitness", "outcome", "loss", "parameters", "evaluations", "engine", "device"}
 _COLUMNS = {
     "history": {"generation", "best_fitness"},
-    "test": {"group", "task", "step", "split", "error"},
+    "test": {"start", "group", "task", "step", "split", "error"},
     "front": {"complexity", "fitness", "loss"},
 }
 _NUMBERS = {"generation", "best_fitness", "task", "step", "error", "complexity", "fitness", "x", "height"}
@@ -242,7 +263,7 @@ def parse_table(text: str, columns: set[str], path: Path) -> pd.DataFrame:
 def _check_steps(run: Run, test: pd.DataFrame) -> None:
     """Every task and part of it was measured at every recorded step."""
     wanted = {*run.sizes.recorded_steps(), run.sizes.test_steps}
-    found = test.groupby(["group", "task", "split"])["step"].agg(set)
+    found = test.groupby(["start", "group", "task", "split"])["step"].agg(set)
     if found.empty or any(steps != wanted for steps in found):
         raise _damaged(run.pack.folder / "test.csv.gz", "steps of meta-testing are missing")
 

@@ -1,0 +1,104 @@
+"""The two protocols: as the authors' code runs, and as the papers' sentences read.
+
+`published/switches.toml` says of each setting what the code and the text say. The profile `paper` follows the code
+where it speaks, and the text elsewhere: its baselines meet the published ones. `text` takes the text literally.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from evomal_core.config import SGD, SearchConfig
+
+CODE: dict[str, Any] = {
+    "theta0": "redrawn",
+    "meta_optimizer": "adam",
+    "protection": "clamp",
+    "repair_with": "arithmetic",
+    "mutation_trees": "half",
+    "elitism": "reproduction",
+    "batches": "fresh",
+    "ml3_init": "he_normal",
+    "taylor_roles": "swapped",
+    "rejection_lr": 0.01,
+}
+"""Settings of a search in the authors' code."""
+
+TEXT: dict[str, Any] = {
+    "theta0": "redrawn",
+    "meta_optimizer": "sgd",
+    "protection": "add",
+    "repair_with": "binary",
+    "mutation_trees": "full",
+    "elitism": "elite",
+    "batches": "epochs",
+    "ml3_init": "glorot",
+    "taylor_roles": "correct",
+    "rejection_lr": 1e-3,
+    "gradient_equivalence": True,
+    "task_loss_on": "same",
+    "meta_objective": "task loss",
+}
+"""Settings of a search in the papers' text; where it is silent, this project's own choice."""
+
+COMMON = SearchConfig(
+    population=25,
+    generations=50,
+    tournament=4,
+    parsimony=1.0,
+    crossover_rate=0.70,
+    mutation_rate=0.25,
+    elitism_rate=0.05,
+    initial_heights=(2, 4),
+    height_limit=10,
+    softplus=False,
+    meta_lr=1e-3,
+    meta_objective="task loss",
+    unroll_steps=1,
+    initialisation="glorot",
+    symbolic_archive=True,
+    rejection_samples=100,
+    reject_first=False,
+    skip_irrelevant=False,
+    taylor_sigma=1.2,
+    **CODE,
+)
+"""What both papers share."""
+
+GECCO23 = COMMON.replace(
+    function_set="gecco23",
+    meta_steps=1000,
+    task_loss_on="same",
+    base=SGD(lr=1e-3),
+    fitness_on="train",
+    rejection_steps=0,
+    gradient_equivalence=False,
+)
+"""GECCO'23: what its four data sets share, and the local search steps of three; the rest is each one's own."""
+
+TPAMI23 = COMMON.replace(
+    function_set="tpami23",
+    meta_steps=250,
+    task_loss_on="validation",
+    base=SGD(lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4),
+    fitness_steps=500,
+    fitness_on="validation",
+    rejection_steps=1000,
+    gradient_equivalence=False,
+)
+"""TPAMI'23."""
+
+
+def few_steps(steps: int) -> dict[str, Any]:
+    """Settings of a local search of few steps: Adam's rate is such that they lead as far as the papers' many."""
+    return {"meta_steps": steps, "meta_lr": min(0.1, float(f"{1.5 / steps:.1g}"))}
+
+
+@cache
+def switches() -> list[dict[str, Any]]:
+    """The settings in which code and text differ, or may: name, what each says, and the values here."""
+    with (files("evomal_paper") / "published" / "switches.toml").open("rb") as file:
+        return tomllib.load(file)["switch"]
