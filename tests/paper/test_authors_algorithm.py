@@ -18,9 +18,10 @@ from evomal_core.losses import initial_phi
 from evomal_paper.experiments.protocols import TPAMI23
 from evomal_paper.experiments.tabular import tabular_task
 
-META_STEPS, REJECTION_STEPS, FITNESS_STEPS, TEST_STEPS = 20, 50, 50, 80
+META_STEPS, REJECTION_STEPS, FITNESS_STEPS, TEST_STEPS = 20, 25, 50, 60
 LOSSES = [
-    "square(sub(f, y))", "abs(sub(y, f))", "mul(f, y)", "clamped_log(add(1, square(sub(f, y))))", "add(square(sub(f, y)), abs(f))",
+    "square(sub(f, y))", "abs(sub(y, f))", "mul(f, y)", "clamped_log(add(1, square(sub(f, y))))",
+    "add(square(sub(f, y)), abs(f))",
     "div(sub(f, y), add(1, y))", "max(sub(f, y), sub(y, f))", "sub(y, f)", "clamped_sqrt(square(sub(f, y)))",
     "tanh(square(sub(f, min(y, 1))))",
 ]  # fmt: skip
