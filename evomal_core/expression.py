@@ -18,7 +18,7 @@ from typing import Literal, TypeVar
 
 from deap import gp
 
-from evomal_core.primitives import ARITHMETIC, FUNCTION_SETS, PRIMITIVES, TERMINALS, arity
+from evomal_core.primitives import ARITHMETIC, CLAMPED, FUNCTION_SETS, PRIMITIVES, TERMINALS, arity
 
 T = TypeVar("T")
 
@@ -192,6 +192,13 @@ def random_expression(rng: random.Random, function_set: str, heights: tuple[int,
     pset = primitive_set(function_set)
     with _deap_draws_from(rng):
         return _from_deap(gp.genHalfAndHalf(pset, *heights))
+
+
+def in_form_of(function_set: str, expression: Expression) -> Expression:
+    """The expression with its protected operations as the function set has them."""
+    names = FUNCTION_SETS[function_set]
+    forms = {name: form for plain, clamped in CLAMPED.items() for name, form in ((plain, clamped), (clamped, plain))}
+    return Expression(tuple(name if name in names else forms.get(name, name) for name in expression.nodes))
 
 
 def crossover(rng: random.Random, mother: Expression, father: Expression, function_set: str) -> Expression:

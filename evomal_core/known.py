@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from evomal_core.expression import Expression
+from evomal_core.expression import Expression, in_form_of
 from evomal_core.kinds import Kind, check_kind
 from evomal_core.losses import LearnedLoss
 from evomal_core.primitives import FUNCTION_SETS, TERMINALS
@@ -127,6 +127,7 @@ def known_losses(kind: Kind, task: Task | None = None, function_set: str = "tpam
         if not set(re.findall(r"{(\w+)}", row.text)) <= set(numbers):
             continue
         loss = read(row.text.format(**numbers), kind)
+        loss = LearnedLoss(in_form_of(function_set, loss.expression), kind, phi=loss.phi)
         if names.issuperset(loss.expression.nodes):
             losses[row.name] = loss
     return losses

@@ -23,7 +23,7 @@ from evomal_core.compare import Problem
 from evomal_core.config import EVERYDAY, SGD, Optimizer, SearchConfig
 from evomal_core.devices import check_device, repeatable, threads_for
 from evomal_core.engines import fitness
-from evomal_core.expression import Expression
+from evomal_core.expression import Expression, in_form_of
 from evomal_core.filters import sample_predictions
 from evomal_core.finalists import choose, fold, train_finalists
 from evomal_core.kinds import TASK_LOSSES
@@ -31,7 +31,7 @@ from evomal_core.known import known_losses
 from evomal_core.learners import Learner, ModelFactory, make_learners
 from evomal_core.losses import LearnedLoss, Loss, TaskLoss
 from evomal_core.metrics import make_metric
-from evomal_core.primitives import CLAMPED, FUNCTION_SETS, TERMINALS
+from evomal_core.primitives import FUNCTION_SETS, TERMINALS
 from evomal_core.progress import Progress
 from evomal_core.result import SearchResult
 from evomal_core.seeds import check_seed
@@ -142,7 +142,7 @@ def learn_loss(
     with _undisturbed(place):
         learners = make_learners(tasks, model, config, seed, "meta-train")
         _check_optimiser(learners[0], config.base)
-        textbook = known_losses(tasks[0].kind, tasks[0], config.function_set) if config.known else {}
+        textbook = known_losses(tasks[0].kind, tasks[0], config.operations) if config.known else {}
         search = Search(
             method,
             learners,
@@ -332,13 +332,12 @@ def _initial_expressions(initial: Initial, config: SearchConfig) -> list[Express
     if not isinstance(initial, Iterable):
         raise ValueError(f"initial is a list of losses, got {initial!r:.100}; leave it out to start from none")
     names = {*FUNCTION_SETS[config.operations], *TERMINALS}
-    protected = CLAMPED if config.protection == "clamp" else {}
     expressions = []
     for item in initial:
         expression = item.expression if isinstance(item, LearnedLoss) else item
         if not isinstance(expression, Expression):
             expression = Expression.parse(expression)
-        expression = Expression(tuple(protected.get(name, name) for name in expression.nodes))
+        expression = in_form_of(config.operations, expression)
         if not expression.is_loss:
             raise ValueError(f"an initial loss uses both f and y, got {expression}")
         strangers = [name for name in expression.nodes if name not in names]

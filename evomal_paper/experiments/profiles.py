@@ -7,7 +7,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+from pydantic import model_validator
 
 from evomal_core.checks import refuse_unknown
 from evomal_core.config import SGD, Config, Count, Flag, Positive, SearchConfig
@@ -82,6 +84,12 @@ class Profile(Config):
     """How many test images are used; 0: all."""
     points: Positive = 50
     """At how many steps of meta-testing errors are measured, about."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.draw and self.rows != "draw":
+            raise ValueError(f"draw={self.draw} numbers random orders of the rows; write rows='draw' too")
+        return self
 
     def changed(self, text: str) -> Profile:
         """The profile with settings changed by a text such as `meta_optimizer=adam,base.lr=0.003`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 import torch
 from helpers import SEEDS, global_generators_untouched, trees
@@ -43,7 +44,7 @@ def subtrees(expression: Expression) -> set[tuple[str, ...]]:
 
 @pytest.mark.parametrize(
     ("function_set", "size"),
-    [("gecco23", 8), ("tpami23", 12)],
+    [("gecco23", 8), ("tpami23", 12), ("gecco23 clamped", 8), ("tpami23 clamped", 12)],
 )
 def test_function_sets_have_the_papers_sizes(function_set, size):
     assert len(FUNCTION_SETS[function_set]) == size
@@ -245,6 +246,23 @@ def test_repair_reaches_every_place_binary_operation_and_order(function_set):
     binary = [name for name in FUNCTION_SETS[function_set] if PRIMITIVES[name].arity == 2]
     pairs = [f"{name}({a}, {b})" for name in binary for a, b in (("f", "y"), ("y", "f"))]
     assert results == {f"add({pair}, 1)" for pair in pairs} | {f"add(1, {pair})" for pair in pairs}
+
+
+def test_repair_with_arithmetic_takes_no_other_operation():
+    tree = Expression.parse("tanh(1)")
+    results = {repair(random.Random(seed), tree, "tpami23", "arithmetic").nodes[1] for seed in range(200)}
+    assert results == {"add", "sub", "mul", "div"}
+
+
+def test_mutation_grows_full_trees_or_half_and_half():
+    def inserted(trees):
+        return [
+            len(mutate(random.Random(seed), Expression(("f",)), "tpami23", trees=trees)) for seed in range(4000)
+        ]
+
+    full, half = (np.mean(inserted(trees)) for trees in ("full", "half"))
+    assert full == pytest.approx(2.75, abs=0.15)
+    assert half == pytest.approx(2.47, abs=0.15)
 
 
 @given(SEEDS, trees(), trees())

@@ -201,8 +201,23 @@ def test_logarithm_and_tanh_are_accurate_to_two_and_three_units_in_the_last_plac
 
 def test_the_operations_are_numbered_as_named() -> None:
     names = ("F", "Y", "ONE", "MINUS", "ADD", "SUB", "MUL", "DIV", "MIN", "MAX", "SQUARE", "ABS", "SQRT", "LOG")
-    assert [getattr(kernels, name) for name in (*names, "SIGN", "TANH")] == list(range(16))
+    assert [getattr(kernels, name) for name in (*names, "SIGN", "TANH", "SQRT_CLAMPED", "LOG_CLAMPED")] == list(
+        range(18)
+    )
     assert [name.lower() for name in names[4:]] == list(kernels.OPERATIONS[4:14])
+
+
+@pytest.mark.parametrize("kind", ["regression", "binary", "multiclass"])
+def test_clamped_operations_agree(kind: str) -> None:
+    small = "mul(sub(f, y), mul(f, sub(f, f)))"  # 0, below the clamp
+    trees = [
+        "clamped_log(f)",
+        "clamped_sqrt(sub(f, y))",
+        f"add(f, clamped_log({small}))",
+        f"clamped_sqrt({small})",
+    ]
+    config = em.SearchConfig(base=FULL)
+    assert_agree(losses_for(trees, kind), learners_for(kind, FULL), config)
 
 
 def test_the_kernels_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,9 @@ def test_the_first_known_loss_is_the_usual_one(kind):
 @pytest.mark.parametrize("functions", FUNCTION_SETS)
 def test_a_search_may_start_from_all_known_losses(kind, functions):
     make, outputs = TASKS[kind]
-    config = tiny_config(function_set=functions, generations=1, population=20)
+    name, _, clamped = functions.partition(" ")
+    protection = "clamp" if clamped else "add"
+    config = tiny_config(function_set=name, protection=protection, generations=1, population=20)
     known = em.known_losses(kind, function_set=functions)
     result = em.learn_loss(
         [make()], small_model(outputs=outputs), "gp-lfl", config=config, initial=known, progress=False

@@ -37,6 +37,8 @@ REFERENCE = {  # each operation written a second time, in NumPy
     "max": np.maximum,
     "sign": np.sign,
     "tanh": np.tanh,
+    "clamped_sqrt": lambda a: np.sqrt(np.maximum(np.abs(a), EPSILON)),
+    "clamped_log": lambda a: np.log(np.maximum(np.abs(a), EPSILON)),
 }
 
 

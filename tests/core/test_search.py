@@ -83,6 +83,22 @@ def test_breeding_gives_a_population_of_valid_losses_with_the_elite_unchanged(po
     assert breed(population, config, random.Random(seed)) == children
 
 
+def test_reproduction_keeps_no_elite_and_copies_a_share_of_winners():
+    rows = [entry(f"add(f, {'square(' * depth}y{')' * depth})", depth) for depth in range(1, 8)]
+    config = em.SearchConfig(population=2000, elitism="reproduction", tournament=1)
+    copies = set(rows_of(rows)) & set(breed(rows, config, random.Random(0)))
+    assert config.elites == 0
+    children = breed(rows, config, random.Random(0))
+    assert copies
+    assert sum(child in rows_of(rows) for child in children) / 2000 >= 0.05
+    one = config.replace(population=1, crossover_rate=0.0, mutation_rate=1.0, elitism_rate=0.0)
+    assert any(breed(rows, one, random.Random(seed))[0] not in rows_of(rows) for seed in range(5))
+
+
+def rows_of(population):
+    return [each.loss.expression for each in population]
+
+
 def test_height_limit_is_checked_after_repair():
     """Parents at the limit: repair of a child without f or y adds a level, and the parent takes its place."""
     deep = "square(square(add(f, y)))"
@@ -99,9 +115,9 @@ def test_shares_of_crossover_mutation_and_reproduction_are_the_papers(monkeypatc
     for name in calls:
         original = getattr(evolution, name)
 
-        def counted(*arguments, name=name, original=original):
+        def counted(*arguments, name=name, original=original, **options):
             calls[name] += 1
-            return original(*arguments)
+            return original(*arguments, **options)
 
         monkeypatch.setattr(evolution, name, counted)
     population = [entry("square(sub(f, y))", 1.0)] * 4000

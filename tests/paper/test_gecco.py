@@ -23,7 +23,7 @@ def test_the_paper_profile_is_the_published_protocol(name, steps, meta_steps, ba
     search = paper.search
     assert (search.fitness_steps, paper.test_steps, search.meta_steps) == (steps, steps, meta_steps)
     assert (search.base.lr, search.base.momentum, search.base.weight_decay) == (1e-3, 0, 0)
-    assert (search.base.batch_size, search.meta_lr, search.meta_optimizer) == (batch, 1e-3, "sgd")
+    assert (search.base.batch_size, search.meta_lr, search.meta_optimizer) == (batch, 1e-3, "adam")
     assert (search.population, search.generations, search.unroll_steps) == (25, 50, 1)
     assert (search.function_set, search.initialisation, paper.seeds) == ("gecco23", "glorot", 10)
     assert (paper.images, paper.test_images) == (0, 0)

@@ -11,6 +11,7 @@ from evomal_paper.base_settings import base_rate
 from evomal_paper.datasets.catalogue import DATASETS
 from evomal_paper.experiments import tabular
 from evomal_paper.experiments.catalogue import EXPERIMENTS, experiment, profile_table
+from evomal_paper.experiments.tabular import split_rows
 from evomal_paper.runs.run import Run
 
 
@@ -27,7 +28,7 @@ def problem(profile, seed=0):
 def test_disjoint_parts_share_no_row_and_use_all():
     (task,) = problem("quick").train
     train, validation, test = (rows(part) for part in (task.train, task.validation, task.test))
-    assert (len(train), len(validation), len(test)) == (265, 89, 88)
+    assert (len(train), len(validation), len(test)) == (265, 88, 89)
     assert len({*train, *validation, *test}) == 442  # no row of Diabetes occurs twice
 
 
@@ -59,13 +60,31 @@ def test_a_draw_puts_other_rows_into_the_parts(split):
         return np.rint(np.asarray(task.y_scale.undo(task.test[1]))).ravel().tolist()
 
     known = sorted(DATASETS["diabetes"].load()[1].tolist())
-    first, second, again = (labels(tabular.tabular_task("diabetes", split, draw)) for draw in (0, 1, 1))
+    first, second, again = (labels(tabular.tabular_task("diabetes", split, "draw", n)) for n in (0, 1, 1))
     assert second == again
     assert not set(second) - set(known)
     assert len(first) == len(second)
     assert sorted(first) != sorted(second)
-    (task,) = problem(f"quick@draw=1,split={split}").train
+    (task,) = problem(f"quick@rows=draw,draw=1,split={split}").train
     assert labels(task) == second
+
+
+def test_rows_are_those_of_two_shuffles_by_numpys_old_generator():
+    """scikit-learn's split at random_state=0: a permutation, its first ⌈n·share⌉ rows to the test side."""
+    order = np.random.RandomState(0).permutation(442)
+    others, most = order[:177], order[177:]
+    halves = np.random.RandomState(0).permutation(177)
+    second, first = others[halves[:89]], others[halves[89:]]
+    found = dict(zip(("leaking", "disjoint"), (split_rows(442, s) for s in ("leaking", "disjoint")), strict=True))
+    for ours, wanted in zip(found["leaking"], (first, second, others), strict=True):
+        assert ours.tolist() == wanted.tolist()
+    for ours, wanted in zip(found["disjoint"], (most, first, second), strict=True):
+        assert ours.tolist() == wanted.tolist()
+
+
+def test_a_draw_without_random_rows_is_refused():
+    with pytest.raises(ValueError, match="draw=1 numbers random orders of the rows; write rows='draw'"):
+        experiment("diabetes").profile("quick@draw=1")
 
 
 def test_the_two_splits_are_two_runs_in_two_folders(tmp_path):
@@ -75,15 +94,15 @@ def test_the_two_splits_are_two_runs_in_two_folders(tmp_path):
     assert kept.pack != leaking.pack
     assert kept.configuration()["split"] == "disjoint"
     assert leaking.configuration()["split"] == "leaking"
-    changed = profile_table("diabetes", "quick@split=leaking").set_index("setting")
-    assert changed.loc["split"].tolist() == ["disjoint", "leaking"]
-    assert "split" not in profile_table("diabetes", "quick")["setting"].tolist()
+    changed = profile_table("diabetes", "quick").set_index("setting")
+    assert changed.loc["split"].tolist() == ["leaking", "disjoint"]
+    assert "split" not in profile_table("diabetes", "quick@split=leaking")["setting"].tolist()
 
 
 def test_narrow_is_the_published_protocol_but_for_the_width():
     for name, whole in {"diabetes": "paper", "boston": "paper", "california": "calibrated"}.items():
         profiles = EXPERIMENTS[name].profiles
-        assert profiles["narrow"] == profiles[whole].replace(hidden=(100, 100))
+        assert profiles["narrow"] == profiles[whole].replace(hidden=(100, 100), split="disjoint")
         assert profiles[whole].hidden == (1000, 1000)
 
 
@@ -98,7 +117,14 @@ def test_only_california_leaves_the_stated_rate_and_not_in_paper():
         assert "calibrated" not in EXPERIMENTS[name].profiles
     rates = {key: profile.search.base.lr for key, profile in EXPERIMENTS["california"].profiles.items()}
     found = tabular.NEAREST_RATES["california"]
-    assert rates == {"smoke": 0.01, "quick": found, "narrow": found, "paper": 0.01, "calibrated": found}
+    assert rates == {
+        "smoke": 0.01,
+        "quick": found,
+        "narrow": found,
+        "paper": 0.01,
+        "text": 0.01,
+        "calibrated": found,
+    }
     assert found in base_rate.RATES
     changed = profile_table("california", "calibrated")
     assert changed.to_dict("records") == [
