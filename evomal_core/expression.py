@@ -197,7 +197,9 @@ def random_expression(rng: random.Random, function_set: str, heights: tuple[int,
 def in_form_of(function_set: str, expression: Expression) -> Expression:
     """The expression with its protected operations as the function set has them."""
     names = FUNCTION_SETS[function_set]
-    forms = {name: form for plain, clamped in CLAMPED.items() for name, form in ((plain, clamped), (clamped, plain))}
+    forms = {
+        name: form for plain, clamped in CLAMPED.items() for name, form in ((plain, clamped), (clamped, plain))
+    }
     return Expression(tuple(name if name in names else forms.get(name, name) for name in expression.nodes))
 
 

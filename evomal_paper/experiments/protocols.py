@@ -63,6 +63,10 @@ COMMON = SearchConfig(
     rejection_samples=100,
     reject_first=False,
     skip_irrelevant=False,
+    known=False,
+    keep_better=False,
+    initialisations=1,
+    finalists=0,
     taylor_sigma=1.2,
     **CODE,
 )
