@@ -98,3 +98,36 @@ def test_importing_the_core_is_light() -> None:
     loaded = {name.split(".")[0] for name in done.stdout.split()}
     assert "evomal_core" in loaded
     assert not loaded & HEAVY
+
+
+WITHOUT_EXTRAS = """
+import sys
+from importlib.machinery import PathFinder
+
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.split(".")[0] in ABSENT else super().find_spec(name, path, target)
+
+ABSENT = {"IPython", "jinja2", "matplotlib", "numba", "pandas", "papermill", "seaborn", "sklearn", "torchvision"}
+sys.meta_path[sys.meta_path.index(PathFinder)] = Without
+import numpy as np, evomal_core as em
+
+x = np.random.default_rng(0).normal(size=(20, 2))
+task = em.Task.from_arrays(x, x.sum(axis=1), kind="regression")
+config = em.SearchConfig(population=4, generations=1, meta_steps=1, fitness_steps=2, rejection_steps=2)
+result = em.learn_loss([task], lambda: em.models.mlp(2, [3], 1), config=config, progress=False)
+print(result, result.best.latex())
+try:
+    result.table()
+except ModuleNotFoundError as error:
+    print(error)
+import evomal_paper
+"""
+
+
+def test_the_library_works_without_the_extras_and_names_the_one_that_is_missing() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_EXTRAS], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.startswith("SearchResult(evomal"), done.stderr
+    assert "this needs pandas, which is not installed: pip install 'evomal[paper]'" in done.stdout
+    assert "pip install 'evomal[paper]'" in done.stderr

@@ -34,7 +34,8 @@ CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "seaborn": "
 
 def requirements(*extras: str) -> list[Requirement]:
     """What pyproject.toml asks for."""
-    return [Requirement(line) for line in sum((EXTRAS[extra] for extra in extras), PROJECT["dependencies"])]
+    lines = sum((EXTRAS[extra] for extra in extras), PROJECT["dependencies"])
+    return [Requirement(line) for line in dict.fromkeys(lines)]
 
 
 def pins() -> dict[str, Version]:
@@ -131,7 +132,7 @@ def test_environment_yml_asks_for_what_pyproject_asks_for():
         by_conda[spec.name.normalized] = spec.version
     by_conda.pop("pip")
     assert by_conda.pop("python") == f"{PROJECT['requires-python']},<3.14"
-    for requirement in requirements("fast", "notebooks"):
+    for requirement in requirements("fast", "paper", "notebooks"):
         name = canonicalize_name(requirement.name)
         if name in by_pip:
             assert by_pip.pop(name) == requirement.specifier
@@ -144,7 +145,7 @@ def test_environment_yml_asks_for_what_pyproject_asks_for():
 
 
 def test_every_import_is_a_requirement():
-    declared = {canonicalize_name(requirement.name) for requirement in requirements("fast", "notebooks")}
+    declared = {canonicalize_name(requirement.name) for requirement in requirements("fast", "paper", "notebooks")}
     distributions = importlib.metadata.packages_distributions()
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text())):
