@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomal_core import models
 from evomal_core.config import EVERYDAY, SGD, Optimizer, SearchConfig
+from evomal_core.evaluation import Evaluation
 from evomal_core.expression import Expression
 from evomal_core.known import known_losses
 from evomal_core.lazy import LazyModule
@@ -18,7 +19,7 @@ from evomal_core.library import load_loss
 from evomal_core.losses import LearnedLoss, Loss, TaskLoss
 from evomal_core.metrics import make_metric
 from evomal_core.parametric import NeuralLoss, TaylorLoss
-from evomal_core.result import Evaluation, SearchResult
+from evomal_core.result import SearchResult
 from evomal_core.search import METHODS, learn_loss
 from evomal_core.tasks import Task
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import nn
 
 from evomal_core.config import SearchConfig
 from evomal_core.known import known_losses
+from evomal_core.lazy import LazyModule
 from evomal_core.learners import Learner, ModelFactory, make_learners
 from evomal_core.tasks import Task
 from evomal_core.tuning import Tuning, tune
@@ -24,14 +24,12 @@ from evomal_core.weighted import LogitAdjusted, balanced_cross_entropy, class_sh
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-if TYPE_CHECKING:
-    import pandas as pd
+    from matplotlib import figure as mpl
+    from scipy import stats
+else:
+    mpl = LazyModule("matplotlib.figure", "evomal[paper]")
+    pd = LazyModule("pandas", "evomal[paper]")
+    stats = LazyModule("scipy.stats", "evomal[paper]")
 
 LEARNED = "learned"
 FACTORS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -121,8 +119,6 @@ class Comparison:
 
     def table(self) -> pd.DataFrame:
         """One row a loss, the best on the validation part first; rates at an end of the range are marked."""
-        import pandas as pd
-
         rows = []
         for tuning in sorted([self.learned, *self.rivals], key=lambda t: _order(t.errors("validation").mean())):
             mean, low, high = interval(tuning.errors("test"))
@@ -142,8 +138,6 @@ class Comparison:
 
     def curves(self) -> pd.DataFrame:
         """Every error that was measured: loss, lr, step, split, training, error."""
-        import pandas as pd
-
         rows = [
             (t.name, lr, step, split, number, error)
             for t in (self.learned, *self.rivals)
@@ -154,13 +148,11 @@ class Comparison:
         ]
         return pd.DataFrame(rows, columns=["loss", "lr", "step", "split", "training", "error"])
 
-    def plot(self, limit: int = 12) -> Figure:
+    def plot(self, limit: int = 12) -> mpl.Figure:
         """Dots for trainings, bars for 95 % intervals of the mean, the losses in order of their test error."""
-        from matplotlib.figure import Figure
-
         ranked = sorted(self.rivals, key=lambda t: _order(t.errors("test").mean()))[: limit - 1]
         shown = sorted([self.learned, *ranked], key=lambda t: -_order(t.errors("test").mean()))
-        figure = Figure(figsize=(6.4, 0.7 + 0.3 * len(shown)), layout="constrained")
+        figure = mpl.Figure(figsize=(6.4, 0.7 + 0.3 * len(shown)), layout="constrained")
         axes = figure.subplots()
         for place, tuning in enumerate(shown):
             errors = tuning.errors("test")

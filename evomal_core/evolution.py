@@ -17,12 +17,13 @@ import torch
 
 from evomal_core.config import SearchConfig
 from evomal_core.engines import choose_engine, fitness, local_search, promises
+from evomal_core.evaluation import Evaluation
 from evomal_core.expression import Expression, crossover, mutate, random_expression, repair
 from evomal_core.filters import gradient_signature, is_irrelevant, is_rejected, sample_predictions
 from evomal_core.losses import LearnedLoss, initial_phi
 from evomal_core.population.compiled import must_compile
 from evomal_core.population.networks import make_stacks
-from evomal_core.result import Evaluation, SearchResult
+from evomal_core.result import SearchResult
 from evomal_core.seeds import python_rng
 from evomal_core.session import Search
 

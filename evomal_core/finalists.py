@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from evomal_core.config import SearchConfig
+from evomal_core.evaluation import Evaluation
 from evomal_core.filters import Samples, gradient_signature
 from evomal_core.learners import Learner
 from evomal_core.losses import LearnedLoss
-from evomal_core.result import Evaluation
 from evomal_core.tasks import Task
 from evomal_core.tuning import Tuning, tune
 

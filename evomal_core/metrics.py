@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from evomal_core.kinds import Kind, check_kind
+from evomal_core.lazy import LazyModule
+
+if TYPE_CHECKING:
+    from sklearn import metrics as sklearn_metrics
+    from sklearn import utils
+else:
+    sklearn_metrics = LazyModule("sklearn.metrics")
+    utils = LazyModule("sklearn.utils")
 
 Compute = Callable[[Tensor, Tensor], Tensor]
 """Values (*) of predictions (*, rows, outputs) and labels."""
@@ -339,20 +347,17 @@ class _Predicted:
         return self.values
 
     def __sklearn_tags__(self) -> Any:
-        from sklearn.utils import ClassifierTags, RegressorTags, Tags, TargetTags
-
         what = "regressor" if self.kind == "regression" else "classifier"
-        return Tags(what, TargetTags(required=True), None, ClassifierTags(), RegressorTags())
+        targets = utils.TargetTags(required=True)
+        return utils.Tags(what, targets, None, utils.ClassifierTags(), utils.RegressorTags())
 
 
 def _from_scorer_name(name: str, kind: Kind) -> Metric:
     known = metric_names(kind)
     try:
-        from sklearn.metrics import get_scorer
+        scorer = sklearn_metrics.get_scorer(name)
     except ImportError:
         raise ValueError(f"unknown metric {name!r}; known are {', '.join(known)}") from None
-    try:
-        scorer = get_scorer(name)
     except (ValueError, KeyError):
         raise ValueError(
             f"unknown metric {name!r}; known are {', '.join(known)}, the names of scikit-learn's scorers, and "

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from evomal_core.engines import choose_engine, fitness, local_search
+from evomal_core.evaluation import Evaluation
 from evomal_core.lazy import LazyModule
 from evomal_core.losses import Loss, TaskLoss
 from evomal_core.parametric import NeuralLoss, TaylorLoss
-from evomal_core.result import Evaluation, SearchResult
+from evomal_core.result import SearchResult
 from evomal_core.seeds import derive
 from evomal_core.session import Search
 

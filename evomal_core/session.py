@@ -16,12 +16,13 @@ from torch import Tensor
 from evomal_core.checkpoints import NOT_IN_FINGERPRINT, Checkpoint, digest_of
 from evomal_core.compare import Problem
 from evomal_core.config import SearchConfig
+from evomal_core.evaluation import Evaluation
 from evomal_core.expression import Expression
 from evomal_core.kinds import Kind
 from evomal_core.learners import Learner
 from evomal_core.losses import LearnedLoss
 from evomal_core.progress import Progress
-from evomal_core.result import Evaluation, SearchResult
+from evomal_core.result import SearchResult
 
 
 @dataclass

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from evomal_core import symbolic
+from evomal_core.evaluation import Evaluation
 from evomal_core.losses import LearnedLoss, Loss
 from evomal_core.primitives import EPSILON
-from evomal_core.result import Evaluation
 from evomal_core.search import METHODS
 from evomal_core.seeds import numpy_rng
 from evomal_core.symbolic import callable_formula
