@@ -284,8 +284,12 @@ def _task_loss(task: Task) -> Any:
 def _with_rows(task: Task, *, half: bool, only: bool) -> Task:
     """A task that also (or only) trains on its validation rows: all of them, or every second, keeping the rest."""
     assert task.validation is not None
-    x, y = task.validation
     step = 2 if half else 1
-    added = x[::step], y[::step]
-    train = added if only else (torch.cat((task.train[0], added[0])), torch.cat((task.train[1], added[1])))
-    return replace(task, train=train, validation=(x[1::2], y[1::2]) if half else task.validation)
+    held = task.labelled("validation")
+    added = tuple(array[::step] for array in held)
+    train = added if only else tuple(map(torch.cat, zip(task.labelled("train"), added, strict=True)))
+    kept = tuple(array[1::2] for array in held) if half else held
+    weights = {split: part[2] for split, part in (("train", train), ("validation", kept)) if len(part) > 2}
+    weights |= {} if "test" not in (given := dict(task.sample_weight or {})) else {"test": given["test"]}
+    parts: dict[str, Any] = {"train": train[:2], "validation": kept[:2]}
+    return replace(task, **parts, sample_weight=weights)

@@ -51,13 +51,14 @@ def promises(
     """The correlation g of each loss, see `promise`; all are minimised at once with the engine "batched"."""
     measure = make_metric(measure, kind)
     totals = [0.0] * len(losses)
-    for y_pred, y_true in samples:
+    for y_pred, y_true, *weights in samples:
         if engine == "batched" and losses:
-            minima: Iterator[Tensor] = iter(batched_minimise_predictions(losses, y_pred, y_true, config))
+            minima: Iterator[Tensor] = iter(batched_minimise_predictions(losses, y_pred, y_true, config, *weights))
         else:
-            minima = (minimise_predictions(loss, y_pred, y_true, config) for loss in losses)
+            minima = (minimise_predictions(loss, y_pred, y_true, config, *weights) for loss in losses)
+        before = measure.of(y_pred, y_true, *weights)
         for index, best in enumerate(minima):
-            totals[index] += len(y_true) * float(measure.of(y_pred, y_true) - measure.of(best, y_true))
+            totals[index] += len(y_true) * float(before - measure.of(best, y_true, *weights))
     return totals
 
 

@@ -15,24 +15,24 @@ from torch import Tensor
 
 from evomal_core.config import SearchConfig
 from evomal_core.expression import Expression
-from evomal_core.learners import Learner
+from evomal_core.learners import Batch, Learner
 from evomal_core.losses import Loss, TaskLoss
 from evomal_core.primitives import EPSILON
 from evomal_core.seeds import torch_rng
 
-Samples = list[tuple[Tensor, Tensor]]
-"""For each task, predictions of the untrained network and their labels."""
+Samples = list[Batch]
+"""For each task, predictions of the untrained network, their labels, and weights if there are any."""
 
 
 def sample_predictions(learners: Sequence[Learner], config: SearchConfig) -> Samples:
     """Predictions ŷ_b of each untrained network f_theta_0 for B random training rows, with labels y_b."""
     samples = []
     for learner in learners:
-        x, y = learner.task.train
+        x, *labels = learner.task.labelled("train")
         order = torch.randperm(len(x), generator=torch_rng(learner.seed, "filter sample"))
         rows = order[: config.rejection_samples].to(x.device)
         with torch.no_grad():
-            samples.append((learner.forward(learner.theta, x[rows]), y[rows]))
+            samples.append((learner.forward(learner.theta, x[rows]), *(array[rows] for array in labels)))
     return samples
 
 
@@ -41,12 +41,14 @@ def is_rejected(g: float) -> bool:
     return not g > 0
 
 
-def minimise_predictions(loss: Loss, y_pred: Tensor, y_true: Tensor, config: SearchConfig) -> Tensor:
+def minimise_predictions(
+    loss: Loss, y_pred: Tensor, y_true: Tensor, config: SearchConfig, weight: Tensor | None = None
+) -> Tensor:
     """ŷ* = argmin over ŷ of M(ŷ, y), by Adam from the given predictions (Eq. 11)."""
     best = y_pred.detach().clone().requires_grad_()
     optimiser = torch.optim.Adam([best], lr=config.rejection_lr)
     for _ in range(config.rejection_steps):
-        best.grad = _slope(loss(best, y_true), best)
+        best.grad = _slope(loss(best, y_true, weight), best)
         optimiser.step()
     return best.detach()
 
@@ -67,12 +69,12 @@ def gradient_signature(loss: Loss, samples: Samples, signed: bool = False) -> tu
     """
     norms = []
     pull = 0.0
-    for y_pred, y_true in samples:
+    for y_pred, *labels in samples:
         leaf = y_pred.detach().clone().requires_grad_()
-        slope = _slope(loss(leaf, y_true) * len(y_true), leaf)
+        slope = _slope(loss(leaf, *labels) * len(y_pred), leaf)
         norms.append(torch.linalg.vector_norm(slope.reshape(len(slope), -1), dim=1))
         if signed:
-            pull += float((slope * _slope(TaskLoss(loss.kind)(leaf, y_true), leaf)).sum())
+            pull += float((slope * _slope(TaskLoss(loss.kind)(leaf, *labels), leaf)).sum())
     joined = torch.cat(norms)
     if not torch.isfinite(joined).all():
         return None

@@ -139,7 +139,9 @@ def _numbers(kind: Kind, task: Task | None) -> dict[str, float]:
     smooth = SMOOTHING / classes
     numbers = {"smooth": smooth, "sharp": 1 - (smooth if kind == "binary" else SMOOTHING)}
     if kind == "binary" and task is not None:
-        share = float((task.train[1] > 0.5).double().mean())
+        labels = task.labels("train", torch.float64)
+        counts = torch.ones_like(labels.y) if labels.weight is None else labels.weight
+        share = float((counts * labels.y).sum() / counts.sum())
         if 0 < share < 1:
             common = 0.5 / (1 - share)
             numbers |= {"common": common, "extra": 0.5 / share - common, "odds": share / (1 - share) - 1}

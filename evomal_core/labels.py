@@ -49,6 +49,12 @@ class Labels:
         counted = (self.weight != 0).sum(dim=1).clamp(min=1)
         return (self.weight.sum(dim=1) / counted).sum()
 
+    @property
+    def share(self) -> Tensor:
+        """The share of each label in the mean over rows, (rows, outputs)."""
+        weight = torch.ones_like(self.y) if self.weight is None else self.weight.expand_as(self.y)
+        return weight / self.total
+
     def hide(self, predictions: Tensor) -> Tensor:
         """Predictions (rows, outputs) with 0 where a label is left out, so that those there have no gradient."""
         return predictions if self.weight is None else torch.where(self.weight != 0, predictions, 0.0)

@@ -30,6 +30,8 @@ CHECKPOINTING = (
 )
 
 Weights = dict[str, Tensor]
+Batch = tuple[Tensor, ...]
+"""Features x, labels y, and the weights of rows or labels if there are any; a loss takes all but the first."""
 ModelFactory = Callable[[], nn.Module]
 
 
@@ -85,21 +87,21 @@ class Learner:
             for (name, weights), part in zip(theta.items(), parts, strict=True)
         }
 
-    def batch(self, step: int, split: str = "train", offset: int = 0) -> tuple[Tensor, Tensor]:
-        """The rows (x, y) of one step, as `SearchConfig.batches` says.
+    def batch(self, step: int, split: str = "train", offset: int = 0) -> Batch:
+        """The rows of one step, (x, y) and weights if there are any, as `SearchConfig.batches` says.
 
         Args:
             step: number of the step, from 0.
             split: the part of the task to draw from.
             offset: 0 for the training batches; others give independent sequences.
         """
-        x, y = self.task.parts()[split]
+        x, *labels = self.task.labelled(split)
         if self.batch_size < len(x):
             rows = self.batch_rows(step, split, offset)
-            x, y = x[rows], y[rows]
+            x, *labels = (array[rows] for array in (x, *labels))
         if self.task.augment is not None and split == "train":
             x = self.task.augment(x, torch_rng(self.seed, "augmentation", offset, step))
-        return x, y
+        return x, *labels
 
     def batch_rows(self, step: int, split: str = "train", offset: int = 0) -> Tensor:
         """Row numbers of `batch`; only defined where the part has more rows than a batch."""
@@ -140,14 +142,17 @@ class Learner:
     def small(self, rows: int = 4) -> Learner:
         """The learner on a few rows, on the CPU in float64, where a disagreement is none of rounding."""
 
-        def few(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        parts: dict[str, Any] = {}
+        weights: dict[str, Tensor] = {}
+        for name in self.task.parts():
+            x, y, *weight = self.task.labelled(name)
             index = torch.arange(min(rows, len(x)), device=x.device)
-            if self.task.kind == "multiclass":
-                index[-1] = y.argmax()  # the last class tells the number of outputs
-            return x[index], y[index]
-
-        parts: dict[str, Any] = {name: few(*part) for name, part in self.task.parts().items()}
-        task = replace(self.task, **parts)
+            if self.task.kind == "multiclass" and not y.is_floating_point():
+                largest = y.reshape(len(y), -1).amax(dim=1)
+                index[-1] = largest.argmax()  # the last class tells the number of outputs
+            parts[name] = x[index], y[index]
+            weights |= {name: weight[0][index]} if weight else {}
+        task = replace(self.task, **parts, sample_weight=weights)
         network = copy.deepcopy(self.network).to("cpu", torch.float64)
         return Learner(
             task.to("cpu", torch.float64), network, min(self.batch_size, rows), self.seed, self.config, self.redraw
@@ -380,7 +385,7 @@ def _copied(network: nn.Module) -> nn.Module:
 
 def _check_output(learner: Learner) -> None:
     task = learner.task
-    x, y = (part[:2] for part in task.train)
+    x = task.train[0][:2]
     given = x.clone()
     theta = {name: weights.requires_grad_() for name, weights in learner.theta.items()}
     try:
@@ -391,7 +396,7 @@ def _check_output(learner: Learner) -> None:
         raise ValueError(
             f"the model fails on rows of shape {task.features} from {task.name!r}: {str(error).splitlines()[0]}"
         ) from error
-    wanted = (len(x), task.outputs) if task.kind == "multiclass" else tuple(y.shape)
+    wanted = task.output_shape(len(x))
     if not isinstance(output, Tensor) or tuple(output.shape) != wanted:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(

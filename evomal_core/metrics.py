@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from evomal_core.kinds import Kind, check_kind
+from evomal_core.labels import as_rows, read_labels
 from evomal_core.lazy import LazyModule
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ else:
 Compute = Callable[[Tensor, Tensor], Tensor]
 """Values (*) of predictions (*, rows, outputs) and labels."""
 
+BY_ROW = ("MSE", "MAE", "error rate", "log loss", "Brier")
+"""The named metrics that are means over rows; so is the pinball loss."""
+WEIGHTED = f"those that do are {', '.join(BY_ROW)} and pinball"
 BALANCED = ("balanced error", "1 - macro F1", "1 - AUC")
 """The named metrics to which a rare class matters as much as a common one."""
 ECE_BINS = 15
@@ -46,24 +50,67 @@ class Metric:
         kind: the kind of task whose predictions it takes.
         compute: its values for predictions (*, rows, outputs), one for each network.
         balanced: whether each class counts the same, however rare it is.
+        by_row: whether it is a mean over rows of what depends on a row alone, so that rows can have weights.
     """
 
     name: str
     kind: Kind
     compute: Compute
     balanced: bool = False
+    by_row: bool = False
 
-    def __call__(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
-        """Values (*) of predictions (*, rows, outputs); inf for a network with a prediction that is not finite."""
+    def __call__(self, y_pred: Tensor, y_true: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Values (*) of predictions (*, rows, outputs); inf for a network with a prediction that is not finite.
+
+        Args:
+            y_pred: numbers or logits (*, rows, outputs).
+            y_true: numbers that broadcast against them, or class indices (*, rows).
+            weight: of labels, (rows, outputs or 1), or of several tasks (T, 1, rows, outputs or 1) for predictions
+                (T, P, rows, outputs); where it is 0 a label is left out.
+
+        Raises:
+            ValueError: the weights differ, and the metric is no mean over rows.
+        """
+        if weight is None:
+            return self._of_all(y_pred, y_true)
+        if weight.ndim == 4:
+            return torch.stack([self(p, y, w[0]) for p, y, w in zip(y_pred, y_true, weight, strict=True)])
+        columns = weight.unbind(dim=1)
+        if all(torch.equal(column, columns[0]) for column in columns[1:]):
+            return self._of_counted(y_pred, y_true, columns[0])
+        values = [
+            self._of_counted(y_pred[..., c : c + 1], y_true[..., c : c + 1], column) * column.sum()
+            for c, column in enumerate(columns)
+            if bool(column.any())
+        ]
+        return torch.stack(values).sum(dim=0) / weight.sum()
+
+    def _of_counted(self, y_pred: Tensor, y_true: Tensor, weight: Tensor) -> Tensor:
+        """The value of the rows whose weight is not 0."""
+        keep = weight != 0
+        y_pred, weight = y_pred[..., keep, :], weight[keep]
+        y_true = y_true[..., keep] if self.kind == "multiclass" else y_true[..., keep, :]
+        if bool((weight == weight[0]).all()):
+            return self._of_all(y_pred, y_true)
+        if not self.by_row:
+            raise ValueError(f"metric {self.name!r} takes no weights of rows; {WEIGHTED}")
+        one = y_true.unsqueeze(-1) if self.kind == "multiclass" else y_true.unsqueeze(-2)
+        each = self._of_all(y_pred.unsqueeze(-2), one)  # as if each row were a network's
+        return (each * weight).sum(dim=-1) / weight.sum()
+
+    def _of_all(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
         finite = torch.isfinite(y_pred).flatten(-2).all(dim=-1)
         value = self.compute(torch.where(finite[..., None, None], y_pred, 0.0), y_true)
         return torch.where(finite & ~torch.isnan(value), value, torch.inf)
 
-    def of(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
-        """The value, a scalar, of one network's predictions (rows, …) and a task's labels."""
-        if self.kind == "multiclass":
-            return self(y_pred, y_true)
-        return self(y_pred.flatten(1), y_true.flatten(1))
+    def of(self, y_pred: Tensor, y_true: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The value, a scalar, of one network's predictions and a task's labels, in any of the shapes of `labels`.
+
+        Probabilities of several classes count as the most probable one.
+        """
+        rows = as_rows(y_pred, self.kind)
+        labels = read_labels(y_true, self.kind, rows.shape[1], rows.dtype, weight=weight)
+        return self(rows, labels.y.argmax(dim=1) if self.kind == "multiclass" else labels.y, labels.weight)
 
 
 def make_metric(metric: str | Callable[..., Any] | Metric | None, kind: Kind) -> Metric:
@@ -103,11 +150,11 @@ def metric_names(kind: Kind) -> list[str]:
 
 def _named(name: str, kind: Kind) -> Metric:
     if kind == "regression" and name in _REGRESSION:
-        return Metric(name, kind, _REGRESSION[name])
+        return Metric(name, kind, _REGRESSION[name], by_row=name in BY_ROW)
     if kind != "regression" and name in _CLASSIFICATION:
-        return Metric(name, kind, _CLASSIFICATION[name](kind), balanced=name in BALANCED)
+        return Metric(name, kind, _CLASSIFICATION[name](kind), balanced=name in BALANCED, by_row=name in BY_ROW)
     if kind == "regression" and (found := re.fullmatch(r"pinball\((0?\.\d+)\)", name)):
-        return Metric(name, kind, _pinball(float(found[1])))
+        return Metric(name, kind, _pinball(float(found[1])), by_row=True)
     if name in _CLASSIFICATION or name in _REGRESSION or name.startswith("pinball"):
         raise ValueError(f"metric {name!r} is none of {kind} tasks; known are {', '.join(metric_names(kind))}")
     return _from_scorer_name(name, kind)

@@ -30,7 +30,7 @@ from evomal_core.kinds import TASK_LOSSES
 from evomal_core.known import known_losses
 from evomal_core.learners import Learner, ModelFactory, make_learners
 from evomal_core.losses import LearnedLoss, Loss, TaskLoss
-from evomal_core.metrics import make_metric
+from evomal_core.metrics import WEIGHTED, make_metric
 from evomal_core.primitives import FUNCTION_SETS, TERMINALS
 from evomal_core.progress import Progress
 from evomal_core.result import SearchResult
@@ -217,6 +217,10 @@ def _check_limits(time_limit: Any, patience: Any) -> None:
 def _measured(task: Task, metric: Any, task_loss: Any) -> Task:
     """The task with the metric and the task loss that were asked for."""
     measure = make_metric(metric, task.kind)
+    if task.sample_weight and not measure.by_row:
+        raise ValueError(
+            f"task {task.name!r} has sample_weight, but metric {measure.name!r} takes none; {WEIGHTED}"
+        )
     if task_loss is None and measure.balanced:
         task_loss = balanced_cross_entropy(task)
     if task_loss is not None and not callable(task_loss):

@@ -72,7 +72,7 @@ def train(
     network = copy.deepcopy(learner.network)
     optimiser = base.make(network.parameters())
     wanted = sorted({step for step in record if 0 <= step <= steps} | {steps})
-    parts = {name: learner.task.parts()[name] for name in (splits or learner.task.parts())}
+    parts = {name: learner.task.labelled(name) for name in (splits or learner.task.parts())}
     done, curve = _take_up(snapshot, network, optimiser)
     tick(done)
     with _frozen(loss):
@@ -101,11 +101,11 @@ def _rate(base: SGD | Optimizer, step: int, steps: int, milestones: Collection[i
 
 def _descend(loss: nn.Module, learner: Learner, network: nn.Module, step: int) -> Any:
     """The loss of a step's batch, with its gradient left in the network; none where it does not depend on it."""
-    x, y = learner.batch(step)
+    x, *labels = learner.batch(step)
     network.zero_grad(set_to_none=True)
     with learner.dropout(step):
         y_pred = network(x)
-    value = loss(y_pred, y)
+    value = loss(y_pred, *labels)
     if value.requires_grad:
         value.backward()
     return value
@@ -159,12 +159,12 @@ def rows_at_once(task: Task) -> int:
 
 
 @torch.no_grad()
-def error(network: nn.Module, task: Task, part: tuple[Tensor, Tensor]) -> float:
+def error(network: nn.Module, task: Task, part: tuple[Tensor, ...]) -> float:
     """The performance metric of a network in evaluation mode, inf if a prediction is not finite.
 
     A network that draws random numbers in evaluation mode too draws the same each time.
     """
-    x, y = part
+    x, *labels = part
     was_training = network.training
     network.eval()
     pieces = []
@@ -173,4 +173,4 @@ def error(network: nn.Module, task: Task, part: tuple[Tensor, Tensor]) -> float:
             pieces.append(network(rows))
     y_pred = torch.cat(pieces)
     network.train(was_training)
-    return float(task.measure.of(y_pred, y))
+    return float(task.measure.of(y_pred, *labels))

@@ -26,13 +26,12 @@ from torch import Tensor
 from torch.func import functional_call, grad, jvp
 
 from evomal_core.config import SGD, SearchConfig
-from evomal_core.learners import Learner, Weights
+from evomal_core.learners import Batch, Learner, Weights
 from evomal_core.losses import Loss, NegativeProbability, TaskLoss
 
 log = logging.getLogger("evomal")
 
 Gradients = tuple[Tensor, ...]
-Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -85,24 +84,25 @@ def _higher(loss: Loss, learner: Learner, data: Episode, base: SGD) -> tuple[Ten
             network.get_parameter(name).copy_(weights)
     optimiser = base.make(network.parameters())
     with higher.innerloop_ctx(network, optimiser) as (functional_network, optimiser_step):
-        for k, (x, y) in enumerate(data.steps):
+        for k, (x, *labels) in enumerate(data.steps):
             with learner.dropout(data.draw + k):
                 y_pred = functional_network(x)
-            optimiser_step.step(loss(y_pred, y))
+            optimiser_step.step(loss(y_pred, *labels))
         with learner.dropout(data.draw + len(data.steps)):
-            value = task_loss(learner)(functional_network(data.task[0]), data.task[1])
+            x, *labels = data.task
+            value = task_loss(learner)(functional_network(x), *labels)
         return value.detach(), _gradient(value, tuple(loss.parameters()))
 
 
 def _autograd(loss: Loss, learner: Learner, data: Episode, base: SGD) -> tuple[Tensor, Gradients]:
     theta = {name: weights.requires_grad_() for name, weights in learner.initial(data.meta_step).items()}
     velocity: Gradients | None = None
-    for k, (x, y) in enumerate(data.steps):
-        value = loss(learner.forward(theta, x, data.draw + k), y)
+    for k, (x, *labels) in enumerate(data.steps):
+        value = loss(learner.forward(theta, x, data.draw + k), *labels)
         gradient = _gradient(value, tuple(theta.values()), create_graph=True)
         theta, velocity = sgd_step(theta, gradient, base, velocity)
-    x, y = data.task
-    value = task_loss(learner)(learner.forward(theta, x, data.draw + len(data.steps)), y)
+    x, *labels = data.task
+    value = task_loss(learner)(learner.forward(theta, x, data.draw + len(data.steps)), *labels)
     return value.detach(), _gradient(value, tuple(loss.parameters()))
 
 
@@ -115,17 +115,17 @@ def _jvp(loss: Loss, learner: Learner, data: Episode, base: SGD) -> tuple[Tensor
     """
     trajectory: list[Weights] = [learner.initial(data.meta_step)]
     velocity: Gradients | None = None
-    for k, (x, y) in enumerate(data.steps):
+    for k, (x, *labels) in enumerate(data.steps):
         leaves = {name: weights.requires_grad_() for name, weights in trajectory[-1].items()}
-        value = loss(learner.forward(leaves, x, data.draw + k), y)
+        value = loss(learner.forward(leaves, x, data.draw + k), *labels)
         gradient = _gradient(value, tuple(leaves.values()))
         with torch.no_grad():
             theta, velocity = sgd_step(leaves, gradient, base, velocity)
         trajectory[-1] = {name: weights.detach() for name, weights in leaves.items()}
         trajectory.append(theta)
-    x, y = data.task
+    x, *labels = data.task
     leaves = {name: weights.requires_grad_() for name, weights in trajectory[-1].items()}
-    value = task_loss(learner)(learner.forward(leaves, x, data.draw + len(data.steps)), y)
+    value = task_loss(learner)(learner.forward(leaves, x, data.draw + len(data.steps)), *labels)
     adjoint = _gradient(value, tuple(leaves.values()))
 
     meta = tuple(torch.zeros_like(weights) for weights in loss.parameters())
@@ -156,10 +156,10 @@ def step_adjoint(adjoint: Gradients, adjoint_velocity: Gradients, base: SGD) -> 
 
 def _first_step_term(loss: Loss, learner: Learner, data: Episode, theta: Weights, direction: Weights) -> Gradients:
     """∂/∂phi ⟨dM/df, J·direction⟩ with f and J at the initial weights."""
-    x, y = data.steps[0]
+    x, *labels = data.steps[0]
     y_pred, u = jvp(lambda weights: learner.forward(weights, x, data.draw), (theta,), (direction,))[:2]
     y_pred = y_pred.detach().requires_grad_()
-    slope = _gradient(loss(y_pred, y), (y_pred,), create_graph=True)[0]
+    slope = _gradient(loss(y_pred, *labels), (y_pred,), create_graph=True)[0]
     return _gradient((slope * u.detach()).sum(), tuple(loss.parameters()))
 
 
@@ -167,12 +167,12 @@ def _inner_step_terms(
     loss: Loss, learner: Learner, data: Episode, k: int, theta: Weights, direction: Weights
 ) -> tuple[Gradients, Gradients]:
     """∂s/∂theta and ∂s/∂phi of s = d/dε M_phi(f_{theta + ε·direction}): reverse mode over forward mode."""
-    x, y = data.steps[k]
+    x, *labels = data.steps[k]
     phi = {name: weights.detach() for name, weights in loss.named_parameters()}
 
     def slope(theta: Weights, phi: Weights) -> Tensor:
         def value(weights: Weights) -> Tensor:
-            return functional_call(loss, phi, (learner.forward(weights, x, data.draw + k), y))
+            return functional_call(loss, phi, (learner.forward(weights, x, data.draw + k), *labels))
 
         return jvp(value, (theta,), (direction,))[1]
 

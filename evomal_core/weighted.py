@@ -73,10 +73,13 @@ def class_weights(loss: Any, classes: int) -> Tensor | None:
 
 def class_shares(task: Task) -> Tensor:
     """The share of each class in the training rows, (classes,); classes without rows count as half a row."""
-    y = task.train[1]
-    classes = task.outputs if task.kind == "multiclass" else 2
-    counts = torch.bincount((y if task.kind == "multiclass" else (y > 0.5).long()).flatten(), minlength=classes)
-    counts = counts.double().clamp(min=0.5)
+    labels = task.labels("train")
+    y = labels.y if labels.weight is None else labels.y * labels.weight
+    sums = y.sum(dim=0).double()
+    if task.kind == "binary":
+        rows = torch.ones_like(labels.y) if labels.weight is None else labels.weight
+        sums = torch.stack((rows.sum() - sums.sum(), sums.sum()))
+    counts = sums.clamp(min=0.5)
     return (counts / counts.sum()).float()
 
 

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from evomal_core.kinds import Kind, link, through_link
+from evomal_core.labels import from_rows, read_labels
+from evomal_core.learners import Batch
 from evomal_core.losses import LearnedLoss, Loss
 from evomal_core.parametric import TaylorLoss
 from evomal_core.population.networks import NotBatchable, Stack
@@ -69,16 +71,11 @@ def cotangents_of(losses: Sequence[nn.Module], kind: Kind, dtype: torch.dtype, d
         return lambda predictions, rows: _differentiated(losses, predictions, rows)
 
     def cotangents(predictions: Tensor, rows: Rows) -> Tensor:
-        f = link(predictions, kind)
+        f = link(rows.hide(predictions), kind)
         slope = slopes(flat(f, len(losses)), rows.y.reshape(-1)).view(len(losses), *rows.shape).transpose(0, 1)
-        return through_link(f, slope, kind) / rows.shape[1]
+        return rows.averaged(through_link(f, slope, kind))
 
     return cotangents
-
-
-def _shaped(y_pred: Tensor, labels: Tensor) -> Tensor:
-    """Predictions (rows, outputs) in the shape of labels that are numbers."""
-    return y_pred if labels.dtype == torch.int64 else y_pred.reshape(labels.shape)
 
 
 def _differentiated(losses: Sequence[nn.Module], predictions: Tensor, rows: Rows) -> Tensor:
@@ -86,13 +83,15 @@ def _differentiated(losses: Sequence[nn.Module], predictions: Tensor, rows: Rows
     with torch.enable_grad():
         total = leaf.new_zeros(())
         for p, loss in enumerate(losses):
-            if isinstance(loss, Loss):  # a mean over rows, which all tasks have equally many of
-                labels = rows.given.flatten(0, 1)
-                y_pred = leaf[:, p].flatten(0, 1).reshape(-1, leaf.shape[-1])
-                total = total + len(leaf) * loss(_shaped(y_pred, labels), labels)
+            if (
+                isinstance(loss, Loss) and rows.share is None
+            ):  # a mean over rows, which all tasks have equally many of
+                together = replace(rows, given=rows.given.flatten(0, 1).unsqueeze(0))
+                y_pred = leaf[:, p].flatten(0, 1)
+                total = total + len(leaf) * together.loss(loss, 0, y_pred)
                 continue
-            for t, labels in enumerate(rows.given):
-                total = total + loss(_shaped(leaf[t, p], labels), labels)
+            for t in range(len(leaf)):
+                total = total + rows.loss(loss, t, leaf[t, p])
         return torch.autograd.grad(total, leaf)[0]
 
 
@@ -103,11 +102,23 @@ def flat(x: Tensor, candidates: int) -> Tensor:
 
 @dataclass
 class Rows:
-    """A batch of each learner of a stack: features, labels as numbers (T, 1, B, C), and the labels given."""
+    """A batch of each learner of a stack, the positions of sequences and images beside its rows.
+
+    Attributes:
+        features: of the examples, in the form that the stack takes.
+        y: labels as numbers (T, 1, B, C), 0 where missing.
+        given: labels as they were given, (T, …).
+        kind: of the tasks.
+        share: of each label in its task's mean, (T, 1, B, C) or (T, 1, B, 1), 0 where missing; None for 1/B.
+        weights: as they were given, (T, …).
+    """
 
     features: Tensor
     y: Tensor
     given: Tensor
+    kind: Kind
+    share: Tensor | None = None
+    weights: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -117,19 +128,55 @@ class Rows:
     @property
     def labels(self) -> Tensor:
         """Labels as metrics take them: class indices (T, 1, B), or numbers (T, 1, B, C)."""
-        return self.given.unsqueeze(1) if self.given.dtype == torch.int64 else self.y
+        if self.kind != "multiclass":
+            return self.y
+        return self.given.unsqueeze(1) if self.given.ndim == 2 and self.share is None else self.y.argmax(dim=3)
+
+    def hide(self, predictions: Tensor) -> Tensor:
+        """Predictions (T, P, B, C) with 0 where a label is missing."""
+        return predictions if self.share is None else torch.where(self.share != 0, predictions, 0.0)
+
+    def averaged(self, values: Tensor) -> Tensor:
+        """Values (T, P, B, C) times the share of each label in the mean."""
+        if self.share is None:
+            return values / self.shape[1]
+        return torch.where(self.share != 0, values * self.share, 0.0)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over rows of the sum over outputs, (T, P)."""
+        if self.share is None:
+            return values.sum(dim=(2, 3)) / self.shape[1]
+        return self.averaged(values).sum(dim=(2, 3))
+
+    def loss(self, loss: nn.Module, task: int, y_pred: Tensor) -> Tensor:
+        """A module's loss of one network's predictions (B, C) on one task."""
+        labels = self.given[task]
+        index = self.kind == "multiclass" and not labels.is_floating_point()
+        shape = (len(labels), y_pred.shape[1], *labels.shape[1:]) if index else labels.shape
+        weights = () if self.weights is None else (self.weights[task],)
+        value: Tensor = loss(from_rows(y_pred, shape, self.kind), labels, *weights)
+        return value
 
 
-def stack_rows(stack: Stack, batches: Sequence[tuple[Tensor, Tensor]]) -> Rows:
+def stack_rows(stack: Stack, batches: Sequence[Batch]) -> Rows:
     """The batches of a stack's learners, which are equally long, as one."""
-    x, y = (torch.stack(parts) for parts in zip(*batches, strict=True))
-    dtype = stack.theta0[0].dtype
-    if stack.kind == "multiclass":
-        return Rows(stack.features(x), functional.one_hot(y, stack.outputs).to(dtype).unsqueeze(1), y)
-    return Rows(stack.features(x), y.to(dtype).flatten(2).unsqueeze(1), y)
+    x, y, *weights = (torch.stack(parts) for parts in zip(*batches, strict=True))
+    dtype, kind = stack.theta0[0].dtype, stack.kind
+    if all(learner.task.plain for learner in stack.learners):
+        numbers = functional.one_hot(y, stack.outputs) if kind == "multiclass" else y
+        return Rows(stack.features(x), numbers.to(dtype).unsqueeze(1), y, kind)
+    each = [
+        read_labels(labels, kind, stack.outputs, dtype, weight=weight[0] if weight else None)
+        for _, labels, *weight in batches
+    ]
+    share = None
+    if any(labels.weight is not None for labels in each):
+        share = torch.stack([labels.share for labels in each]).unsqueeze(1)
+    numbers = torch.stack([labels.y for labels in each]).unsqueeze(1)
+    return Rows(stack.features(x), numbers, y, kind, share, weights[0] if weights else None)
 
 
-def same_batches(old: Sequence[tuple[Tensor, Tensor]], new: Sequence[tuple[Tensor, Tensor]]) -> bool:
+def same_batches(old: Sequence[Batch], new: Sequence[Batch]) -> bool:
     """Whether two steps have the very same tensors, as where a batch is the whole training set."""
     return all(a is b for pairs in zip(old, new, strict=True) for a, b in zip(*pairs, strict=True))
 

@@ -7,6 +7,7 @@ however many threads there are. EVOMAL_KERNELS=0 in the environment switches the
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 from evomal_core.config import SGD, SearchConfig
 from evomal_core.expression import Expression
 from evomal_core.kinds import Kind, link
+from evomal_core.learners import Batch, Learner
 from evomal_core.losses import LearnedLoss
 from evomal_core.population.batches import Rows, same_batches, stack_rows
 from evomal_core.population.networks import ConvolutionStack, MLPStack, RecurrentStack, Stack
@@ -34,6 +37,9 @@ WIDEST = 256
 """Layers above it gain more from PyTorch's larger products."""
 DTYPES = (torch.float32, torch.float64)
 STEPS_AT_ONCE = 500
+_TOLD: WeakSet[Learner] = WeakSet()
+"""Learners of which was said why the kernels do not take their labels."""
+log = logging.getLogger("evomal")
 
 
 @cache
@@ -50,6 +56,8 @@ def _libraries() -> Any:
 
 def fits(stack: Stack, losses: Sequence[nn.Module] | None = None, config: SearchConfig | None = None) -> bool:
     """Whether the kernels can take a stack, its losses, and the number of unrolled steps."""
+    if not all(learner.task.plain for learner in stack.learners):
+        return _told(stack)
     if isinstance(stack, MLPStack):
         known = (
             stack.learners[0].task.augment is None  # they read rows of the data themselves
@@ -60,6 +68,14 @@ def fits(stack: Stack, losses: Sequence[nn.Module] | None = None, config: Search
     if config is not None and not (config.unroll_steps == 1 and _knows_task_loss(stack)):
         return False
     return known and take(stack.theta0[0], losses or ())
+
+
+def _told(stack: Stack) -> bool:
+    """False, after a line that says why, once for each learner."""
+    if stack.learners[0] not in _TOLD:
+        _TOLD.add(stack.learners[0])
+        log.info("labels with positions, weights, missing or soft classes are computed by PyTorch, not by kernels")
+    return False
 
 
 def _knows_task_loss(stack: Stack) -> bool:
@@ -199,7 +215,7 @@ class CompiledMetaStep:
         self.layers = _layers(stack)
         self.theta = _flat_weights(stack)
         self.class_weights = _class_weights(stack)
-        self._held: dict[str, tuple[list[tuple[Tensor, Tensor]], tuple[np.ndarray, np.ndarray]]] = {}
+        self._held: dict[str, tuple[list[Batch], tuple[np.ndarray, np.ndarray]]] = {}
         self._start: tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]] | None = None
 
     def __call__(self, phi: Tensor, meta_step: int) -> tuple[Tensor, Tensor]:
@@ -226,7 +242,7 @@ class CompiledMetaStep:
             population.spread(work)
         return torch.from_numpy(values), torch.from_numpy(gradients)
 
-    def _arrays(self, key: str, batches: list[tuple[Tensor, Tensor]]) -> tuple[np.ndarray, np.ndarray]:
+    def _arrays(self, key: str, batches: list[Batch]) -> tuple[np.ndarray, np.ndarray]:
         """The stacked features and labels; those of the step before if the batches are the same tensors."""
         held = self._held.get(key)
         if held is None or not same_batches(held[0], batches):

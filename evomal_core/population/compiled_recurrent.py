@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from evomal_core.config import SGD, SearchConfig
 from evomal_core.expression import Expression
+from evomal_core.learners import Batch
 from evomal_core.losses import LearnedLoss
 from evomal_core.population import compiled
 from evomal_core.population.batches import Rows, stack_rows
@@ -43,7 +44,7 @@ class _Network:
         yield scratch
         self._free.append(scratch)
 
-    def rows(self, batch: tuple[Tensor, Tensor]) -> tuple[Letters, np.ndarray]:
+    def rows(self, batch: Batch) -> tuple[Letters, np.ndarray]:
         """A batch in the form that the kernels take, and its labels as numbers (B, C)."""
         return self.form.prepare(batch[0]), stack_rows(self.stack, [batch]).y[0, 0].contiguous().numpy()
 

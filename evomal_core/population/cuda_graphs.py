@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any, Protocol
 
@@ -68,6 +69,13 @@ class Step(Protocol):
         """Drop what was kept from earlier computations."""
 
 
+def _copied(batch: Rows) -> Rows:
+    """A batch in memory of its own."""
+    parts = ("features", "y", "given", "share", "weights")
+    kept = {name: part.clone() for name in parts if (part := getattr(batch, name)) is not None}
+    return replace(batch, **kept)
+
+
 class GraphedStep:
     """As the step given, by a CUDA graph."""
 
@@ -94,13 +102,16 @@ class GraphedStep:
             held.features.copy_(fresh.features)
             held.y.copy_(fresh.y)
             held.given.copy_(fresh.given)
+            for kept, new in ((held.share, fresh.share), (held.weights, fresh.weights)):
+                if kept is not None and new is not None:
+                    kept.copy_(new)
         self.graph.replay()
         return self._result[0].clone(), self._result[1].clone()
 
     def _capture(self, phi: Tensor, theta0: Stacked, batches: list[Rows], draw: int) -> None:
         self._phi = phi.clone()
         self._theta0 = [w.clone() for w in theta0]
-        self._batches = [Rows(b.features.clone(), b.y.clone(), b.given.clone()) for b in batches]
+        self._batches = [_copied(batch) for batch in batches]
         aside, now = _stream(phi.device), torch.cuda.current_stream(phi.device)
         try:
             aside.wait_stream(now)

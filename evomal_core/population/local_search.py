@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from evomal_core.config import SearchConfig
 from evomal_core.kinds import link, through_link
-from evomal_core.learners import Learner
+from evomal_core.learners import Batch, Learner
 from evomal_core.losses import LearnedLoss, Loss, TaskLoss
 from evomal_core.population import compiled
 from evomal_core.population.batches import Rows, flat, groups_of, in_chunks, same_batches, stack_rows, stackable
@@ -52,18 +52,18 @@ def _task_loss(predictions: Tensor, rows: Rows, stack: Stack) -> tuple[Tensor, T
     losses = [task_loss(learner) for learner in stack.learners]
     if not all(type(loss) is TaskLoss and class_weights(loss, 1) is not None for loss in losses):
         return _other_task_loss(predictions, rows, losses)
-    size = rows.shape[1]
+    predictions = rows.hide(predictions)
     if stack.kind == "regression":
         change = predictions - rows.y
-        return (change * change).sum(dim=(2, 3)) / size, change * (2 / size)
+        return rows.mean(change * change), rows.averaged(2 * change)
     if stack.kind == "binary":
         value = functional.binary_cross_entropy_with_logits(
             predictions, rows.y.expand_as(predictions), reduction="none"
         )
-        return value.sum(dim=(2, 3)) / size, (torch.sigmoid(predictions) - rows.y) / size
+        return rows.mean(value), rows.averaged(torch.sigmoid(predictions) - rows.y)
     logs = torch.log_softmax(predictions, dim=-1)
-    labels = rows.given[:, None, :, None].expand(*predictions.shape[:3], 1)
-    return -logs.gather(3, labels).sum(dim=(2, 3)) / size, (logs.exp() - rows.y) / size
+    value = -rows.y * logs.masked_fill(rows.y == 0, 0.0)
+    return rows.mean(value), rows.averaged(logs.exp() * rows.y.sum(dim=3, keepdim=True) - rows.y)
 
 
 def _other_task_loss(predictions: Tensor, rows: Rows, losses: Sequence[Any]) -> tuple[Tensor, Tensor]:
@@ -71,12 +71,7 @@ def _other_task_loss(predictions: Tensor, rows: Rows, losses: Sequence[Any]) -> 
     leaf = predictions.detach().requires_grad_()
     with torch.enable_grad():
         values = torch.stack(
-            [
-                torch.stack(
-                    [loss(network if y.ndim == 1 else network.reshape(y.shape), y) for network in candidates]
-                )
-                for loss, candidates, y in zip(losses, leaf, rows.given, strict=True)
-            ]
+            [torch.stack([rows.loss(loss, t, network) for network in leaf[t]]) for t, loss in enumerate(losses)]
         )
         return values.detach(), torch.autograd.grad(values.sum(), leaf)[0]
 
@@ -120,7 +115,7 @@ class MetaStep:
         """Drop what is kept from the step before."""
         self._cache.clear()
 
-    def _batch(self, key: str, batches: list[tuple[Tensor, Tensor]]) -> Rows:
+    def _batch(self, key: str, batches: list[Batch]) -> Rows:
         """The stacked batches; those of the step before if they are the same tensors (full-batch training)."""
         held = self._cache.get(key)
         if held is None or not same_batches(held[0], batches):
@@ -130,7 +125,7 @@ class MetaStep:
     def _slope(self, phi: Tensor, predictions: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Any]:
         """What the losses see, f, dM/df there (both (T, P, B, C), the mean over the batch left out), the tape."""
         tasks, size, outputs = rows.shape
-        f = link(predictions, self.stack.kind)
+        f = link(rows.hide(predictions), self.stack.kind)
         slope, tape = self.program.slope(phi, flat(f, len(phi)), rows.y.reshape(-1))
         return f, slope.view(len(phi), tasks, size, outputs).transpose(0, 1), tape
 
@@ -142,13 +137,13 @@ class MetaStep:
             held = self._cache["initial"] = (rows, theta0, pieces)
         predictions, pullback, pushforward = held[2]
         f, slope, tape = self._slope(phi, predictions, rows)
-        gradient = pullback(through_link(f, slope, stack.kind) / rows.shape[1])
+        gradient = pullback(rows.averaged(through_link(f, slope, stack.kind)))
         rate = base.lr * (1 + base.momentum if base.nesterov else 1)
         theta = [descended(w, g, rate, base.weight_decay) for w, g in zip(theta0, gradient, strict=True)]
         after, pullback, _ = stack.linearise(theta, task.features, draw + 1, factored=True)
         value, cotangent = _task_loss(after, task, stack)
         u = through_link(f, pushforward(pullback(cotangent)), stack.kind)
-        by_phi, _ = self.program.mixed(tape, flat(u * (-rate / rows.shape[1]), len(phi)))
+        by_phi, _ = self.program.mixed(tape, flat(-rate * rows.averaged(u), len(phi)))
         return value.sum(dim=0), by_phi
 
     def _many_steps(
@@ -162,7 +157,7 @@ class MetaStep:
         for k, rows in enumerate(steps):
             predictions, pullback, _ = stack.linearise(trajectory[-1], rows.features, draw + k)
             f, slope, tape = self._slope(phi, predictions, rows)
-            gradient = pullback(through_link(f, slope, stack.kind) / rows.shape[1])
+            gradient = pullback(rows.averaged(through_link(f, slope, stack.kind)))
             theta, velocity = sgd_step(
                 dict(zip(names, trajectory[-1], strict=True)), tuple(gradient), base, velocity
             )
@@ -196,15 +191,15 @@ class MetaStep:
 
         def along(weights: Stacked) -> tuple[Tensor, Tensor]:
             def seen(theta: Stacked) -> Tensor:
-                return link(stack.apply(theta, rows.features, draw), stack.kind)
+                return link(rows.hide(stack.apply(theta, rows.features, draw)), stack.kind)
 
             f, change = jvp(seen, (weights,), (direction,))[:2]
             return f, change
 
         (_, change), pull = vjp(along, theta)[:2]
-        by_phi, by_f = self.program.mixed(tape, flat(change.detach() / rows.shape[1], len(phi)))
+        by_phi, by_f = self.program.mixed(tape, flat(rows.averaged(change.detach()), len(phi)))
         by_f = by_f.view(len(phi), *rows.shape).transpose(0, 1)
-        (curvature,) = pull((by_f, slope / rows.shape[1]))
+        (curvature,) = pull((by_f, rows.averaged(slope)))
         return curvature, by_phi
 
 
@@ -337,7 +332,7 @@ def _search(
 def _repeats(learners: Sequence[Learner], config: SearchConfig) -> bool:
     """Whether all meta-steps have the same initial weights, batches and draws: a meta-gradient of 0 stays 0."""
 
-    def batches(meta_step: int) -> list[tuple[Tensor, Tensor]]:
+    def batches(meta_step: int) -> list[Batch]:
         episodes = (episode(learner, meta_step, config) for learner in learners)
         return [batch for e in episodes for batch in (*e.steps, e.task)]
 

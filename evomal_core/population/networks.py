@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import jvp
 
 from evomal_core.kinds import Kind
+from evomal_core.labels import as_rows
 from evomal_core.learners import Learner, hooks, pure_call
 from evomal_core.population.convolutions import Layer as PlainLayer
 from evomal_core.population.convolutions import plain_layers
@@ -105,7 +106,7 @@ def make_stacks(learners: Sequence[Learner]) -> list[Stack]:
     """As few stacks as hold all learners: MLPs of one shape and number of rows together, others alone."""
     groups: dict[object, list[Learner]] = {}
     for index, learner in enumerate(learners):
-        layers = mlp_layers(learner.network)
+        layers = perceptron(learner)
         key: object = index
         if layers is not None:
             rows = tuple((name, x.shape, y.shape) for name, (x, y) in learner.task.parts().items())
@@ -123,6 +124,21 @@ def _network_stack(learner: Learner) -> NetworkStack:
     return NetworkStack([learner]) if layers is None else ConvolutionStack(learner, layers)
 
 
+def perceptron(learner: Learner) -> list[Layer] | None:
+    """The layers of a plain multi-layer perceptron whose rows, perhaps with positions, are those of its labels."""
+    x, kind = learner.task.train[0], learner.task.kind
+    layers = mlp_layers(learner.network)
+    if layers is None or x.ndim == 2 or _flattens(learner.network):
+        return layers
+    return layers if x.ndim == 3 and kind != "multiclass" else None
+
+
+def _flattens(network: nn.Module) -> bool:
+    assert isinstance(network, nn.Sequential)
+    first = network[0]
+    return type(first) is nn.Flatten and (first.start_dim, first.end_dim) == (1, -1)
+
+
 Layer = tuple[int, int, bool, str]
 """Inputs, outputs, whether it has a bias, and the activation after it: "relu", "tanh" or ""."""
 
@@ -134,7 +150,7 @@ def mlp_layers(network: nn.Module) -> list[Layer] | None:
     modules = list(network)
     if len(dict(network.named_parameters())) < len(list(network.named_parameters(remove_duplicate=False))):
         return None  # tied weights
-    if modules and type(modules[0]) is nn.Flatten and (modules[0].start_dim, modules[0].end_dim) == (1, -1):
+    if modules and _flattens(network):
         modules = modules[1:]
     layers: list[Layer] = []
     for module in modules:
@@ -161,8 +177,8 @@ class MLPStack(Stack):
         self.layers = layers
 
     def features(self, x: Tensor) -> Tensor:
-        """Rows (T, B, …) flattened to (T, 1, B, features)."""
-        return x.flatten(2).unsqueeze(1)
+        """Rows (T, B, …) flattened to (T, 1, B, features); steps of sequences (T, B, time, features) are rows."""
+        return (x.flatten(2) if _flattens(self.learners[0].network) else x.flatten(1, -2)).unsqueeze(1)
 
     def _pairs(self, theta: Sequence[Any]) -> list[tuple[Any, Tensor | None]]:
         weights = iter(theta)
@@ -279,11 +295,11 @@ class NetworkStack(Stack):
         return super().start(candidates)
 
     def _pure(self, weights: Stacked, x: Tensor) -> Tensor:
-        return self.learner.call(dict(zip(self.names, weights, strict=True)), x).reshape(len(x), -1)
+        return as_rows(self.learner.call(dict(zip(self.names, weights, strict=True)), x), self.kind)
 
     def _call(self, weights: Stacked, buffers: Stacked, x: Tensor) -> Tensor:
         state = dict(zip(self.names, weights, strict=True)) | dict(zip(self.buffer_names, buffers, strict=True))
-        return pure_call(self.trained, state, x).reshape(len(x), -1)
+        return as_rows(pure_call(self.trained, state, x), self.kind)
 
     def _map(
         self, function: Callable[..., Tensor], scope: Callable[[], AbstractContextManager[None]], *stacks: Stacked

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from evomal_core.config import SGD, Optimizer, SearchConfig
 from evomal_core.kinds import link, through_link
-from evomal_core.learners import Learner
+from evomal_core.labels import as_rows, from_rows, read_labels
+from evomal_core.learners import Batch, Learner
 from evomal_core.losses import LearnedLoss, Loss
 from evomal_core.population import compiled
 from evomal_core.population.batches import (
@@ -160,7 +160,7 @@ class StackTraining:
         self.velocity: Stacked | None = None
         self._train_only(torch.arange(len(losses), device=self.theta[0].device))
         self.done = 0
-        self._held: tuple[list[tuple[Tensor, Tensor]], Rows] | None = None
+        self._held: tuple[list[Batch], Rows] | None = None
 
     def _train_only(self, candidates: Tensor) -> None:
         """Let the weights be those of the candidates with these numbers."""
@@ -192,7 +192,7 @@ class StackTraining:
                 self.velocity = sgd_in_place(self.theta, gradient, self.velocity, self.base, self.moving)
         self.done = step
 
-    def _rows(self, batches: list[tuple[Tensor, Tensor]]) -> Rows:
+    def _rows(self, batches: list[Batch]) -> Rows:
         if self._held is None or not same_batches(self._held[0], batches):
             self._held = batches, stack_rows(self.stack, batches)
         return self._held[1]
@@ -239,13 +239,13 @@ def _errors(stack: Stack, theta: Stacked, splits: Sequence[str]) -> dict[str, Te
     if theta[0].is_cuda and not isinstance(stack, MLPStack):
         size = math.ceil(size / theta[0].shape[1])  # the activations of all candidates are there at once
     for name in splits:
-        parts = [learner.task.parts()[name] for learner in stack.learners]
+        parts = [learner.task.labelled(name) for learner in stack.learners]
         rows = stack_rows(stack, parts)
         with stackable():
             chunks = rows.features.split(size, dim=stack.row_axis)
             pieces = [stack.evaluate(theta, x, number) for number, x in enumerate(chunks)]
         y_pred = torch.cat(pieces, dim=2)
-        found[name] = stack.learners[0].task.measure(y_pred, rows.labels)
+        found[name] = stack.learners[0].task.measure(y_pred, rows.labels, rows.share)
     return found
 
 
@@ -263,25 +263,28 @@ def batched_fitness(losses: Sequence[Loss], learners: Sequence[Learner], config:
 
 
 def batched_minimise_predictions(
-    losses: Sequence[Loss], y_pred: Tensor, y_true: Tensor, config: SearchConfig
+    losses: Sequence[Loss], y_pred: Tensor, y_true: Tensor, config: SearchConfig, weight: Tensor | None = None
 ) -> Tensor:
     """As `filters.minimise_predictions`, for all losses at once: (P, *y_pred.shape).
 
     Raises:
         NotBatchable: the losses form no program.
     """
-    kind = losses[0].kind
-    labels = functional.one_hot(y_true, y_pred.shape[1]) if kind == "multiclass" else y_true
-    labels = labels.to(y_pred.dtype)
+    kind, start = losses[0].kind, as_rows(y_pred.detach(), losses[0].kind)
+    labels = read_labels(y_true, kind, start.shape[1], y_pred.dtype, weight=weight)
     slopes = slopes_of(losses, y_pred.dtype, y_pred.device)  # or NotBatchable, for the kernels too
-    if compiled.take(y_pred, losses):
+    if labels.weight is None and compiled.take(y_pred, losses):
         learned = [loss for loss in losses if isinstance(loss, LearnedLoss)]
-        return compiled.minimise_predictions(learned, y_pred, labels, config)
-    best = y_pred.detach().expand(len(losses), *y_pred.shape).clone()
+        return from_rows(compiled.minimise_predictions(learned, start, labels.y, config), y_pred.shape, kind)
+    best = start.expand(len(losses), *start.shape).clone()
     optimiser = torch.optim.Adam([best], lr=config.rejection_lr)
     for _ in range(config.rejection_steps):
-        f = link(best, kind)
-        slope = slopes(f.flatten(1), labels.reshape(-1)).view_as(best)
-        best.grad = through_link(f, slope, kind) / len(y_pred)
+        f = link(labels.hide(best), kind)
+        slope = slopes(f.flatten(1), labels.y.reshape(-1)).view_as(best)
+        slope = through_link(f, slope, kind)
+        if labels.weight is None:
+            best.grad = slope / len(start)
+        else:
+            best.grad = torch.where(labels.weight != 0, slope * labels.share, 0.0)
         optimiser.step()
-    return best.detach()
+    return from_rows(best.detach(), y_pred.shape, kind)

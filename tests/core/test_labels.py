@@ -252,7 +252,7 @@ def test_soft_labels_have_the_mean_over_classes_of_the_cross_entropy(kind):
         else 3 * functional.binary_cross_entropy_with_logits(logits, chances)
     )
     torch.testing.assert_close(em.TaskLoss(kind)(logits, chances), wanted)
-    symbolic = em.LearnedLoss(em.known_losses(kind)[0], kind)
+    symbolic = next(iter(em.known_losses(kind).values()))
     torch.testing.assert_close(symbolic(logits, chances), wanted, rtol=1e-5, atol=1e-5)
 
 
