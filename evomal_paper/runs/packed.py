@@ -30,7 +30,7 @@ from evomal_core.search import METHODS
 
 TABLES = {
     "history": ("generation", "best_fitness", "mean_fitness", "finite", "diverged", "evaluated"),
-    "test": ("group", "task", "step", "split", "error"),
+    "test": ("start", "group", "task", "step", "split", "error"),
     "front": ("complexity", "fitness", "score", "loss"),
 }
 """The tables of a run, and the columns that every run has; others follow in alphabetical order."""

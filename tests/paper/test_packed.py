@@ -17,7 +17,8 @@ from evomal_paper.runs.packed import TABLES, Finished, Pack, read_work, write_wo
 THIRD = 1 / 3
 NEURAL = {"family": "neural", "weights": np.random.default_rng(0).normal(size=150).astype(np.float32).tolist()}
 SYMBOLIC = {"family": "symbolic", "expression": "add(f, y)", "weights": [0.1, -2.5e-9]}
-TEST = pd.DataFrame({"group": "in-sample", "task": 0, "step": [0, 1], "split": "test", "error": [THIRD, np.nan]})
+PLACE = {"start": "new", "group": "in-sample", "task": 0}
+TEST = pd.DataFrame(PLACE | {"step": [0, 1], "split": "test", "error": [THIRD, np.nan]})
 FRONT = pd.DataFrame({"complexity": [3], "fitness": [0.1], "score": [np.nan], "loss": ['"add"(f,\n y)']})
 
 

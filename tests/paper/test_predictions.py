@@ -22,7 +22,7 @@ def test_errors_of_the_predictions_are_those_of_the_run(name, kind):
     assert len(table) == len(task.test[0])
     for known_as, loss in losses.items():
         rows = meta_test(loss, entry.problem(sizes, SEED), sizes, SEED, "cpu")
-        place = {"group": "out-of-sample", "task": 0, "step": sizes.test_steps, "split": "test"}
+        place = {"start": "new", "group": "out-of-sample", "task": 0, "step": sizes.test_steps, "split": "test"}
         (error,) = (row["error"] for row in rows if all(row[key] == value for key, value in place.items()))
         assert (table[known_as] != table["label"]).mean() == pytest.approx(error)
         assert table[f"p {known_as}"].between(1 / len(task.classes), 1).all()

@@ -121,12 +121,15 @@ def test_all_methods_meet_the_same_initial_networks_at_a_seed(whole):
 
 def test_test_table_covers_groups_tasks_steps_and_splits(whole):
     table = table_of(whole["evomal"], "test")
-    assert list(table.columns) == ["group", "task", "step", "split", "error"]
-    assert not table.duplicated(["group", "task", "step", "split"]).any()
-    counts = table.groupby(["group", "split"]).size()
+    assert list(table.columns) == ["start", "group", "task", "step", "split", "error"]
+    assert not table.duplicated(["start", "group", "task", "step", "split"]).any()
+    counts = table.groupby(["start", "group", "split"]).size()
     steps = EXPERIMENTS["sine"].profile("smoke").test_steps + 1
     assert counts.to_dict() == {
-        (group, split): 5 * steps for group in ("in-sample", "out-of-sample") for split in ("train", "test")
+        (start, group, split): 5 * steps
+        for start in ("new", "search")
+        for group in ("in-sample", "out-of-sample")
+        for split in ("train", "test")
     }
 
 
@@ -400,7 +403,14 @@ def test_an_unfinished_run_is_not_loaded(tmp_path):
 def results_of(errors: dict[tuple[str, int], float]) -> Results:
     rows = [
         {"experiment": "sine", "profile": "smoke", "method": method, "seed": seed}
-        | {"group": "in-sample", "task": task, "step": step, "split": "test", "error": error + 2 * task - 1}
+        | {
+            "start": "new",
+            "group": "in-sample",
+            "task": task,
+            "step": step,
+            "split": "test",
+            "error": error + 2 * task - 1,
+        }
         for (method, seed), error in errors.items()
         for task in (0, 1)
         for step in (0, 5)

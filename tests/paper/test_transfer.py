@@ -51,7 +51,7 @@ def test_the_target_is_trained_with_the_source_s_loss_and_its_own_baseline(moved
     loss = source.losses["sine", "evomal", row["source seed"]]
     diabetes = compute.experiment("diabetes")
     sizes = diabetes.profile("smoke")
-    by_hand = pd.DataFrame(meta_test.meta_test(loss, diabetes.problem(sizes, 1), sizes, 1, "cpu"))
+    by_hand = pd.DataFrame(meta_test.meta_test(loss, diabetes.problem(sizes, 1), sizes, 1, "cpu", starts=["new"]))
     last = by_hand[by_hand["step"] == by_hand["step"].max()].set_index("split")["error"]
     found = final[(final["method"] == "evomal") & (final["seed"] == 1)].set_index("split")["error"]
     assert found.to_dict() == pytest.approx(last.to_dict())
