@@ -7,7 +7,6 @@ lacks: losses whose weights provably can't matter, which look at nothing but the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -17,7 +16,7 @@ from evomal_core.config import SearchConfig
 from evomal_core.expression import Expression
 from evomal_core.learners import Batch, Learner
 from evomal_core.losses import Loss, TaskLoss
-from evomal_core.primitives import EPSILON
+from evomal_core.primitives import PRIMITIVES
 from evomal_core.seeds import torch_rng
 
 Samples = list[Batch]
@@ -125,22 +124,7 @@ def _bounds(expression: Expression) -> tuple[float, float]:
         return bound
 
     def node(_: int, name: str, children: Sequence[tuple[float, float]]) -> tuple[float, float]:
-        (a, da), (b, db) = children[0], children[-1]
-        match name:
-            case "add" | "sub" | "min" | "max":
-                return seen(a + b, da + db)
-            case "mul":
-                return seen(a * b, a * db + b * da)
-            case "div":  # 1 / √(1 + b²) and its slope are at most 1
-                return seen(a, da + a * db)
-            case "square":
-                return seen(a * a, 2 * a * da)
-            case "sqrt" | "clamped_sqrt":
-                return seen(1 + a, da / math.sqrt(EPSILON))
-            case "log" | "clamped_log":
-                return seen(max(a, -math.log(EPSILON)), da / EPSILON)
-            case _:  # abs, sign and tanh
-                return seen(max(a, 1.0), da)
+        return seen(*PRIMITIVES[name].bounds(*children))
 
     expression.fold(lambda _, name: seen(INPUTS, 1.0), node)
     return largest[0], largest[1]

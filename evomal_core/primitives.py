@@ -5,6 +5,7 @@ Sources: Raymond et al., GECCO 2023, Table 1; Raymond et al., TPAMI 2023, Table 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,16 +23,54 @@ else:
 EPSILON = 1e-7
 """The epsilon of the protected logarithm and square root; the papers do not state its value."""
 
+SOFTPLUS_THRESHOLD = 20.0
+"""Above it PyTorch's softplus is the identity."""
+
+Slope = Tensor | float
+Bound = tuple[float, float]
+
+
+def _no_change(*_: Tensor) -> tuple[float, float]:
+    """The curvatures of an operation that is linear wherever it has derivatives."""
+    return 0.0, 0.0
+
+
+def _unbounded(*_: Bound) -> Bound:
+    return math.inf, math.inf
+
 
 @dataclass(frozen=True)
 class Primitive:
-    """One operation: its name, number of arguments, and its meaning in PyTorch, sympy and source."""
+    """An operation z = h(a, b) and everything that is known of it; b is unused if it is unary.
+
+    Derivatives are elementwise and, at kinks, those of PyTorch: 0 for sign and abs, ½ each at ties of min and max.
+
+    Attributes:
+        name: what it is called in expressions.
+        arity: number of arguments, 1 or 2.
+        torch: its values, of `arity` tensors.
+        sympy: the same of sympy expressions.
+        source: the same as text, with {} for each argument.
+        slopes: (a, b, z) → (h_a, h_b).
+        curvatures: (a, b, z, h_a, da, db) → the change of the slopes along a tangent (da, db),
+            (h_aa·da + h_ab·db, h_ab·da + h_bb·db).
+        bounds: of each argument (a bound of its values, a bound of its slopes by a leaf) → the same of z, where
+            `sign` counts as if it had slope 1.
+    """
 
     name: str
     arity: int
     torch: Callable[..., Tensor]
     sympy: Callable[..., sympy.Expr]
     source: str
+    slopes: Callable[[Tensor, Tensor, Tensor], tuple[Slope, Slope]]
+    curvatures: Callable[..., tuple[Slope, Slope]] = _no_change
+    bounds: Callable[..., Bound] = _unbounded
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether its slopes never change, but at kinks."""
+        return self.curvatures is _no_change
 
 
 def analytic_quotient(a: Tensor, b: Tensor) -> Tensor:
@@ -59,50 +98,179 @@ def clamped_log(x: Tensor) -> Tensor:
     return torch.log(torch.clamp(torch.abs(x), min=EPSILON))
 
 
+def _tie(a: Tensor, b: Tensor) -> Tensor:
+    """1 where a > b, ½ where equal, 0 elsewhere."""
+    return 0.5 * ((a > b).to(a.dtype) + (a >= b).to(a.dtype))
+
+
+def _quotient_slopes(a: Tensor, b: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    r = torch.rsqrt(1 + b * b)
+    return r, -z * (b * r) * r
+
+
+def _quotient_curvatures(
+    a: Tensor, b: Tensor, z: Tensor, r: Tensor, da: Tensor, db: Tensor
+) -> tuple[Tensor, Tensor]:
+    cube = r * r * r
+    mixed = -b * cube
+    return mixed * db, mixed * da + a * cube * (3 * (b * r) ** 2 - 1) * db
+
+
+def _slope_of_clamped(a: Tensor) -> Tensor:
+    """d/da max(|a|, ε)."""
+    return torch.sign(a) * (torch.abs(a) >= EPSILON)
+
+
+def _sum_of_bounds(a: Bound, b: Bound) -> Bound:
+    return a[0] + b[0], a[1] + b[1]
+
+
+def _root_bounds(a: Bound) -> Bound:
+    return 1 + a[0], a[1] / math.sqrt(EPSILON)
+
+
+def _log_bounds(a: Bound) -> Bound:
+    return max(a[0], -math.log(EPSILON)), a[1] / EPSILON
+
+
+def _unit_bounds(a: Bound) -> Bound:
+    return max(a[0], 1.0), a[1]
+
+
 _ROWS = (
-    Primitive("add", 2, torch.add, lambda a, b: a + b, "({} + {})"),
-    Primitive("sub", 2, torch.sub, lambda a, b: a - b, "({} - {})"),
-    Primitive("mul", 2, torch.mul, lambda a, b: a * b, "({} * {})"),
+    Primitive(
+        "add",
+        2,
+        torch.add,
+        sympy=lambda a, b: a + b,
+        source="({} + {})",
+        slopes=lambda a, b, z: (1.0, 1.0),
+        bounds=_sum_of_bounds,
+    ),
+    Primitive(
+        "sub",
+        2,
+        torch.sub,
+        sympy=lambda a, b: a - b,
+        source="({} - {})",
+        slopes=lambda a, b, z: (1.0, -1.0),
+        bounds=_sum_of_bounds,
+    ),
+    Primitive(
+        "mul",
+        2,
+        torch.mul,
+        sympy=lambda a, b: a * b,
+        source="({} * {})",
+        slopes=lambda a, b, z: (b, a),
+        curvatures=lambda a, b, z, h, da, db: (db, da),
+        bounds=lambda a, b: (a[0] * b[0], a[0] * b[1] + b[0] * a[1]),
+    ),
     Primitive(
         "div",
         2,
         analytic_quotient,
-        lambda a, b: a / sympy.sqrt(1 + b**2),
-        "({} / torch.sqrt(1 + torch.square({})))",
+        sympy=lambda a, b: a / sympy.sqrt(1 + b**2),
+        source="({} / torch.sqrt(1 + torch.square({})))",
+        slopes=_quotient_slopes,
+        curvatures=_quotient_curvatures,
+        bounds=lambda a, b: (a[0], a[1] + a[0] * b[1]),  # 1 / √(1 + b²) and its slope are at most 1
     ),
-    Primitive("square", 1, torch.square, lambda a: a**2, "torch.square({})"),
-    Primitive("abs", 1, torch.abs, lambda a: sympy.Abs(a), "torch.abs({})"),
+    Primitive(
+        "square",
+        1,
+        torch.square,
+        sympy=lambda a: a**2,
+        source="torch.square({})",
+        slopes=lambda a, b, z: (2 * a, 0.0),
+        curvatures=lambda a, b, z, h, da, db: (2 * da, 0.0),
+        bounds=lambda a: (a[0] * a[0], 2 * a[0] * a[1]),
+    ),
+    Primitive(
+        "abs",
+        1,
+        torch.abs,
+        sympy=lambda a: sympy.Abs(a),
+        source="torch.abs({})",
+        slopes=lambda a, b, z: (torch.sign(a), 0.0),
+        bounds=_unit_bounds,
+    ),
     Primitive(
         "sqrt",
         1,
         protected_sqrt,
-        lambda a: sympy.sqrt(abs(a) + EPSILON),
-        f"torch.sqrt(torch.abs({{}}) + {EPSILON})",
+        sympy=lambda a: sympy.sqrt(abs(a) + EPSILON),
+        source=f"torch.sqrt(torch.abs({{}}) + {EPSILON})",
+        slopes=lambda a, b, z: (torch.sign(a) * 0.5 / z, 0.0),
+        curvatures=lambda a, b, z, h, da, db: (-(h * h) / z * da, 0.0),
+        bounds=_root_bounds,
     ),
     Primitive(
         "log",
         1,
         protected_log,
-        lambda a: sympy.log(abs(a) + EPSILON),
-        f"torch.log(torch.abs({{}}) + {EPSILON})",
+        sympy=lambda a: sympy.log(abs(a) + EPSILON),
+        source=f"torch.log(torch.abs({{}}) + {EPSILON})",
+        slopes=lambda a, b, z: (torch.sign(a) / (torch.abs(a) + EPSILON), 0.0),
+        curvatures=lambda a, b, z, h, da, db: (-(h * h) * da, 0.0),
+        bounds=_log_bounds,
     ),
-    Primitive("min", 2, torch.minimum, lambda a, b: sympy.Min(a, b), "torch.minimum({}, {})"),
-    Primitive("max", 2, torch.maximum, lambda a, b: sympy.Max(a, b), "torch.maximum({}, {})"),
-    Primitive("sign", 1, torch.sign, lambda a: sympy.sign(a), "torch.sign({})"),
-    Primitive("tanh", 1, torch.tanh, lambda a: sympy.tanh(a), "torch.tanh({})"),
+    Primitive(
+        "min",
+        2,
+        torch.minimum,
+        sympy=lambda a, b: sympy.Min(a, b),
+        source="torch.minimum({}, {})",
+        slopes=lambda a, b, z: (_tie(b, a), _tie(a, b)),
+        bounds=_sum_of_bounds,
+    ),
+    Primitive(
+        "max",
+        2,
+        torch.maximum,
+        sympy=lambda a, b: sympy.Max(a, b),
+        source="torch.maximum({}, {})",
+        slopes=lambda a, b, z: (_tie(a, b), _tie(b, a)),
+        bounds=_sum_of_bounds,
+    ),
+    Primitive(
+        "sign",
+        1,
+        torch.sign,
+        sympy=lambda a: sympy.sign(a),
+        source="torch.sign({})",
+        slopes=lambda a, b, z: (0.0, 0.0),
+        bounds=_unit_bounds,
+    ),
+    Primitive(
+        "tanh",
+        1,
+        torch.tanh,
+        sympy=lambda a: sympy.tanh(a),
+        source="torch.tanh({})",
+        slopes=lambda a, b, z: (1 - z * z, 0.0),
+        curvatures=lambda a, b, z, h, da, db: (-2 * z * h * da, 0.0),
+        bounds=_unit_bounds,
+    ),
     Primitive(
         "clamped_sqrt",
         1,
         clamped_sqrt,
-        lambda a: sympy.sqrt(sympy.Max(abs(a), EPSILON)),
-        f"torch.sqrt(torch.clamp(torch.abs({{}}), min={EPSILON}))",
+        sympy=lambda a: sympy.sqrt(sympy.Max(abs(a), EPSILON)),
+        source=f"torch.sqrt(torch.clamp(torch.abs({{}}), min={EPSILON}))",
+        slopes=lambda a, b, z: (_slope_of_clamped(a) * 0.5 / z, 0.0),
+        curvatures=lambda a, b, z, h, da, db: (-(h * h) / z * da, 0.0),
+        bounds=_root_bounds,
     ),
     Primitive(
         "clamped_log",
         1,
         clamped_log,
-        lambda a: sympy.log(sympy.Max(abs(a), EPSILON)),
-        f"torch.log(torch.clamp(torch.abs({{}}), min={EPSILON}))",
+        sympy=lambda a: sympy.log(sympy.Max(abs(a), EPSILON)),
+        source=f"torch.log(torch.clamp(torch.abs({{}}), min={EPSILON}))",
+        slopes=lambda a, b, z: (_slope_of_clamped(a) / torch.clamp(torch.abs(a), min=EPSILON), 0.0),
+        curvatures=lambda a, b, z, h, da, db: (-(h * h) * da, 0.0),
+        bounds=_log_bounds,
     ),
 )
 

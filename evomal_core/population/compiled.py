@@ -88,9 +88,15 @@ def take(numbers: Tensor, losses: Sequence[nn.Module] = ()) -> bool:
         os.environ.get("EVOMAL_KERNELS", "1") != "0"
         and not numbers.is_cuda
         and numbers.dtype in DTYPES
-        and all(isinstance(loss, LearnedLoss) for loss in losses)
         and _libraries() is not None
+        and all(isinstance(loss, LearnedLoss) and _operations() >= {*loss.expression.nodes} for loss in losses)
     )
+
+
+@cache
+def _operations() -> frozenset[str]:
+    """The nodes that the kernels can compute; an operation of somebody's own is not among them."""
+    return frozenset(_libraries()[0].OPERATIONS)
 
 
 def must_compile(stacks: Sequence[Stack], config: SearchConfig) -> bool:

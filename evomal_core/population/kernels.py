@@ -18,7 +18,8 @@ import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
-EPSILON = 1e-7
+from evomal_core.primitives import EPSILON, SOFTPLUS_THRESHOLD  # after an edit of these delete __pycache__
+
 OPERATIONS = (
     "f", "y", "1", "-1", "add", "sub", "mul", "div", "min", "max", "square", "abs", "sqrt", "log", "sign", "tanh",
     "clamped_sqrt", "clamped_log",
@@ -30,7 +31,6 @@ F, Y, ONE, MINUS, ADD, SUB, MUL, DIV, MIN, MAX, SQUARE, ABS, SQRT, LOG, SIGN, TA
 KINDS = ("regression", "binary", "multiclass")
 REGRESSION, BINARY, MULTICLASS = range(3)
 NONE, RELU, TANH_LAYER = range(3)
-THRESHOLD = 20.0  # above it PyTorch's softplus is the identity
 
 
 def _jit(function: Any) -> Any:
@@ -272,7 +272,7 @@ def _expression_slope(tree, w, softplus, f, y, value, arg_a, arg_b, slope_a, slo
     root[:] = one
     if softplus:
         for n in range(f.size):
-            root[n] = one if value[0, n] > THRESHOLD else one / (one + math.exp(-value[0, n]))
+            root[n] = one if value[0, n] > SOFTPLUS_THRESHOLD else one / (one + math.exp(-value[0, n]))
     g[:] = 0
     for i in range(tree.shape[1]):
         here = after[i]
@@ -320,7 +320,7 @@ def _expression_mixed(
     if softplus:
         for n in range(u.size):
             s = after[0, n]
-            adjoint[0, n] = zero if value[0, n] > THRESHOLD else s * (one - s) * tangent[0, n]
+            adjoint[0, n] = zero if value[0, n] > SOFTPLUS_THRESHOLD else s * (one - s) * tangent[0, n]
     for i in range(tree.shape[1]):
         op = tree[0, i]
         if op < ADD:

@@ -2,100 +2,21 @@
 
 Nodes at the same distance from their root and of the same operation are evaluated together, so that the
 number of launched operations depends on the height of the trees, not on how many there are. Derivatives
-are analytic and, at kinks, those of PyTorch: sign' = 0, abs'(0) = 0, ties of min and max 0.5 each.
+are those of `primitives`.
 
 Rows of different candidates never meet in one sum, so a candidate that overflows can't disturb another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from evomal_core.expression import Expression
-from evomal_core.primitives import EPSILON, PRIMITIVES, TERMINALS, arity
-
-SOFTPLUS_THRESHOLD = 20.0
-"""Above it PyTorch's softplus is the identity."""
-
-ORDER = [*(n for n, p in PRIMITIVES.items() if p.arity == 2), *(n for n, p in PRIMITIVES.items() if p.arity == 1)]
-"""Binary operations come first in a level, so that second arguments fill its first rows."""
-
-
-def _tie(a: Tensor, b: Tensor) -> Tensor:
-    """1 where a > b, ½ where equal, 0 elsewhere."""
-    return 0.5 * ((a > b).to(a.dtype) + (a >= b).to(a.dtype))
-
-
-def _zero(*_: Tensor) -> tuple[float, float]:
-    return 0.0, 0.0
-
-
-@dataclass(frozen=True)
-class Rule:
-    """An operation z = h(a, b) with its derivatives; b and everything about it is unused if it is unary.
-
-    slopes(a, b, z) gives (h_a, h_b). curvatures(a, b, z, h_a, da, db) gives the change of the slopes along
-    a tangent, (h_aa·da + h_ab·db, h_ab·da + h_bb·db), from the slope h_a where that helps.
-    """
-
-    slopes: Callable[[Tensor, Tensor, Tensor], tuple[Tensor | float, Tensor | float]]
-    curvatures: Callable[..., tuple[Tensor | float, Tensor | float]] = _zero
-
-
-def _quotient_slopes(a: Tensor, b: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    r = torch.rsqrt(1 + b * b)
-    return r, -z * (b * r) * r
-
-
-def _quotient_curvatures(
-    a: Tensor, b: Tensor, z: Tensor, r: Tensor, da: Tensor, db: Tensor
-) -> tuple[Tensor, Tensor]:
-    cube = r * r * r
-    mixed = -b * cube
-    return mixed * db, mixed * da + a * cube * (3 * (b * r) ** 2 - 1) * db
-
-
-def _tanh_slope(a: Tensor, b: Tensor, z: Tensor) -> tuple[Tensor, float]:
-    return 1 - z * z, 0.0
-
-
-def _slope_of_clamped(a: Tensor) -> Tensor:
-    """d/da max(|a|, ε)."""
-    return torch.sign(a) * (torch.abs(a) >= EPSILON)
-
-
-RULES: dict[str, Rule] = {
-    "add": Rule(lambda a, b, z: (1.0, 1.0)),
-    "sub": Rule(lambda a, b, z: (1.0, -1.0)),
-    "mul": Rule(lambda a, b, z: (b, a), lambda a, b, z, h, da, db: (db, da)),
-    "div": Rule(_quotient_slopes, _quotient_curvatures),
-    "min": Rule(lambda a, b, z: (_tie(b, a), _tie(a, b))),
-    "max": Rule(lambda a, b, z: (_tie(a, b), _tie(b, a))),
-    "square": Rule(lambda a, b, z: (2 * a, 0.0), lambda a, b, z, h, da, db: (2 * da, 0.0)),
-    "abs": Rule(lambda a, b, z: (torch.sign(a), 0.0)),
-    "sqrt": Rule(
-        lambda a, b, z: (torch.sign(a) * 0.5 / z, 0.0),
-        lambda a, b, z, h, da, db: (-(h * h) / z * da, 0.0),
-    ),
-    "log": Rule(
-        lambda a, b, z: (torch.sign(a) / (torch.abs(a) + EPSILON), 0.0),
-        lambda a, b, z, h, da, db: (-(h * h) * da, 0.0),
-    ),
-    "clamped_sqrt": Rule(
-        lambda a, b, z: (_slope_of_clamped(a) * 0.5 / z, 0.0),
-        lambda a, b, z, h, da, db: (-(h * h) / z * da, 0.0),
-    ),
-    "clamped_log": Rule(
-        lambda a, b, z: (_slope_of_clamped(a) / torch.clamp(torch.abs(a), min=EPSILON), 0.0),
-        lambda a, b, z, h, da, db: (-(h * h) * da, 0.0),
-    ),
-    "sign": Rule(lambda a, b, z: (0.0, 0.0)),
-    "tanh": Rule(_tanh_slope, lambda a, b, z, h, da, db: (-2 * z * h * da, 0.0)),
-}
+from evomal_core.primitives import PRIMITIVES, SOFTPLUS_THRESHOLD, TERMINALS, arity
 
 
 @dataclass(frozen=True)
@@ -230,7 +151,7 @@ class Program:
                 rows = slice(start, stop)
                 arguments = (a[rows], b[rows])
                 value[rows] = PRIMITIVES[name].torch(*arguments[: arity(name)])
-                slope_a[rows], slope = RULES[name].slopes(*arguments, value[rows])
+                slope_a[rows], slope = PRIMITIVES[name].slopes(*arguments, value[rows])
                 if arity(name) == 2:
                     slope_b[rows] = slope
             for name, (start, stop) in level.leaves.items():
@@ -254,11 +175,11 @@ class Program:
                 tangent[start:stop] = u[level.candidates]
             change_a, change_b = torch.zeros_like(da), torch.zeros_like(db)
             for name, start, stop in level.groups:
-                if RULES[name].curvatures is _zero:
+                if PRIMITIVES[name].is_linear:
                     continue
                 rows = slice(start, stop)
                 blocks = (block.a, block.b, block.value, block.slope_a, da, db)
-                change_a[rows], change = RULES[name].curvatures(*(x[rows] for x in blocks))
+                change_a[rows], change = PRIMITIVES[name].curvatures(*(x[rows] for x in blocks))
                 if arity(name) == 2:
                     change_b[rows] = change
             weighted = block.weight * tangent
@@ -293,7 +214,9 @@ def _to_children(level: _Level, to_first: Tensor, to_second: Tensor) -> Tensor:
 
 def _levels(trees: Sequence[tuple[str, ...]], width: int, device: torch.device) -> list[_Level]:
     """Lay the nodes of all trees out by depth and, within a depth, by operation."""
-    ranks = {name: rank for rank, name in enumerate([*ORDER, *TERMINALS])}
+    # Binary operations come first in a level, so that second arguments fill its first rows.
+    names = [*sorted(PRIMITIVES, key=lambda name: -arity(name)), *TERMINALS]
+    ranks = {name: rank for rank, name in enumerate(names)}
     by_depth: dict[int, list[tuple[int, int, int]]] = {}  # (rank of the name, candidate, position)
     children: dict[tuple[int, int], list[int]] = {}
     for candidate, nodes in enumerate(trees):

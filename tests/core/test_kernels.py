@@ -27,6 +27,7 @@ from evomal_core.population.local_search import MetaStep
 from evomal_core.population.networks import MLPStack, make_stacks
 from evomal_core.population.training import StackTraining, batched_minimise_predictions
 from evomal_core.population.trees import Program
+from evomal_core.primitives import PRIMITIVES, TERMINALS
 from evomal_core.seeds import isolated_torch
 
 pytest.importorskip("numba")
@@ -205,6 +206,7 @@ def test_the_operations_are_numbered_as_named() -> None:
         range(18)
     )
     assert [name.lower() for name in names[4:]] == list(kernels.OPERATIONS[4:14])
+    assert set(kernels.OPERATIONS) == {*TERMINALS, *PRIMITIVES}
 
 
 @pytest.mark.parametrize("kind", ["regression", "binary", "multiclass"])

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import pytest
+import sympy
 import torch
 from helpers import SEEDS, trees, weights_for
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+import evomal_core as em
+from evomal_core import symbolic
 from evomal_core.expression import Expression
+from evomal_core.filters import is_irrelevant
 from evomal_core.losses import LearnedLoss
-from evomal_core.population.trees import RULES, Program
-from evomal_core.primitives import PRIMITIVES
+from evomal_core.population import compiled
+from evomal_core.population.trees import Program
+from evomal_core.primitives import PRIMITIVES, Primitive
 
 ELEMENTS = 24
 POPULATIONS = st.lists(trees(max_leaves=12), min_size=1, max_size=6)
@@ -83,8 +88,25 @@ def test_each_operation_agrees_at_its_kinks(name: str) -> None:
     assert_agree([Expression.parse(f"{name}({text})") for text in arguments], False, seed=0)
 
 
-def test_every_primitive_has_a_rule() -> None:
-    assert set(RULES) == set(PRIMITIVES)
+def test_one_row_makes_an_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    cube = Primitive(
+        "cube",
+        1,
+        lambda a: a * a * a,
+        sympy=lambda a: a**3,
+        source="({0} * {0} * {0})",
+        slopes=lambda a, b, z: (3 * a * a, 0.0),
+        curvatures=lambda a, b, z, h, da, db: (6 * a * da, 0.0),
+    )
+    monkeypatch.setitem(PRIMITIVES, "cube", cube)
+    expression = Expression.parse("cube(sub(mul(f, y), square(f)))")
+    assert_agree([expression, Expression.parse("square(sub(y, f))")], True, seed=0)
+    loss = em.LearnedLoss(expression)
+    assert not compiled.take(torch.zeros(1), [loss])
+    f, y = symbolic.variables()
+    assert sympy.expand(loss.sympy() - (f * y - f**2) ** 3) == 0
+    assert "** 3" not in loss.python_source()
+    assert not is_irrelevant(expression)
 
 
 def test_the_program_of_lone_terminals() -> None:
