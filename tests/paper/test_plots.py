@@ -1,5 +1,6 @@
 """Figures show what the tables hold, in one fixed style, and are the same bytes each time."""
 
+import io
 import subprocess
 import sys
 
@@ -7,11 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
+from PIL import Image
 
 import evomal_core as em
 from evomal_core.losses import TaskLoss
 from evomal_core.search import METHODS
 from evomal_paper import plots
+from evomal_paper.plots.style import new_figure
 from evomal_paper.published import tables as paper
 
 SEEDS = (0, 1, 2)
@@ -218,6 +221,22 @@ def test_classification_shapes_go_over_probabilities_for_both_labels(kind):
 def test_a_loss_without_gradient_is_drawn_flat():
     figure = plots.loss_shapes({"mine": em.LearnedLoss("sign(mul(y, f))")}, "regression")
     assert not figure.axes[4].get_lines()[1].get_ydata().any()
+
+
+def test_pictures_have_a_palette_of_few_colours_and_look_the_same(tmp_path):
+    figure, ((axes,),) = new_figure(3, 2)
+    axes.imshow(np.random.default_rng(0).normal(size=(30, 30)), cmap="viridis")
+    png, _ = plots.save(figure, tmp_path / "map")
+    exact = io.BytesIO()
+    figure.savefig(exact, format="png", dpi=200, facecolor="white")
+    with Image.open(png) as small, Image.open(exact) as large:
+        assert small.mode == "P"
+        assert len(small.getcolors()) <= 128
+        assert small.size == large.size
+        assert small.info["dpi"] == pytest.approx((200, 200), abs=0.1)
+        apart = np.abs(np.asarray(small.convert("RGB"), float) - np.asarray(large.convert("RGB"), float))
+    assert apart.mean() < 2
+    assert png.stat().st_size < 0.7 * len(exact.getvalue())
 
 
 def test_saved_files_are_the_same_bytes_each_time(final, tmp_path):
