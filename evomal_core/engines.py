@@ -232,7 +232,8 @@ def train_all(
 ) -> list[list[dict[str, float]]]:
     """The curve of `training.train` for each learner: all at once or by the kernels where networks and loss allow.
 
-    Networks that are trained one after the other keep a snapshot each, where `snapshots` are given.
+    Networks that are trained one after the other, convolutional ones by the kernels among them, keep a snapshot
+    each, where `snapshots` are given.
 
     The choice depends on the loss and the networks alone. By the kernels a network's errors are the same, bit
     by bit, whatever it is trained with; by PyTorch the last digits may depend on the learners given.
@@ -242,8 +243,9 @@ def train_all(
         compiled.fits(stack, [loss]) or (isinstance(stack, MLPStack) and len(learners) > 1) for stack in stacks
     ):
         with suppress(NotBatchable):
-            (row,) = train_stack([loss], learners, base, steps, record, milestones=milestones)
-            tick(steps * len(learners))
+            (row,) = train_stack(
+                [loss], learners, base, steps, record, milestones=milestones, snapshots=snapshots, tick=tick
+            )
             return [trained.curve for trained in row]
     kept: Sequence[Snapshot | None] = snapshots or [None] * len(learners)
     return [

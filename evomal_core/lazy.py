@@ -18,12 +18,17 @@ class LazyModule:
         self._name, self._extra = name, extra
 
     def __getattr__(self, attribute: str) -> Any:
+        if attribute == "_module":  # not there yet
+            self._module = self._load()
+            return self._module
+        return getattr(self._module, attribute)
+
+    def _load(self) -> Any:
         try:
-            module = import_module(self._name)
+            return import_module(self._name)
         except ModuleNotFoundError as error:
             if not self._extra or error.name != self._name.split(".")[0]:
                 raise
             raise ModuleNotFoundError(
                 f"this needs {self._name}, which is not installed: pip install '{self._extra}'", name=error.name
             ) from None
-        return getattr(module, attribute)

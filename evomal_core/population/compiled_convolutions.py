@@ -283,6 +283,18 @@ class ConvolutionTraining:
         ]
         return [np.stack([norm.running_mean.numpy(), norm.running_var.numpy()]) for norm in norms]
 
+    def state(self) -> dict[str, Any]:
+        """What `resume` goes on from."""
+        running = [[torch.from_numpy(part) for part in parts] for parts in self.running]
+        arrays = {"theta": torch.from_numpy(self.theta), "velocity": torch.from_numpy(self.velocity)}
+        return {**arrays, "running": running, "done": self.done}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from a state of a training with the same losses."""
+        self.theta, self.velocity = state["theta"].numpy(), state["velocity"].numpy()
+        self.running = [[part.numpy() for part in parts] for parts in state["running"]]
+        self.done = state["done"]
+
     def advance(self, step: int) -> None:
         """Train up to `step`."""
         (learner,) = self.stack.learners

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from evomal_core.checkpoints import Snapshot
 from evomal_core.config import SGD, Optimizer, SearchConfig
 from evomal_core.kinds import link, through_link
 from evomal_core.labels import as_rows, from_rows, read_labels
@@ -61,6 +62,8 @@ def train_stack(
     splits: Sequence[str] | None = None,
     milestones: Collection[int] = (),
     modules: bool = False,
+    snapshots: Sequence[Snapshot] = (),
+    tick: Callable[[int], None] = lambda steps: None,
 ) -> list[list[Trained]]:
     """Train the network of every learner with every loss, all at once; see `training.train`.
 
@@ -73,6 +76,8 @@ def train_stack(
         splits: the parts of the tasks to measure; all by default.
         milestones: steps after which the learning rate is multiplied by 0.1.
         modules: whether losses that form no program are taken too, by differentiating each of them.
+        snapshots: with a single loss, where a convolutional network of each learner saves its state.
+        tick: called with the number of steps that one network, or several at once, have done since its last call.
 
     Returns:
         For each loss, the errors for each learner.
@@ -82,12 +87,14 @@ def train_stack(
     """
     if not isinstance(base, SGD):
         raise NotBatchable(f"populations are trained at once by SGD only, and base is {base.name}")
-    wanted = sorted({step for step in record if 0 <= step <= steps} | {steps})
+    wanted = tuple(sorted({step for step in record if 0 <= step <= steps} | {steps}))
+    kept = dict(zip(map(id, learners), snapshots, strict=True)) if snapshots and len(losses) == 1 else {}
+    plan = _Plan(base, wanted, splits, milestones, kept, tick)
     results: dict[int, list[Trained]] = {}
     for indices, group in groups_of(losses):
         if not modules:
             slopes_of(group, torch.float32, torch.device("cpu"))  # or NotBatchable
-        trained = in_chunks(group, lambda part: _train(part, learners, base, wanted, splits, milestones))
+        trained = in_chunks(group, lambda part: _train(part, learners, plan))
         results.update(zip(indices, trained, strict=True))
     return [results[index] for index in range(len(losses))]
 
@@ -96,41 +103,63 @@ LOOK = 25
 """Steps between two looks at which networks can still be trained."""
 
 
-def _train(
-    losses: Sequence[nn.Module],
-    learners: Sequence[Learner],
-    base: SGD,
-    wanted: Sequence[int],
-    splits: Sequence[str] | None,
-    milestones: Collection[int],
-) -> list[list[Trained]]:
+@dataclass(frozen=True)
+class _Plan:
+    """How networks are trained, when they are measured, and where they save their states."""
+
+    base: SGD
+    wanted: Sequence[int]
+    splits: Sequence[str] | None
+    milestones: Collection[int]
+    snapshots: Mapping[int, Snapshot]
+    """By id of the learner."""
+    tick: Callable[[int], None]
+
+
+def _train(losses: Sequence[nn.Module], learners: Sequence[Learner], plan: _Plan) -> list[list[Trained]]:
     found: dict[int, list[Trained]] = {}  # by id of the learner
     for stack in make_stacks(learners):
-        columns = _train_one_stack(losses, stack, base, wanted, splits, milestones)
+        columns = _train_one_stack(losses, stack, plan)
         found.update(zip(map(id, stack.learners), columns, strict=True))
     return [[found[id(learner)][p] for learner in learners] for p in range(len(losses))]
 
 
-def _train_one_stack(
-    losses: Sequence[nn.Module],
-    stack: Stack,
-    base: SGD,
-    wanted: Sequence[int],
-    splits: Sequence[str] | None,
-    milestones: Collection[int],
-) -> list[list[Trained]]:
-    names = tuple(splits or stack.learners[0].task.parts())
-    training = _training(losses, stack, base)
+def _train_one_stack(losses: Sequence[nn.Module], stack: Stack, plan: _Plan) -> list[list[Trained]]:
+    names = tuple(plan.splits or stack.learners[0].task.parts())
+    training = _training(losses, stack, plan.base)
     errors: list[dict[str, Tensor]] = []
-    for step in sorted({*wanted, *(step for step in milestones if step < wanted[-1])}):
-        training.advance(step)
-        if step in wanted:
+    snapshot = plan.snapshots.get(id(stack.learners[0])) if isinstance(training, ConvolutionTraining) else None
+    if isinstance(training, ConvolutionTraining) and snapshot is not None and (state := snapshot.load()):
+        training.resume(state["training"])
+        errors = state["errors"]
+    plan.tick(training.done * len(stack.learners))
+    stops = sorted({*plan.wanted, *(step for step in plan.milestones if step < plan.wanted[-1])})
+    for step in stops:
+        training.base = _lowered(plan.base, sum(milestone < step for milestone in plan.milestones))
+        while training.done < step:
+            before = training.done
+            training.advance(min(step, before + STRIDE))
+            plan.tick((training.done - before) * len(stack.learners))
+            if isinstance(training, ConvolutionTraining) and snapshot is not None and snapshot.is_due:
+                snapshot.save({"training": training.state(), "errors": errors})
+        if step in plan.wanted and len(errors) <= plan.wanted.index(step):
             errors.append({"step": torch.tensor(step), **training.errors(names)})
-        if step in milestones:
-            training.base = training.base.replace(lr=0.1 * training.base.lr)
+    if isinstance(training, ConvolutionTraining) and snapshot is not None:
+        snapshot.save({"training": training.state(), "errors": errors})
     finite = training.finite()
     tasks, candidates = range(len(stack.learners)), range(len(losses))
     return [[_trained(errors, t, p, bool(finite[t, p])) for p in candidates] for t in tasks]
+
+
+def _lowered(base: SGD, times: int) -> SGD:
+    """The optimiser with a tenth of the learning rate, this many times."""
+    for _ in range(times):
+        base = base.replace(lr=0.1 * base.lr)
+    return base
+
+
+STRIDE = 100
+"""Steps between two reports of progress."""
 
 
 def _training(

@@ -7,6 +7,7 @@ import random
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,16 +19,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import evomal_core as em
+from evomal_core.checkpoints import Snapshot
 from evomal_core.config import SGD
+from evomal_core.engines import train_all
 from evomal_core.expression import Expression
 from evomal_core.learners import Learner, make_learners
 from evomal_core.losses import LearnedLoss
 from evomal_core.population import compiled
+from evomal_core.population import training as training_module
 from evomal_core.population.convolutions import NotPlain, layers_of
 from evomal_core.population.local_search import batched_local_search
 from evomal_core.population.networks import ConvolutionStack, NetworkStack, make_stacks
 from evomal_core.population.training import StackTraining
 from evomal_core.population.trees import Program
+from evomal_core.training import train
 from evomal_core.unroll import meta_gradient
 
 pytest.importorskip("numba")
@@ -356,3 +361,37 @@ def test_local_search_of_a_refused_network_goes_through_pytorch() -> None:
     losses = losses_for(LEARNT[:1], "multiclass")
     (tuned,) = batched_local_search(losses, learners, em.SearchConfig(base=PLAIN, meta_steps=1))
     assert not tuned.diverged
+
+
+@pytest.mark.parametrize("model", [small_lenet, normed])
+def test_an_interrupted_training_goes_on_from_its_snapshot(
+    model: Callable[[int], nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_module, "STRIDE", 3)
+    monkeypatch.setattr(Snapshot, "SECONDS", 0.0)
+    learners, (loss,) = (
+        learners_for("multiclass", model, (1, 16, 16), NESTEROV),
+        losses_for(LEARNT[:1], "multiclass"),
+    )
+    ticks: list[int] = []
+
+    def trained(snapshots: list[Snapshot], most: int = 1000) -> list[Any]:
+        def tick(steps: int) -> None:
+            ticks.append(steps)
+            if sum(ticks) > most:
+                raise KeyboardInterrupt
+
+        return train_all(loss, learners, NESTEROV, 16, [0, 4, 9], [5, 10], snapshots, tick)
+
+    whole = trained([])
+    assert sum(ticks) == 16
+    assert [row["step"] for row in whole[0]] == [0, 4, 9, 16]
+    ticks.clear()
+    with pytest.raises(KeyboardInterrupt):
+        trained([Snapshot(tmp_path / "one", "it")], 11)
+    ticks.clear()
+    assert trained([Snapshot(tmp_path / "one", "it")]) == whole
+    assert sum(ticks) == 16
+    assert ticks[0] > 3
+    wanted = train(loss, learners[0], NESTEROV, 16, [0, 4, 9], milestones=[5, 10]).curve
+    assert [pytest.approx(row) for row in wanted] == whole[0]
