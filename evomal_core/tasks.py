@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomal_core import arrays
+from evomal_core import arrays, splits
 from evomal_core.kinds import Kind, check_kind
 from evomal_core.labels import IGNORED, Labels, balanced_weights, check_weight, output_axis, read_labels
 from evomal_core.metrics import Metric, make_metric
-from evomal_core.seeds import check_seed, numpy_rng
+from evomal_core.seeds import check_seed
 
 SPLITS = ("train", "validation", "test", "unseen")
 ARRAYS = "use Task.from_arrays, which takes arrays of any kind"
@@ -105,6 +105,8 @@ class Task:
     """What local search lowers, differentiable; None means squared error or cross-entropy."""
     classes: tuple[str, ...] = ()
     """What the labels 0, 1, … of a classification stand for, where that is known."""
+    transform: Any = None
+    """The fitted transformer that made the features, before `x_scale`, if one was given."""
     sample_weight: Mapping[str, Tensor] | Tensor | None = None
     """How much each row (rows,) or label counts in training, task loss and metric, by part (a tensor: "train")."""
 
@@ -160,6 +162,11 @@ class Task:
         *,
         name: str = "task",
         split: tuple[float, float, float] = (0.6, 0.2, 0.2),
+        validation: tuple[Any, Any] | None = None,
+        test: tuple[Any, Any] | None = None,
+        groups: Any = None,
+        stratify: bool = False,
+        transform: Any = None,
         standardise: bool = True,
         indices: bool = False,
         sample_weight: Any = None,
@@ -177,6 +184,13 @@ class Task:
             kind: "regression", "binary" or "multiclass".
             name: shown in tables.
             split: shares of training, validation and test rows.
+            validation: rows (x, y) of a validation part of your own, such as a few whose labels are known to be
+                right; x is then split into the other parts.
+            test: the same for the test part.
+            groups: what rows belong to, (rows,), such as a patient: rows of one group stay in one part.
+            stratify: whether each part gets its share of each class.
+            transform: a transformer of scikit-learn, such as a ColumnTransformer for a pandas table, fitted on
+                the training rows; `task.transform` is the fitted one, for new rows.
             standardise: whether features, and labels of a regression, get mean 0 and standard
                 deviation 1 on the training part.
             indices: whether x holds whole numbers from 0 that the network looks up in an `nn.Embedding`: they
@@ -194,12 +208,19 @@ class Task:
         if not isinstance(standardise, bool):
             raise ValueError(f"standardise is True or False, got {standardise!r}")
         arrays.check_order(x, y)
-        x, y = arrays.as_array(x, "x"), arrays.as_array(y, "y")
-        x = arrays.indices(x) if indices else arrays.features(x)
+        x, y, own = splits.joined(x, y, (validation, test))
+        x, y = x if transform is not None else arrays.as_array(x, "x"), arrays.as_array(y, "y")
+        if transform is None:
+            x = arrays.indices(x) if indices else arrays.features(x)
         if y.ndim and len(x) != len(y):
             raise ValueError(f"x has {len(x)} rows but y has {len(y)}; they must be equally many")
         y, classes = arrays.labels(y, kind)
-        parts = _split_rows(len(x), split, check_seed(seed))
+        parts = splits.split_own(
+            len(y), split, own, check_seed(seed), groups, _strata(y, kind) if stratify else None
+        )
+        if transform is not None:
+            transform, x = splits.transformed(transform, x, parts[0])
+            x = arrays.features(arrays.as_array(x, "x"))
         x_scale = Scale.of(x, parts[0]) if standardise and not indices else None
         y_scale = Scale.of_labels(y, parts[0]) if standardise and kind == "regression" else None
         x_rows, y_rows = (torch.from_numpy(np.ascontiguousarray(array)) for array in (x, y))
@@ -212,8 +233,9 @@ class Task:
                 made[part] = whole[0][rows], whole[1][rows]
                 weights |= {} if weight is None else {part: weight[rows]}
         return cls(
-            name, kind, **made, x_scale=x_scale, y_scale=y_scale, classes=classes, sample_weight=weights or None
-        )
+            name, kind, **made, x_scale=x_scale, y_scale=y_scale, classes=classes, sample_weight=weights or None,
+            transform=transform,
+        )  # fmt: skip
 
     @property
     def outputs(self) -> int:
@@ -283,16 +305,10 @@ class Task:
         return f"Task({self.name!r}, {self.kind}, features={self.features}, outputs={self.outputs}, {rows})"
 
 
-def _split_rows(rows: int, split: tuple[float, float, float], seed: int) -> list[np.ndarray]:
-    shares = np.asarray(split, dtype=float)
-    if shares.shape != (3,) or (shares < 0).any() or not np.isclose(shares.sum(), 1) or shares[0] == 0:
-        raise ValueError(f"split is three shares that sum to 1, the first above 0, got {split}")
-    ends = np.round(np.cumsum(shares) * rows).astype(int)
-    parts = np.split(numpy_rng(seed, "split").permutation(rows), ends[:2])
-    for part, share, name in zip(parts, shares, SPLITS[:3], strict=True):
-        if share > 0 and not len(part):
-            raise ValueError(f"{rows} row(s) are too few for split {split}: the {name} part is empty")
-    return parts
+def _strata(y: np.ndarray, kind: Kind) -> np.ndarray:
+    if kind == "regression" or (kind == "multiclass" and y.dtype != np.int64):
+        raise ValueError(f"stratify needs labels that are classes, got {y.dtype} of a {kind} task")
+    return y.reshape(len(y), -1)[:, 0]
 
 
 def check_values(task: Task) -> None:

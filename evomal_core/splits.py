@@ -1,0 +1,155 @@
+"""Splitting rows into training, validation and test parts, and joining parts that a user has split already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from evomal_core import arrays
+from evomal_core.seeds import numpy_rng
+
+PARTS = ("train", "validation", "test")
+Shares = tuple[float, float, float]
+
+
+def check_shares(split: Shares) -> np.ndarray:
+    """The shares of the parts.
+
+    Raises:
+        ValueError: they are not three shares that sum to 1, the first above 0.
+    """
+    shares = np.asarray(split, dtype=float)
+    if shares.shape != (3,) or (shares < 0).any() or not np.isclose(shares.sum(), 1) or shares[0] == 0:
+        raise ValueError(f"split is three shares that sum to 1, the first above 0, got {split}")
+    return shares
+
+
+def split_rows(
+    rows: int, split: Shares, seed: int, *, groups: Any = None, strata: np.ndarray | None = None
+) -> list[np.ndarray]:
+    """Row numbers of each part, shuffled.
+
+    Args:
+        rows: how many there are.
+        split: shares of training, validation and test rows.
+        seed: of the shuffle.
+        groups: what rows belong to, (rows,): rows of one group stay in one part.
+        strata: classes, (rows,): each part gets its share of each of them.
+
+    Raises:
+        ValueError: the shares are none, a part with a share above 0 would be empty, or groups or strata don't fit.
+    """
+    shares = check_shares(split)
+    rng = numpy_rng(seed, "split")
+    if groups is not None and strata is not None:
+        raise ValueError("groups and stratify can't both be kept to; leave one of them out")
+    if groups is not None:
+        parts = _by_groups(_column(groups, rows, "groups"), shares, rng)
+    elif strata is not None:
+        parts = _by_strata(_column(strata, rows, "stratify"), shares, rng)
+    else:
+        ends = np.round(np.cumsum(shares) * rows).astype(int)
+        parts = np.split(rng.permutation(rows), ends[:2])
+    for part, share, name in zip(parts, shares, PARTS, strict=True):
+        if share > 0 and not len(part):
+            raise ValueError(f"{rows} row(s) are too few for split {split}: the {name} part is empty")
+    return parts
+
+
+def split_own(
+    rows: int, split: Shares, own: Sequence[np.ndarray], seed: int, groups: Any, strata: np.ndarray | None
+) -> list[np.ndarray]:
+    """As `split_rows`, where the last rows are validation or test parts of the user's own, see `joined`."""
+    shares = check_shares(split)
+    kept = rows - sum(len(part) for part in own)
+    wanted = shares * [1.0, not len(own[0]), not len(own[1])]
+    first, second, third = (float(share) for share in wanted / wanted.sum())
+    parts = split_rows(
+        kept, (first, second, third), seed, groups=groups, strata=None if strata is None else strata[:kept]
+    )
+    return [parts[0], *(mine if len(mine) else part for mine, part in zip(own, parts[1:], strict=True))]
+
+
+def _column(values: Any, rows: int, name: str) -> np.ndarray:
+    column = np.asarray(values)
+    if column.shape != (rows,):
+        raise ValueError(f"{name} has one value a row, ({rows},), got shape {column.shape}")
+    return np.unique(column, return_inverse=True)[1]
+
+
+def _by_groups(groups: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    """Groups in random order, each to the part that lacks most rows; few groups give rough shares."""
+    lacking = shares * len(groups)
+    chosen = np.zeros(groups.max() + 1, int)
+    sizes = np.bincount(groups)
+    order = rng.permutation(len(sizes))
+    for group in order[np.argsort(-sizes[order], kind="stable")]:
+        chosen[group] = int(np.argmax(lacking))
+        lacking[chosen[group]] -= sizes[group]
+    part_of = chosen[groups]
+    return [rng.permutation(np.flatnonzero(part_of == number)) for number in range(3)]
+
+
+def _by_strata(strata: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    """The rows of each stratum in random order at even places in [0, 1), cut at the cumulative shares."""
+    part_of = np.empty(len(strata), int)
+    for stratum in range(strata.max() + 1):
+        rows = rng.permutation(np.flatnonzero(strata == stratum))
+        places = (np.arange(len(rows)) + rng.random()) / len(rows)
+        part_of[rows] = np.searchsorted(np.cumsum(shares)[:2], places, side="right")
+    return [rng.permutation(np.flatnonzero(part_of == number)) for number in range(3)]
+
+
+def joined(x: Any, y: Any, others: Sequence[tuple[Any, Any] | None]) -> tuple[Any, Any, list[np.ndarray]]:
+    """The arrays with those of parts of one's own below them, and the row numbers of each of these parts.
+
+    Tables stay tables, with the columns of the first.
+
+    Raises:
+        ValueError: a part is no pair (x, y), or a table lacks a column of x.
+    """
+    if all(part is None for part in others):
+        return x, y, [np.arange(0) for _ in others]
+    columns: list[tuple[Any, Any]] = [(x, y)]
+    places: list[np.ndarray] = []
+    end = len(x)
+    for part in others:
+        if part is None:
+            places.append(np.arange(0))
+            continue
+        if not isinstance(part, tuple | list) or len(part) != 2:
+            raise ValueError(f"validation and test are pairs of arrays (x, y), got a {type(part).__name__}")
+        columns.append((part[0], part[1]))
+        places.append(np.arange(end, end + len(part[0])))
+        end += len(part[0])
+    first, second = ([pair[number] for pair in columns] for number in range(2))
+    return _stacked(first, "x"), _stacked(second, "y"), places
+
+
+def _stacked(tables: list[Any], name: str) -> Any:
+    if hasattr(tables[0], "columns") and all(hasattr(table, "columns") for table in tables):
+        import pandas as pd
+
+        wanted = list(tables[0].columns)
+        for table in tables[1:]:
+            if missing := [column for column in wanted if column not in table.columns]:
+                raise ValueError(f"a part's {name} lacks column {missing[0]!r}")
+        return pd.concat([table[wanted] for table in tables], ignore_index=True)
+    rows = [arrays.as_array(table, name) for table in tables]
+    shapes = {array.shape[1:] for array in rows}
+    if len(shapes) > 1:
+        raise ValueError(f"rows of {name} differ in shape between parts: {', '.join(map(str, sorted(shapes)))}")
+    return np.concatenate(rows)
+
+
+def transformed(transformer: Any, x: Any, rows: np.ndarray) -> tuple[Any, Any]:
+    """A scikit-learn transformer, such as a ColumnTransformer, fitted on some rows, and what it makes of all."""
+    if not (hasattr(transformer, "fit") and hasattr(transformer, "transform")):
+        raise ValueError(f"transform is a scikit-learn transformer, got a {type(transformer).__name__}")
+    from sklearn.base import clone
+
+    fitted = clone(transformer).fit(x.iloc[rows] if hasattr(x, "iloc") else np.asarray(x)[rows])
+    made = fitted.transform(x)
+    return fitted, made.toarray() if hasattr(made, "toarray") else made
