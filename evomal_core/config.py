@@ -255,7 +255,7 @@ class SearchConfig(Config):
     finalists: Count = 0
     """How many of the best losses are trained again after the search, with the known ones, to choose the best."""
     finalist_initialisations: Positive = 4
-    """From how many new initial weights finalists are trained, each measured on its own validation rows."""
+    """From how many new initial weights finalists are trained."""
     finalist_steps: Positive = 1000
     """How long finalists are trained; the best step on the validation part counts."""
     finalist_rates: tuple[PositiveFloat, ...] = (1.0,)

@@ -17,9 +17,9 @@ from evomal_core.losses import LearnedLoss
 from evomal_core.tasks import Task
 from evomal_core.tuning import Tuning, tune
 
-FEWEST = 10
-"""Validation rows that each start of the finalists has to itself at least."""
-POINTS = 10
+DOUBT = 2.0
+"""By how many paired standard errors a loss that was found must beat the best known one."""
+POINTS = 20
 """Steps at which finalists are measured."""
 
 
@@ -30,7 +30,8 @@ class Finalist:
     Attributes:
         name: of a known loss; "" if the search found it.
         evaluation: the loss with its fitness in the search; of a known loss, its error here.
-        errors: at its best learning rate and step, one for each task and initial weights.
+        errors: on the validation part at its best learning rate and step, one for each task and initial weights.
+        own: the same on validation rows of each start's own, see `fold`.
         lr: that learning rate.
         steps: that step.
     """
@@ -38,6 +39,7 @@ class Finalist:
     name: str
     evaluation: Evaluation
     errors: np.ndarray
+    own: np.ndarray
     lr: float
     steps: int
 
@@ -54,19 +56,17 @@ class Finalist:
 
 
 def fold(task: Task, number: int, folds: int) -> Task:
-    """The task with one of several equally large, disjoint parts of its validation rows, each with all classes.
+    """The task with one of several equally large, disjoint parts of its validation rows as its test part.
 
-    Finalists start from several initial weights, and each start is measured on rows of its own: the spread of
-    their errors is then that of weights and of rows, which a search has seen again and again. Parts have at least
-    FEWEST rows, or the rows are not divided.
+    Finalists start from several initial weights, and the errors of each start on rows of its own tell by how much
+    errors vary with weights and with rows; a search has seen the same rows again and again. Each part has its
+    share of each class.
     """
-    if task.validation is None or len(task.validation[0]) < FEWEST * folds:
-        return task
-    x, y = task.validation
+    x, y = task.validation or task.train
     order = torch.argsort(y.reshape(len(y), -1)[:, 0], stable=True)
-    size = len(y) // folds
-    rows = order[: size * folds].view(size, folds)[:, number]
-    return replace(task, validation=(x[rows], y[rows]))
+    size = max(1, len(y) // folds)
+    rows = order.repeat(1 + folds // len(order))[: size * folds].view(size, folds)[:, number]
+    return replace(task, test=(x[rows], y[rows]))
 
 
 def train_finalists(
@@ -81,7 +81,7 @@ def train_finalists(
     Args:
         evaluations: what the search evaluated; its best come first among the finalists.
         known: the known losses as in textbooks.
-        learners: the tasks with new initial weights.
+        learners: the tasks with new initial weights, and test parts made by `fold`.
         samples: predictions by which equal losses are told, see `gradient_signature`.
         config: see `SearchConfig`.
     """
@@ -92,7 +92,8 @@ def train_finalists(
     losses: dict[str, nn.Module] = {**{name: entry.loss for name, entry in entries.items()}, **known}
     record = np.unique(np.linspace(0, config.finalist_steps, POINTS + 1).astype(int)[1:]).tolist()
     lrs = [config.base.lr * factor for factor in config.finalist_rates]
-    tunings = tune(losses, learners, config.base, lrs, record, splits=[config.fitness_on], widen=0)
+    splits = [config.fitness_on, "test"]
+    tunings = tune(losses, learners, config.base, lrs, record, splits=splits, widen=1)
     return [_finalist(tuning, tuning.name in known, entries.get(tuning.name)) for tuning in tunings]
 
 
@@ -111,7 +112,7 @@ def _finalist(tuning: Tuning, is_known: bool, entry: Evaluation | None) -> Final
         mean = float(errors.mean())
         assert isinstance(tuning.loss, LearnedLoss)
         entry = Evaluation(tuning.loss, mean, "ok" if np.isfinite(mean) else "diverged")
-    return Finalist(tuning.name if is_known else "", entry, errors, tuning.lr, tuning.steps)
+    return Finalist(tuning.name if is_known else "", entry, errors, tuning.errors("test"), tuning.lr, tuning.steps)
 
 
 def distinct(evaluations: Sequence[Evaluation], samples: Samples, number: int) -> list[Evaluation]:
@@ -126,22 +127,22 @@ def distinct(evaluations: Sequence[Evaluation], samples: Samples, number: int) -
 
 
 def choose(finalists: Sequence[Finalist]) -> Finalist:
-    """The best known loss, unless one that was found beats it by more than the paired standard error.
+    """The best known loss, unless one that was found beats it by more than DOUBT paired standard errors.
 
     Without known losses the best of the search takes their place. Of several that beat it the best is chosen.
     """
     known = [finalist for finalist in finalists if finalist.name]
     incumbent = min(known, key=lambda f: (not np.isfinite(f.mean), f.mean)) if known else finalists[0]
-    better = [f for f in finalists if not f.name and _gain(incumbent, f) > 0]
+    better = [f for f in finalists if not f.name and _beats(f, incumbent)]
     return min(better, key=lambda f: f.mean, default=incumbent)
 
 
-def _gain(incumbent: Finalist, other: Finalist) -> float:
-    """By how much the mean error of another is lower, less the standard error of the paired difference."""
+def _beats(other: Finalist, incumbent: Finalist) -> bool:
+    """Whether another is better on the validation rows, and on each start's own by more than their spread."""
     if not np.isfinite(other.errors).all():
-        return -np.inf
+        return False
     if not np.isfinite(incumbent.errors).all():
-        return np.inf
-    change = incumbent.errors - other.errors
+        return True
+    change = incumbent.own - other.own
     spread = change.std(ddof=1) / np.sqrt(len(change)) if len(change) > 1 else 0.0
-    return float(change.mean() - spread)
+    return bool(other.mean < incumbent.mean and change.mean() > DOUBT * spread)

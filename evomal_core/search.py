@@ -235,10 +235,7 @@ def _chosen(search: Search, result: SearchResult) -> SearchResult:
     config, problem = search.config, search.problem
     assert problem is not None
     starts = config.finalist_initialisations
-    folded = config.fitness_on == "validation" and starts > 1
-    learners = problem.learners(
-        "finalists", starts, lambda task, number: fold(task, number, starts) if folded else task
-    )
+    learners = problem.learners("finalists", starts, lambda task, number: fold(task, number, starts))
     known = known_losses(search.kind, problem.tasks[0], config.function_set) if config.known else {}
     samples = sample_predictions(search.learners, config)
     with search.timed("finalists"):

@@ -29,7 +29,7 @@ from evomal_paper.datasets.catalogue import DATASETS
 
 Part = tuple[np.ndarray, np.ndarray]
 PLAIN = em.SGD(lr=0.1, batch_size=64)
-FACTORS = (0.1, 0.3, 1.0, 3.0)
+FACTORS = (0.3, 1.0, 3.0)
 """Learning rates of the comparison, as multiples of the search's; it looks beyond both ends where they win."""
 
 

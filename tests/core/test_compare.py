@@ -169,10 +169,10 @@ def test_a_comparison_needs_a_test_part():
 
 def finalist(name: str, *errors: float) -> Finalist:
     loss = em.LearnedLoss("square(sub(y, f))")
-    return Finalist(name, Evaluation(loss, 1.0), np.array(errors), 0.1, 10)
+    return Finalist(name, Evaluation(loss, 1.0), np.array(errors), np.array(errors), 0.1, 10)
 
 
-def test_a_loss_that_was_found_replaces_the_best_known_one_only_if_better_by_more_than_the_standard_error():
+def test_a_loss_that_was_found_replaces_the_best_known_one_only_if_it_is_clearly_better():
     known, worse = finalist("known", 1.0, 1.2, 1.1), finalist("worse", 2.0, 2.2, 2.1)
     noisy, clear = finalist("", 0.2, 1.9, 0.9), finalist("", 0.9, 1.11, 1.0)
     assert choose([noisy, worse, known]) is known
@@ -184,10 +184,11 @@ def test_a_loss_that_was_found_replaces_the_best_known_one_only_if_better_by_mor
 
 def test_each_start_of_the_finalists_has_its_own_rows_of_each_class():
     task = class_task(3, rows=200)
-    folds = [fold(task, number, 4).validation for number in range(4)]
+    folds = [fold(task, number, 4).test for number in range(4)]
     counts = [torch.bincount(y, minlength=3) for _, y in folds]
     assert all(len(x) == len(task.validation[0]) // 4 for x, _ in folds)
     assert max((a - b).abs().max() for a in counts for b in counts) <= 1
     rows = torch.cat([x for x, _ in folds])
     assert len(torch.unique(rows, dim=0)) == len(rows)
-    assert fold(class_task(3, rows=60), 0, 4).validation[0].shape == (12, 3)
+    few = replace(task, validation=(task.validation[0][:3], task.validation[1][:3]))
+    assert [len(fold(few, number, 5).test[0]) for number in range(5)] == [1] * 5

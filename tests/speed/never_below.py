@@ -32,7 +32,7 @@ from evomal_core.kinds import Kind
 OPENML = Path(sklearn.__file__).parent / "datasets" / "tests" / "data" / "openml"
 UNITS = 32
 """Hidden units of the network."""
-RATES = (0.1, 0.3, 1.0, 3.0)
+RATES = (0.3, 1.0, 3.0)
 """Learning rates of the comparison, as multiples of the search's."""
 Data = tuple[np.ndarray, np.ndarray, Kind]
 
