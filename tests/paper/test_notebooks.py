@@ -41,9 +41,14 @@ SMOKE = {
     "11_learned_losses": {"profile": "smoke"},
     "12_runtime": {"profile": "smoke", "switched": "smoke"},
     "13_paper_vs_measured": {},
+    "14_where_it_pays": {"seeds": [0, 1], "trainings": 2, "generations": 1, "population": 3},
 }
 WRITTEN = {
-    "01_quickstart": ["quickstart/loss.json", "quickstart/figures/loss_shape.png"],
+    "01_quickstart": [
+        "quickstart/loss.json",
+        "quickstart/figures/loss_shape.png",
+        "quickstart/tables/comparison.csv",
+    ],
     "02_sine": [
         "sine/smoke/tables/table2.csv",
         "sine/smoke/tables/claims.csv",
