@@ -261,6 +261,14 @@ class SearchConfig(Config):
     finalist_rates: tuple[PositiveFloat, ...] = (1.0,)
     """Learning rates of the finalists, as multiples of the base network's; the best counts."""
 
+    # GLO
+    glo_trees: Positive = 3
+    """How many of the best trees have their weights searched by CMA-ES."""
+    glo_generations: Positive = 10
+    """Generations of CMA-ES for each of them."""
+    glo_sigma: PositiveFloat = 0.1
+    """Initial standard deviation of CMA-ES around weights of 1."""
+
     # TaylorGLO
     taylor_sigma: PositiveFloat = 1.2
     """Initial standard deviation of CMA-ES over TaylorGLO's 8 parameters."""

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evomal_core import evolution, rivals
+from evomal_core import evolution, glo, rivals
 from evomal_core.checkpoints import Checkpoint
 from evomal_core.checks import refuse_unknown
 from evomal_core.compare import Problem
@@ -52,6 +52,7 @@ _METHODS: dict[str, Callable[[Search], SearchResult]] = {
     "ml3": rivals.ml3,
     "taylorglo": rivals.taylorglo,
     "evomal": evolution.evomal,
+    "glo": glo.glo,
 }
 
 
@@ -64,6 +65,10 @@ METHODS: dict[str, str] = {
     "evomal": "genetic programming with local search by unrolled differentiation",
 }
 """The methods compared by the papers, in the order used in every table and figure."""
+OTHER_METHODS: dict[str, str] = {
+    "glo": "genetic programming, then CMA-ES on the weights of the best trees (Gonzalez & Miikkulainen 2020)"
+}
+"""Methods that the papers mention and do not run."""
 
 
 def learn_loss(
@@ -92,7 +97,7 @@ def learn_loss(
         tasks: the meta-training tasks, all of one kind.
         model: makes a new base network, e.g. `lambda: models.mlp(10, [40, 40], 1)`. It returns predictions
             or logits of the shape of the labels.
-        method: one of METHODS.
+        method: one of METHODS, or "glo".
         config: hyper-parameters; EVERYDAY by default, from which `EVERYDAY.replace(...)` makes others.
             `SearchConfig()` is TPAMI's protocol.
         seed: decides everything random; the same seed gives the same result.
@@ -121,7 +126,7 @@ def learn_loss(
             is a file, damaged, or belongs to another search.
         TypeError: `model()` is not an `nn.Module` with trainable weights.
     """
-    refuse_unknown("method", method, list(METHODS))
+    refuse_unknown("method", method, [*METHODS, *OTHER_METHODS])
     seed = check_seed(seed)
     place = check_device(device)
     config = EVERYDAY if config is None else config
@@ -137,7 +142,7 @@ def learn_loss(
         raise ValueError(f"a search needs one or more tasks of one kind, got kinds: {kinds}")
     _check_limits(time_limit, patience)
     known = _initial_expressions(initial, config)
-    if known and method not in ("evomal", "gp-lfl", "random"):
+    if known and method not in ("evomal", "gp-lfl", "random", "glo"):
         raise ValueError(f"method {method!r} does not start from known losses; leave initial out")
     with _undisturbed(place):
         learners = make_learners(tasks, model, config, seed, "meta-train")

@@ -164,3 +164,20 @@ def test_wrong_metrics_and_task_losses_are_refused():
         search(metric="error rate")
     with pytest.raises(ValueError, match="called as task_loss"):
         search(task_loss="MSE")
+
+
+def test_glo_searches_the_weights_of_the_best_trees_and_counts_its_trainings():
+    task = regression_task()
+    config = SMALL.replace(finalists=0, known=False, glo_trees=2, glo_generations=3, population=5)
+    found, bred = (
+        em.learn_loss([task], lambda: em.models.mlp(3, [4], 1), name, config=config, progress=False, compare=False)
+        for name in ("glo", "gp-lfl")
+    )
+    assert found.fitness <= bred.fitness
+    assert len(found.generations) == len(bred.generations) + 2 * 3
+    trained = sum(row["trained"] for row in found.generations)
+    assert trained == sum(row["trained"] for row in bred.generations) + 2 * 3 * 5
+    searched = found.evaluations[len(bred.evaluations) :]
+    best_trees = sorted((e for e in bred.evaluations if e.status == "ok"), key=em.Evaluation.rank)[:2]
+    assert {e.loss.expression for e in searched} == {e.loss.expression for e in best_trees}
+    assert not any(torch.equal(e.loss.phi, torch.ones_like(e.loss.phi)) for e in searched)

@@ -1,0 +1,87 @@
+"""GLO (Gonzalez & Miikkulainen 2020): losses by genetic programming, then their weights by CMA-ES.
+
+The predecessor that both papers measure themselves against. Trees evolve with all weights 1; then CMA-ES searches
+the weights of each of the best trees, with one partial training session for each point: `trained` in the
+generations of the result counts them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import cmaes
+import numpy as np
+import torch
+
+from evomal_core.engines import fitness
+from evomal_core.evolution import gp_lfl
+from evomal_core.losses import LearnedLoss
+from evomal_core.result import Evaluation, SearchResult
+from evomal_core.seeds import derive
+from evomal_core.session import Search
+
+
+def glo(search: Search) -> SearchResult:
+    """GLO: `generations` of genetic programming, then `glo_generations` of CMA-ES for each of `glo_trees` trees.
+
+    The checkpoint holds the first part only: a search that was stopped later does the second part anew, which
+    gives the same result.
+    """
+    bred = gp_lfl(search)
+    evaluations, rows = list(bred.evaluations), list(bred.generations)
+    if bred.stopped:
+        return bred
+    usable = [entry for entry in bred.evaluations if entry.status == "ok" and math.isfinite(entry.fitness)]
+    population = list(bred.population)
+    with search.interruptible(evaluations):
+        for number, entry in enumerate(sorted(usable, key=Evaluation.rank)[: search.config.glo_trees]):
+            assert isinstance(entry.loss, LearnedLoss)
+            population = _tune_weights(search, entry.loss, number, evaluations, rows)
+    return search.result(evaluations, rows, population)
+
+
+def _tune_weights(
+    search: Search, loss: LearnedLoss, number: int, evaluations: list[Evaluation], rows: list[dict[str, Any]]
+) -> list[Evaluation]:
+    """Search the weights of one tree; adds to the evaluations and generations, and returns the last population."""
+    config, device = search.config, search.learners[0].device
+    start = loss.phi.detach().double().cpu().numpy()
+    with np.errstate(divide="ignore"):  # fewer than four points have no weight for CMA-ES's rank-μ update
+        optimiser = cmaes.CMA(
+            mean=start,
+            sigma=config.glo_sigma,
+            population_size=max(config.population, 2),
+            seed=derive(search.seed, "glo", number) % 2**32,
+        )
+    population: list[Evaluation] = []
+    for _ in range(config.glo_generations):
+        points = [optimiser.ask() for _ in range(optimiser.population_size)]
+        losses = [
+            LearnedLoss(loss.expression, search.kind, phi=torch.from_numpy(point).float(), softplus=loss.softplus)
+            for point in points
+        ]
+        with search.timed("fitness"):
+            values = fitness([item.to(device) for item in losses], search.trained, config, search.engine)
+        optimiser.tell(list(zip(points, values, strict=True)))
+        population = [
+            Evaluation(item, value, "ok" if math.isfinite(value) else "diverged")
+            for item, value in zip(losses, values, strict=True)
+        ]
+        evaluations += population
+        finite = [value for value in values if math.isfinite(value)]
+        best = min(evaluations, key=Evaluation.rank)
+        rows.append(
+            {
+                "generation": len(rows),
+                "best_fitness": best.fitness,
+                "mean_fitness": sum(finite) / len(finite) if finite else math.inf,
+                "finite": len(finite),
+                "best_complexity": best.complexity,
+                "best_loss": str(getattr(best.loss, "expression", "")),
+                "evaluated": len(losses),
+                "trained": len(losses),
+                "diverged": len(losses) - len(finite),
+            }
+        )
+    return population
