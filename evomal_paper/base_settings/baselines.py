@@ -24,7 +24,7 @@ def named(arguments: Sequence[str], module: str, known: Sequence[str]) -> list[s
     Raises:
         SystemExit: help was asked for, none is named, or one is not known; before anything is measured.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m evomal_paper.experiments.{module}")
+    parser = argparse.ArgumentParser(prog=f"python -m evomal_paper.base_settings.{module}")
     parser.add_argument("names", nargs="+", choices=known, metavar="EXPERIMENT", help=", ".join(known))
     return parser.parse_args(arguments).names
 

@@ -143,7 +143,8 @@ def beside(values: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=[*PLACE, "method", *_COLUMNS])
     if "new" not in values:
         return table
-    finite = values.assign(new=values["new"].where(np.isfinite(values["new"]))).astype({"method": str})
+    new = values["new"].astype(float)  # without rows it has no type
+    finite = values.assign(new=new.where(np.isfinite(new))).astype({"method": str})
     means = finite.groupby([*PLACE, "method"], observed=True)["new"].mean().rename(NEW)
     return table.join(means, on=[*PLACE, "method"])
 
