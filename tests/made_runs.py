@@ -67,7 +67,9 @@ def _test(run: Run, error: float) -> pd.DataFrame:
     splits = ("train", "test") if table == "2" else ("train", "validation", "test")
     steps = sorted({*run.sizes.recorded_steps(), run.sizes.test_steps})
     rows = [
-        {"group": group, "task": 0, "step": step, "split": split, "error": error * (1 + (step != steps[-1]))}
+        {"start": start, "group": group, "task": 0, "step": step, "split": split}
+        | {"error": error * (1 + (step != steps[-1]))}
+        for start in ("new", "search")
         for group in (GROUPS if table == "2" else GROUPS[:1])
         for step in steps
         for split in splits
