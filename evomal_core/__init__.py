@@ -9,7 +9,7 @@ result.best.save("loss.json")
 
 from typing import TYPE_CHECKING, Any
 
-from evomal_core import models
+from evomal_core import models, primitives
 from evomal_core.config import EVERYDAY, SGD, Optimizer, SearchConfig
 from evomal_core.evaluation import Evaluation
 from evomal_core.expression import Expression
@@ -47,6 +47,7 @@ __all__ = [
     "load_loss",
     "make_metric",
     "models",
+    "primitives",
 ]
 __version__ = "0.1.0"
 _estimators = LazyModule("evomal_core.estimators")

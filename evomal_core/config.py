@@ -12,6 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from evomal_core.initialisation import Initialisation, Start
+from evomal_core.primitives import CLAMPED, FunctionSet, function_names
 
 Count = Annotated[int, Field(ge=0, strict=True)]
 Positive = Annotated[int, Field(ge=1, strict=True)]
@@ -183,7 +184,8 @@ class SearchConfig(Config):
     """
 
     # Genetic programming (GECCO section 3.1, TPAMI section III-B)
-    function_set: Literal["gecco23", "tpami23"] = "tpami23"
+    function_set: str | tuple[str, ...] = "tpami23"
+    """A paper's operations, or a list of names, which may be those of `primitives.register`."""
     population: Positive = 25
     generations: Positive = 50
     tournament: Positive = 4
@@ -277,6 +279,14 @@ class SearchConfig(Config):
     ml3_init: Literal["glorot", "he_normal"] = "glorot"
     """How the weights of ML³'s network are drawn."""
 
+    @field_validator("function_set")
+    @classmethod
+    def _check_function_set(cls, value: FunctionSet) -> FunctionSet:
+        if isinstance(value, str) and value not in ("gecco23", "tpami23"):
+            raise ValueError("a function set is 'gecco23', 'tpami23' or a list of operations")
+        function_names(value)
+        return value
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         low, high = self.initial_heights
@@ -292,9 +302,13 @@ class SearchConfig(Config):
         return self
 
     @property
-    def operations(self) -> str:
-        """The function set with its protected operations, a name in `primitives.FUNCTION_SETS`."""
-        return self.function_set if self.protection == "add" else f"{self.function_set} clamped"
+    def operations(self) -> FunctionSet:
+        """The function set with its protected operations, see `primitives.function_names`."""
+        if self.protection == "add":
+            return self.function_set
+        if isinstance(self.function_set, str):
+            return f"{self.function_set} clamped"
+        return tuple(CLAMPED.get(name, name) for name in self.function_set)
 
     @property
     def elites(self) -> int:

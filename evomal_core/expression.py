@@ -18,7 +18,16 @@ from typing import Literal, TypeVar
 
 from deap import gp
 
-from evomal_core.primitives import ARITHMETIC, CLAMPED, FUNCTION_SETS, PRIMITIVES, TERMINALS, arity
+from evomal_core.primitives import (
+    ARITHMETIC,
+    CLAMPED,
+    PRIMITIVES,
+    TERMINALS,
+    FunctionSet,
+    Primitive,
+    arity,
+    function_names,
+)
 
 T = TypeVar("T")
 
@@ -143,18 +152,20 @@ def _parse(text: str) -> Iterator[str]:
         raise ValueError(f"the expression ends too early: {shown or 'it is empty'}")
 
 
-@cache
-def primitive_set(function_set: str) -> gp.PrimitiveSet:
+def primitive_set(function_set: FunctionSet) -> gp.PrimitiveSet:
     """The function set as a DEAP primitive set (its callables are never compiled by DEAP).
 
     Raises:
         ValueError: the function set is unknown.
     """
-    if function_set not in FUNCTION_SETS:
-        raise ValueError(f"unknown function set {function_set!r}; known are {', '.join(FUNCTION_SETS)}")
+    return _primitive_set(tuple(PRIMITIVES[name] for name in function_names(function_set)))
+
+
+@cache
+def _primitive_set(rows: tuple[Primitive, ...]) -> gp.PrimitiveSet:
     pset = gp.PrimitiveSet("loss", 0)
-    for name in FUNCTION_SETS[function_set]:
-        pset.addPrimitive(PRIMITIVES[name].torch, arity(name), name=name)
+    for row in rows:
+        pset.addPrimitive(row.torch, row.arity, name=row.name)
     for name in TERMINALS:
         pset.addTerminal(name, name=name)
     return pset
@@ -187,23 +198,25 @@ def _from_deap(tree: Sequence[gp.Primitive | gp.Terminal]) -> Expression:
     return Expression(tuple(node.name for node in tree))
 
 
-def random_expression(rng: random.Random, function_set: str, heights: tuple[int, int] = (2, 4)) -> Expression:
+def random_expression(
+    rng: random.Random, function_set: FunctionSet, heights: tuple[int, int] = (2, 4)
+) -> Expression:
     """A random tree by ramped half-and-half (Koza 1992), heights drawn from the closed range `heights`."""
     pset = primitive_set(function_set)
     with _deap_draws_from(rng):
         return _from_deap(gp.genHalfAndHalf(pset, *heights))
 
 
-def in_form_of(function_set: str, expression: Expression) -> Expression:
+def in_form_of(function_set: FunctionSet, expression: Expression) -> Expression:
     """The expression with its protected operations as the function set has them."""
-    names = FUNCTION_SETS[function_set]
+    names = function_names(function_set)
     forms = {
         name: form for plain, clamped in CLAMPED.items() for name, form in ((plain, clamped), (clamped, plain))
     }
     return Expression(tuple(name if name in names else forms.get(name, name) for name in expression.nodes))
 
 
-def crossover(rng: random.Random, mother: Expression, father: Expression, function_set: str) -> Expression:
+def crossover(rng: random.Random, mother: Expression, father: Expression, function_set: FunctionSet) -> Expression:
     """One-point crossover: the mother with one subtree replaced by one of the father's."""
     pset = primitive_set(function_set)
     with _deap_draws_from(rng):
@@ -214,7 +227,7 @@ def crossover(rng: random.Random, mother: Expression, father: Expression, functi
 def mutate(
     rng: random.Random,
     parent: Expression,
-    function_set: str,
+    function_set: FunctionSet,
     heights: tuple[int, int] = (0, 2),
     trees: Literal["full", "half"] = "full",
 ) -> Expression:
@@ -233,7 +246,7 @@ def mutate(
 def repair(
     rng: random.Random,
     expression: Expression,
-    function_set: str,
+    function_set: FunctionSet,
     operations: Literal["binary", "arithmetic"] = "binary",
 ) -> Expression:
     """Enforce the required arguments (GECCO section 3.1.3): a valid expression is returned as it is.
@@ -245,7 +258,7 @@ def repair(
         return expression
     terminals = [i for i, name in enumerate(expression.nodes) if not arity(name)]
     place = rng.choice(terminals)
-    binary = [name for name in FUNCTION_SETS[function_set] if arity(name) == 2]
+    binary = [name for name in function_names(function_set) if arity(name) == 2]
     node = rng.choice(binary if operations == "binary" else ARITHMETIC)
     arguments = rng.sample(["f", "y"], 2)
     return Expression((*expression.nodes[:place], node, *arguments, *expression.nodes[place + 1 :]))

@@ -10,7 +10,7 @@ import torch
 from evomal_core.expression import Expression, in_form_of
 from evomal_core.kinds import Kind, check_kind
 from evomal_core.losses import LearnedLoss
-from evomal_core.primitives import FUNCTION_SETS, TERMINALS
+from evomal_core.primitives import TERMINALS, FunctionSet, function_names
 from evomal_core.tasks import Task
 
 SMOOTHING = 0.1
@@ -103,7 +103,9 @@ _REGRESSION = (
 KNOWN: dict[Kind, tuple[Known, ...]] = {"regression": _REGRESSION, "binary": _BINARY, "multiclass": _MULTICLASS}
 
 
-def known_losses(kind: Kind, task: Task | None = None, function_set: str = "tpami23") -> dict[str, LearnedLoss]:
+def known_losses(
+    kind: Kind, task: Task | None = None, function_set: FunctionSet = "tpami23"
+) -> dict[str, LearnedLoss]:
     """The known losses of a kind by name, the task loss first: `known_losses("regression")["Cauchy"]`.
 
     A search may start from them: `learn_loss(..., initial=known_losses(kind))`.
@@ -119,9 +121,7 @@ def known_losses(kind: Kind, task: Task | None = None, function_set: str = "tpam
         ValueError: the kind or the function set is unknown.
     """
     check_kind(kind)
-    if function_set not in FUNCTION_SETS:
-        raise ValueError(f"unknown function set {function_set!r}; known are {', '.join(FUNCTION_SETS)}")
-    names, numbers = {*FUNCTION_SETS[function_set], *TERMINALS}, _numbers(kind, task)
+    names, numbers = {*function_names(function_set), *TERMINALS}, _numbers(kind, task)
     losses = {}
     for row in KNOWN[kind]:
         if not set(re.findall(r"{(\w+)}", row.text)) <= set(numbers):

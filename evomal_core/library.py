@@ -13,6 +13,7 @@ from evomal_core.files import decode, read_json
 from evomal_core.kinds import KINDS
 from evomal_core.losses import FORMAT, LARGEST, VERSION, LearnedLoss, Loss, TaskLoss
 from evomal_core.parametric import NeuralLoss, TaylorLoss
+from evomal_core.primitives import PRIMITIVES
 
 
 def loss_from_record(record: Any, source: str = "the record") -> Loss:
@@ -47,6 +48,7 @@ def _build(record: dict[str, Any]) -> Loss:
             softplus = record["softplus"]
             if not isinstance(softplus, bool):
                 raise ValueError(f"softplus is true or false, got {softplus!r:.40}")
+            _check_operations(record.get("operations", []))
             phi = torch.tensor(weights, dtype=torch.float32)
             return LearnedLoss(Expression.parse(record["expression"]), kind, phi=phi, softplus=softplus)
         case "taylor":
@@ -58,6 +60,17 @@ def _build(record: dict[str, Any]) -> Loss:
                 raise ValueError(f"a task loss has no weights, got {len(weights)}")
             return TaskLoss(kind)
     raise ValueError(f"unknown family {family!r:.40}; known are symbolic, taylor, neural, task")
+
+
+def _check_operations(needed: Any) -> None:
+    """Refuse a loss with operations of one's own that were not registered here."""
+    if not isinstance(needed, list) or not all(isinstance(name, str) for name in needed):
+        raise ValueError(f"operations is a list of names, got {needed!r:.40}")
+    if missing := [name for name in needed if name not in PRIMITIVES]:
+        raise ValueError(
+            f"it needs the operation {missing[0]!r:.40}, which is not registered; define it first, by "
+            "evomal_core.primitives.register"
+        )
 
 
 def _neural(kind: Any, hidden: Any, weights: list[float]) -> NeuralLoss:

@@ -35,7 +35,7 @@ from evomal_core.labels import (
     row_shape,
 )
 from evomal_core.lazy import LazyModule
-from evomal_core.primitives import PRIMITIVES
+from evomal_core.primitives import PRIMITIVES, own_operations
 from evomal_core.seeds import torch_rng
 
 if TYPE_CHECKING:
@@ -295,7 +295,9 @@ class LearnedLoss(Loss):
         return lines, f"Learned loss: {self.expression}."
 
     def _structure(self) -> dict[str, Any]:
-        return {"family": "symbolic", "expression": str(self.expression), "softplus": self.softplus}
+        own = sorted({name for name in self.expression.nodes if name in own_operations()})
+        needed = {"operations": own} if own else {}
+        return {"family": "symbolic", "expression": str(self.expression), "softplus": self.softplus, **needed}
 
     def extra_repr(self) -> str:
         """The expression and the kind, for `print(loss)`."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
+from keyword import iskeyword
 from typing import TYPE_CHECKING
 
 import torch
@@ -290,6 +292,137 @@ FUNCTION_SETS: dict[str, tuple[str, ...]] = {
     "gecco23 clamped": tuple(CLAMPED.get(name, name) for name in _GECCO),
     "tpami23 clamped": tuple(CLAMPED.get(name, name) for name in _TPAMI),
 }
+
+FunctionSet = str | tuple[str, ...]
+"""A name in FUNCTION_SETS, or the names of operations."""
+
+
+def function_names(function_set: FunctionSet) -> tuple[str, ...]:
+    """The names of a function set's operations.
+
+    Raises:
+        ValueError: the set or one of its operations is unknown, or none takes two arguments.
+    """
+    if isinstance(function_set, str):
+        if function_set not in FUNCTION_SETS:
+            raise ValueError(f"unknown function set {function_set!r}; known are {', '.join(FUNCTION_SETS)}")
+        return FUNCTION_SETS[function_set]
+    for name in function_set:
+        if name not in PRIMITIVES:
+            near = get_close_matches(str(name), PRIMITIVES, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "register it first, see primitives.register"
+            raise ValueError(f"unknown operation {name!r} in a function set; {hint}")
+    if not any(arity(name) == 2 for name in function_set):
+        raise ValueError(
+            f"a function set has an operation of two arguments, got {', '.join(function_set) or 'none'}"
+        )
+    return tuple(function_set)
+
+
+def register(
+    name: str,
+    arity: int,
+    torch: Callable[..., Tensor],
+    sympy: Callable[..., sympy.Expr] | None = None,
+    source: str = "",
+    slopes: Callable[[Tensor, Tensor, Tensor], tuple[Slope, Slope]] | None = None,
+    curvatures: Callable[..., tuple[Slope, Slope]] | None = None,
+) -> None:
+    """Add an operation of one's own, for expressions and for a search's `function_set`.
+
+    Derivatives are PyTorch's unless they are given. A population that has such an operation is computed without
+    compiled kernels. A file of a loss names the operations that it needs; a process that loads it, or evaluates
+    candidates, registers them first.
+
+    Args:
+        name: as it is written in expressions, e.g. "huber".
+        arity: number of arguments, 1 or 2.
+        torch: the operation, elementwise on tensors and twice differentiable almost everywhere.
+        sympy: the same for sympy's symbols; without it, formulas have an undefined function of that name.
+        source: PyTorch source with a place `{}` for each argument, for `python_source`.
+        slopes: first derivatives, see `Primitive`.
+        curvatures: changes of the slopes, see `Primitive`.
+
+    Raises:
+        ValueError: the name is taken or can't be written in an expression, or the operation is not elementwise.
+    """
+    if name in PRIMITIVES or name in TERMINALS:
+        raise ValueError(f"operation {name!r} is there already; choose another name, or unregister your own first")
+    if not name.isidentifier() or iskeyword(name):
+        raise ValueError(f"an operation's name is a Python identifier, got {name!r}")
+    if arity not in (1, 2):
+        raise ValueError(f"an operation has 1 or 2 arguments, got arity={arity!r}")
+    if source and source.count("{}") != arity:
+        raise ValueError(f"source has a place {{}} for each of {arity} argument(s), got {source!r:.60}")
+    by_torch = _differentiated(torch, arity)
+    row = Primitive(
+        name, arity, torch, sympy or _undefined(name), source, slopes or by_torch[0], curvatures or by_torch[1]
+    )
+    _check_elementwise(row)
+    PRIMITIVES[name] = row
+
+
+def unregister(name: str) -> None:
+    """Remove an operation of one's own.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name not in own_operations():
+        raise ValueError(
+            f"{name!r} is no operation of your own; those are {', '.join(own_operations()) or 'none'}"
+        )
+    del PRIMITIVES[name]
+
+
+def own_operations() -> list[str]:
+    """The names of the operations that were registered."""
+    return list(PRIMITIVES)[len(_ROWS) :]
+
+
+def _differentiated(
+    operation: Callable[..., Tensor], arity: int
+) -> tuple[Callable[[Tensor, Tensor, Tensor], tuple[Slope, Slope]], Callable[..., tuple[Slope, Slope]]]:
+    """The slopes and curvatures of an operation by differentiating it."""
+
+    def first(a: Tensor, b: Tensor, *, twice: bool) -> tuple[list[Tensor], list[Tensor]]:
+        leaves = [x.detach().requires_grad_() for x in (a, b)[:arity]]
+        total = operation(*leaves).sum()
+        if not total.requires_grad:
+            return leaves, [torch.zeros_like(x) for x in leaves]
+        return leaves, list(torch.autograd.grad(total, leaves, create_graph=twice, materialize_grads=True))
+
+    def slopes(a: Tensor, b: Tensor, z: Tensor) -> tuple[Slope, Slope]:
+        with torch.enable_grad():
+            found = first(a, b, twice=False)[1]
+        return found[0], found[1] if arity == 2 else 0.0
+
+    def curvatures(a: Tensor, b: Tensor, z: Tensor, h: Tensor, da: Tensor, db: Tensor) -> tuple[Slope, Slope]:
+        with torch.enable_grad():
+            leaves, found = first(a, b, twice=True)
+            along = torch.stack([(g * d).sum() for g, d in zip(found, (da, db), strict=False)]).sum()
+            if not along.requires_grad:
+                return 0.0, 0.0
+            second = torch.autograd.grad(along, leaves, materialize_grads=True)
+        return second[0], second[1] if arity == 2 else 0.0
+
+    return slopes, curvatures
+
+
+def _undefined(name: str) -> Callable[..., sympy.Expr]:
+    return lambda *arguments: sympy.Function(name)(*arguments)
+
+
+def _check_elementwise(row: Primitive) -> None:
+    values = torch.linspace(-2, 2, 6, dtype=torch.float64).reshape(2, 3)
+    found = row.torch(*[values, values.flip(0)][: row.arity])
+    good = isinstance(found, Tensor) and found.shape == values.shape and found.dtype == values.dtype
+    if good:
+        part = row.torch(*[values[:1], values.flip(0)[:1]][: row.arity])
+        good = bool(torch.allclose(part, found[:1], equal_nan=True))
+    if not good:
+        raise ValueError(f"operation {row.name!r} is elementwise: numbers of the shape and dtype of its arguments")
+
 
 ARITHMETIC = ("add", "sub", "mul", "div")
 """What the authors' code repairs expressions with."""

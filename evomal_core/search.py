@@ -31,7 +31,7 @@ from evomal_core.known import known_losses
 from evomal_core.learners import Learner, ModelFactory, make_learners
 from evomal_core.losses import LearnedLoss, Loss, TaskLoss
 from evomal_core.metrics import WEIGHTED, make_metric
-from evomal_core.primitives import FUNCTION_SETS, TERMINALS
+from evomal_core.primitives import TERMINALS, function_names
 from evomal_core.progress import Progress
 from evomal_core.result import SearchResult
 from evomal_core.seeds import check_seed
@@ -337,7 +337,7 @@ def _initial_expressions(initial: Initial, config: SearchConfig) -> list[Express
         raise ValueError(f"initial is a list of losses; write initial=[{initial!r}]")
     if not isinstance(initial, Iterable):
         raise ValueError(f"initial is a list of losses, got {initial!r:.100}; leave it out to start from none")
-    names = {*FUNCTION_SETS[config.operations], *TERMINALS}
+    names = {*function_names(config.operations), *TERMINALS}
     expressions = []
     for item in initial:
         expression = item.expression if isinstance(item, LearnedLoss) else item

@@ -46,10 +46,15 @@ def _softplus(value: sympy.Expr) -> sympy.Expr:
     return sympy.log(1 + sympy.exp(value))
 
 
+def _slow() -> tuple[type, ...]:
+    """Functions that sympy simplifies slowly, or knows nothing of."""
+    return sympy.Min, sympy.Max, sympy.sign, sympy.tanh, sympy.core.function.AppliedUndef
+
+
 def loss_formula(expression: Expression, phi: Sequence[float], softplus: bool = False) -> sympy.Expr:
     """The formula simplified by sympy; the raw one if that is shorter, or differs anywhere on random points."""
     raw = raw_formula(expression, phi)
-    slow = raw.count_ops() > _SIMPLIFY_UP_TO or raw.has(sympy.Min, sympy.Max, sympy.sign, sympy.tanh)
+    slow = raw.count_ops() > _SIMPLIFY_UP_TO or raw.has(*_slow())
     simplified = raw if slow else _simplify(raw)
     return _softplus(simplified) if softplus else simplified
 
@@ -102,6 +107,10 @@ def source_lines(expression: Expression, phi: Sequence[float], softplus: bool) -
     def weighted(position: int, value: str) -> str:
         return value if position == 0 else f"{phi[position - 1]!r} * {value}"
 
+    if lacking := [name for name in expression.nodes if name in PRIMITIVES and not PRIMITIVES[name].source]:
+        raise ValueError(
+            f"operation {lacking[0]!r} has no source; register it with source='...', a {{}} an argument"
+        )
     constants = {"1": "torch.ones_like(f)", "-1": "-torch.ones_like(f)"}
     value = expression.fold(
         lambda i, leaf: weighted(i, constants.get(leaf, leaf)),

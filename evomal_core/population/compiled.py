@@ -89,14 +89,27 @@ def take(numbers: Tensor, losses: Sequence[nn.Module] = ()) -> bool:
         and not numbers.is_cuda
         and numbers.dtype in DTYPES
         and _libraries() is not None
-        and all(isinstance(loss, LearnedLoss) and _operations() >= {*loss.expression.nodes} for loss in losses)
+        and all(isinstance(loss, LearnedLoss) and knows(loss.expression) for loss in losses)
     )
+
+
+def knows(*expressions: Expression) -> bool:
+    """Whether the kernels have all operations; a line says which they lack, the first time."""
+    lacking = tuple(sorted({name for e in expressions for name in e.nodes} - _operations()))
+    if lacking and lacking not in _LACKING:
+        _LACKING.add(lacking)
+        log.info("losses with %s are computed by PyTorch, not by kernels", ", ".join(lacking))
+    return not lacking
+
+
+_LACKING: set[tuple[str, ...]] = set()
 
 
 @cache
 def _operations() -> frozenset[str]:
     """The nodes that the kernels can compute; an operation of somebody's own is not among them."""
-    return frozenset(_libraries()[0].OPERATIONS)
+    libraries = _libraries()
+    return frozenset() if libraries is None else frozenset(libraries[0].OPERATIONS)
 
 
 def must_compile(stacks: Sequence[Stack], config: SearchConfig) -> bool:

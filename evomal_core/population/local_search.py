@@ -206,7 +206,7 @@ class MetaStep:
 def _meta_step(
     stack: Stack, program: Program, config: SearchConfig
 ) -> Callable[[Tensor, int], tuple[Tensor, Tensor]]:
-    if compiled.fits(stack, config=config):
+    if compiled.fits(stack, config=config) and compiled.knows(*program.expressions):
         if isinstance(stack, MLPStack):
             return compiled.CompiledMetaStep(stack, program.expressions, program.softplus, config)
         if isinstance(stack, RecurrentStack):

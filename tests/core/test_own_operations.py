@@ -1,0 +1,158 @@
+"""Operations of one's own: derivatives by PyTorch, searches, files, formulas."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import sympy
+import torch
+from helpers import regression_task, small_model, tiny_config
+
+import evomal_core as em
+from evomal_core.expression import Expression
+from evomal_core.learners import make_learners
+from evomal_core.population import compiled
+from evomal_core.population.local_search import batched_meta_gradients
+from evomal_core.population.trees import Program
+from evomal_core.unroll import meta_gradient
+
+TEXTS = ["huber(sub(f, y))", "mul(bend(f, y), huber(add(y, mul(f, f))))", "square(sub(f, y))"]
+
+
+def huber(a: torch.Tensor) -> torch.Tensor:
+    return torch.where(a.abs() < 1, 0.5 * a * a, a.abs() - 0.5)
+
+
+@pytest.fixture(autouse=True)
+def operations():
+    """Two operations: a unary one with a formula and source, and a binary one without."""
+    em.primitives.register(
+        "huber",
+        arity=1,
+        torch=huber,
+        sympy=lambda a: sympy.Piecewise((a**2 / 2, abs(a) < 1), (abs(a) - sympy.Rational(1, 2), True)),
+        source="functional.huber_loss({}, torch.zeros_like(f), reduction='none')",
+    )
+    em.primitives.register("bend", arity=2, torch=lambda a, b: torch.sin(a) * torch.exp(-b * b))
+    yield
+    for name in ("huber", "bend"):
+        em.primitives.unregister(name)
+
+
+def test_derivatives_of_a_population_are_those_of_each_loss_by_pytorch():
+    rng = torch.Generator().manual_seed(0)
+    losses = [em.LearnedLoss(text).double() for text in TEXTS]
+    f, u = torch.randn(2, 3, 7, generator=rng, dtype=torch.float64)
+    y = torch.randn(7, generator=rng, dtype=torch.float64)
+    program = Program([loss.expression for loss in losses])
+    phi = program.pad([loss.phi + 0.3 * torch.randn(loss.size, generator=rng).double() for loss in losses])
+    slope, tape = program.slope(phi, f, y)
+    by_phi, by_f = program.mixed(tape, u)
+    for p, loss in enumerate(losses):
+        leaf, weights = f[p].clone().requires_grad_(), phi[p, : loss.size].clone().requires_grad_()
+
+        def value(leaf=leaf, weights=weights, loss=loss):
+            return torch.func.functional_call(loss.replace(reduction="sum"), {"phi": weights}, (leaf, y))
+
+        (wanted,) = torch.autograd.grad(value(), leaf, create_graph=True)
+        torch.testing.assert_close(slope[p], wanted.detach())
+        mixed = torch.autograd.grad((wanted * u[p]).sum(), (weights, leaf), materialize_grads=True)
+        torch.testing.assert_close(by_phi[p, : loss.size], mixed[0])
+        torch.testing.assert_close(by_f[p], mixed[1])
+
+
+def test_all_engines_have_one_meta_gradient():
+    config = em.SearchConfig(base=em.SGD(batch_size=8))
+    learners = make_learners([regression_task().to(dtype=torch.float64)], small_model(), config, 0, "test")
+    losses = [em.LearnedLoss(text).double() for text in TEXTS]
+    rows = batched_meta_gradients(losses, learners, config, 0)[1]
+    for row, loss in zip(rows, losses, strict=True):
+        (wanted,) = meta_gradient(loss, learners[0], 0, config, "autograd")[1]
+        assert (row[: loss.size] - wanted).norm() <= 1e-10 * wanted.norm()
+
+
+def test_a_search_uses_the_operations_that_it_is_given_without_kernels_and_says_so_once(caplog):
+    caplog.set_level(logging.INFO, "evomal")
+    compiled._LACKING.clear()
+    config = tiny_config(function_set=["sub", "mul", "huber"], generations=2, meta_steps=1)
+    result = em.learn_loss(
+        [regression_task()],
+        small_model(),
+        config=config,
+        progress=False,
+        compare=False,  # which would train with the task loss, by kernels
+        initial=["huber(sub(f, y))"],
+    )
+    names = {name for entry in result.evaluations for name in entry.loss.expression.nodes}
+    assert "huber" in names
+    assert names <= {"sub", "mul", "huber", "f", "y", "1", "-1"}
+    assert sum("losses with huber are computed by PyTorch" in line for line in caplog.messages) == 1
+    assert "huber" in result.table()["loss"].str.cat()
+    result._repr_html_()
+
+
+def test_formulas_and_exported_functions():
+    loss = em.LearnedLoss("huber(sub(f, y))", phi=[1.5, 1.0, 0.5])
+    f, y = torch.randn(9), torch.randn(9)
+    wanted = huber(1.5 * (f - 0.5 * y))
+    torch.testing.assert_close(loss.elementwise(f, y), wanted)
+    space: dict = {}
+    exec(loss.python_source("exported"), space)
+    torch.testing.assert_close(space["exported"](f, y), loss(f, y))
+    assert "Piecewise" in str(loss.sympy())
+    other = em.LearnedLoss("bend(f, y)")
+    assert "bend(" in str(other.sympy())
+    assert "bend" in other.latex()
+    with pytest.raises(ValueError, match="operation 'bend' has no source; register it with source="):
+        other.python_source()
+
+
+def test_a_file_names_the_operations_that_it_needs(tmp_path):
+    loss = em.LearnedLoss("huber(bend(f, y))", phi=[0.5, 1.0, 2.0])
+    loss.save(tmp_path / "loss.json")
+    assert torch.equal(em.load_loss(tmp_path / "loss.json").phi, loss.phi)
+    assert loss.record()["operations"] == ["bend", "huber"]
+    assert "operations" not in em.LearnedLoss("square(sub(f, y))").record()
+    em.primitives.unregister("bend")
+    try:
+        with pytest.raises(ValueError, match="needs the operation 'bend', which is not registered; define it"):
+            em.load_loss(tmp_path / "loss.json")
+        with pytest.raises(ValueError, match="unknown name 'bend'"):
+            Expression.parse("bend(f, y)")
+    finally:
+        em.primitives.register("bend", arity=2, torch=lambda a, b: a * b)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "add"}, "operation 'add' is there already"),
+        ({"name": "huber"}, "is there already; choose another name, or unregister"),
+        ({"name": "f"}, "is there already"),
+        ({"name": "a b"}, "is a Python identifier, got 'a b'"),
+        ({"arity": 3}, "has 1 or 2 arguments, got arity=3"),
+        ({"source": "abs({}, {})"}, r"a place {} for each of 1 argument\(s\)"),
+        ({"torch": lambda a: a.sum()}, "operation 'mine' is elementwise"),
+        ({"torch": lambda a: a - a.mean()}, "operation 'mine' is elementwise"),
+    ],
+)
+def test_an_operation_that_can_not_be_one_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        em.primitives.register(**{"name": "mine", "arity": 1, "torch": torch.sin} | changes)
+    with pytest.raises(ValueError, match="'mine' is no operation of your own; those are huber, bend"):
+        em.primitives.unregister("mine")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["sub", "hubr"], "unknown operation 'hubr' in a function set; did you mean 'huber'"),
+        (["huber"], "has an operation of two arguments, got huber"),
+        ([], "has an operation of two arguments, got none"),
+        ("gecco", "a function set is 'gecco23', 'tpami23' or a list of operations"),
+    ],
+)
+def test_a_function_set_of_unknown_names_is_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        em.SearchConfig(function_set=given)
