@@ -40,6 +40,14 @@ def repeatable() -> Iterator[None]:
 
 
 @contextmanager
+def plain_torch(device: torch.device) -> Iterator[None]:
+    """Within it, gradients and no autocast, whatever the caller's modes of PyTorch are, and repeatable results."""
+    plain = torch.autocast(device.type, enabled=False)
+    with torch.inference_mode(False), torch.enable_grad(), plain, repeatable():
+        yield
+
+
+@contextmanager
 def without_cudnn() -> Iterator[None]:
     """Within it, recurrent layers are computed without the kernels of cuDNN, which have no second derivative."""
     with _within((torch.backends.cudnn, "enabled", False)):

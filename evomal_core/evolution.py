@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
+from evomal_core.bench import Bench
 from evomal_core.config import SearchConfig
-from evomal_core.engines import choose_engine, fitness, local_search, promises
+from evomal_core.engines import choose_engine
 from evomal_core.evaluation import Evaluation
 from evomal_core.expression import Expression, crossover, mutate, random_expression, repair
 from evomal_core.filters import gradient_signature, is_irrelevant, is_rejected, sample_predictions
@@ -25,7 +26,8 @@ from evomal_core.population.compiled import must_compile
 from evomal_core.population.networks import make_stacks
 from evomal_core.result import SearchResult
 from evomal_core.seeds import python_rng
-from evomal_core.session import Search
+from evomal_core.session import OutOfTimeError, Search
+from evomal_core.workers import Workers
 
 log = logging.getLogger("evomal")
 
@@ -55,6 +57,7 @@ def _evolve(search: Search, *, tuned: bool, bred: bool) -> SearchResult:
     if (state := search.checkpoint.load()) is not None:
         with search.checkpoint.reading():
             rows, population = list(state["generations"]), evaluator.restore(state)
+            evaluator.workers.begin(state.get("unfinished", {}))
             search.seconds.update(state["seconds"])
     search.progress.start(config.generations)
     for row in rows:
@@ -70,7 +73,7 @@ def _evolve(search: Search, *, tuned: bool, bred: bool) -> SearchResult:
             population, counts = evaluator.evaluate(expressions)
             if generation == 0:
                 warn_if_inert(config, evaluator.moved)
-            search.progressed = True
+            evaluator.workers.begin({})
             search.seconds["cpu"] = search.seconds.get("cpu", 0.0) + time.process_time() - began
             rows.append({"generation": generation, **_summary(evaluator, population), **counts})
             search.checkpoint.save(
@@ -214,13 +217,21 @@ class Evaluator:
         self.moved: list[float] = []
         """By how much each local search moved the weight that it moved most."""
         self.samples = sample_predictions(search.learners, search.config)
+        bench = Bench(search.learners, search.trained, search.config, search.engine, self.samples)
+        probe = LearnedLoss("square(sub(f, y))", search.kind)
+        self.workers = Workers(search, bench, probe, {"generations": [], "seconds": {}, **self.state([])})
 
     def evaluate(self, expressions: Sequence[Expression]) -> tuple[list[Evaluation], dict[str, int]]:
         """The evaluations of a population, and how many were cached, rejected, … in it."""
         with self.search.timed("filters"), self.search.timed("filter: symbolic archive"):
             archive = self.archive if self.search.config.symbolic_archive else {}
             new = [e for e in dict.fromkeys(expressions) if e not in archive]
-        fresh, counts = self._evaluate_new(new)
+        try:
+            fresh, counts = self._evaluate_new(new)
+        except OutOfTimeError:
+            if not self.archive:
+                self._evaluate_some(new)
+            raise
         for expression, entry in zip(new, fresh, strict=True):
             # Without the symbolic archive a tree is evaluated again, to the same fitness, which its own signature
             # lends it: what stays is that it was trained with.
@@ -230,6 +241,14 @@ class Evaluator:
         counts |= {status: statuses[status] for status in (*FILTERED, "diverged")}
         counts["evaluated"] = len(new) - sum(statuses[status] for status in FILTERED)
         return [self.archive[expression] for expression in expressions], counts
+
+    def _evaluate_some(self, expressions: Sequence[Expression]) -> None:
+        """Evaluate the first unit after all, so that the result of a search out of time holds something."""
+        some = expressions[: self.workers.unit]
+        self.workers.begin({})
+        with self.search.overtime():
+            fresh, _ = self._evaluate_new(some)
+        self.archive.update(zip(some, fresh, strict=True))
 
     def _evaluate_new(self, expressions: Sequence[Expression]) -> tuple[list[Evaluation], dict[str, int]]:
         """The evaluations, and how many were optimised, skipped by local search, and trained with."""
@@ -249,9 +268,7 @@ class Evaluator:
             and signatures.get(index) not in self.signatures
         ]
         with self.search.timed("fitness"):
-            values = fitness(
-                [losses[i] for i in train], self.search.trained, self.search.config, self.search.engine
-            )
+            values = self.workers.fitness([losses[i] for i in train])
         for index, value in zip(train, values, strict=True):
             done[index] = Evaluation(losses[index], value, "ok" if math.isfinite(value) else "diverged")
             if index in signatures:
@@ -285,9 +302,7 @@ class Evaluator:
         share = 1 / (max(len(chosen), 1) * max(config.meta_steps, 1))
         with search.timed("local search"):
             candidates = [losses[index] for index in chosen]
-            tuned = local_search(
-                candidates, search.learners, config, search.engine, lambda: search.progress.tick(share)
-            )
+            tuned = self.workers.local_search(candidates, lambda: search.progress.tick(share))
         for index, outcome in zip(chosen, tuned, strict=True):
             assert isinstance(outcome.loss, LearnedLoss)
             self.moved.append(float((outcome.loss.phi - losses[index].phi).detach().abs().max()))
@@ -320,8 +335,7 @@ class Evaluator:
         part = "rejection" if status == "rejected" else "early rejection"
         with search.timed("filters"), search.timed(f"filter: {part}"):
             candidates = [losses[index] for index in waiting]
-            measure = search.learners[0].task.measure
-            found = promises(candidates, self.samples, search.config, search.kind, search.engine, measure)
+            found = self.workers.rejection(candidates)
         for index, g in zip(waiting, found, strict=True):
             if is_rejected(g):
                 done[index] = Evaluation(losses[index], math.inf, status)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from evomal_core.bench import Bench
 from evomal_core.engines import choose_engine, fitness, local_search
 from evomal_core.evaluation import Evaluation
 from evomal_core.lazy import LazyModule
@@ -16,6 +18,7 @@ from evomal_core.parametric import NeuralLoss, TaylorLoss
 from evomal_core.result import SearchResult
 from evomal_core.seeds import derive
 from evomal_core.session import Search
+from evomal_core.workers import Workers
 
 if TYPE_CHECKING:
     import cmaes
@@ -66,6 +69,12 @@ def _row(generation: int, population: list[Evaluation], best: Evaluation) -> dic
     }
 
 
+def _values(search: Search, workers: Workers, losses: list[TaylorLoss], whole: bool) -> list[float]:
+    """The fitness of a generation, of the first one `whole` whatever the deadline: a result needs something."""
+    with search.overtime() if whole else nullcontext():
+        return workers.fitness(losses)
+
+
 def taylorglo(search: Search) -> SearchResult:
     """TaylorGLO (Gonzalez & Miikkulainen 2021): the 8 parameters of a Taylor polynomial by CMA-ES.
 
@@ -84,12 +93,16 @@ def taylorglo(search: Search) -> SearchResult:
     evaluations: list[Evaluation] = []
     rows: list[dict[str, Any]] = []
     population: list[Evaluation] = []
-    state = search.checkpoint.load() or {"fitness": [], "seconds": {}}
+    empty: dict[str, Any] = {"fitness": [], "seconds": {}}
+    bench = Bench(search.learners, search.trained, config, search.engine, [])
+    workers = Workers(search, bench, TaylorLoss(search.kind), empty)
+    state = search.checkpoint.load() or empty
     with search.checkpoint.reading():
         search.seconds.update(state["seconds"])
         recorded = [list(map(float, values)) for values in state["fitness"]]
         if any(len(values) != optimiser.population_size for values in recorded):
             raise ValueError("a generation of another size")
+        workers.begin(state.get("unfinished", {}))
     search.progress.start(config.generations)
     with search.interruptible(evaluations):
         while len(rows) < len(recorded) or not search.is_over(rows):
@@ -101,8 +114,8 @@ def taylorglo(search: Search) -> SearchResult:
             ]
             if len(rows) == len(recorded):
                 with search.timed("fitness"):
-                    recorded.append(fitness(losses, search.trained, config, search.engine))
-                search.progressed = True
+                    recorded.append(_values(search, workers, losses, whole=not rows))
+                workers.begin({})
                 search.checkpoint.save({"fitness": [*recorded], "seconds": dict(search.seconds)})
             values = recorded[len(rows)]
             optimiser.tell(list(zip(points, values, strict=True)))

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -21,7 +22,7 @@ from evomal_core.checkpoints import Checkpoint
 from evomal_core.checks import refuse_unknown
 from evomal_core.compare import Problem
 from evomal_core.config import EVERYDAY, SGD, Optimizer, SearchConfig
-from evomal_core.devices import check_device, repeatable, threads_for
+from evomal_core.devices import check_device, plain_torch, threads_for
 from evomal_core.engines import fitness
 from evomal_core.expression import Expression, in_form_of
 from evomal_core.filters import sample_predictions
@@ -87,6 +88,7 @@ def learn_loss(
     patience: int | None = None,
     metric: str | Callable[..., Any] | None = None,
     task_loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+    executor: Executor | None = None,
 ) -> SearchResult:
     """Learn a loss function for a base network on one or more tasks.
 
@@ -117,6 +119,8 @@ def learn_loss(
             its name; or a function `(y_pred, y_true) -> float`, lower is better, see `metrics.make_metric`.
         task_loss: what local search lowers, differentiable, called as `task_loss(y_pred, y_true)`. By default
             squared error or cross-entropy, the latter with balanced classes where the metric is balanced.
+        executor: any `concurrent.futures.Executor`, such as Dask's `client.get_executor()`, whose workers tune,
+            filter and evaluate the candidates; the result is the same, bit by bit. Needs `evomal[cluster]`.
 
     Ctrl-C stops a search, too: the result has what was found until then, and a warning says so. `result.stopped`
     says why a search stopped early, and `result.extend(generations=20)` goes on with it.
@@ -125,6 +129,7 @@ def learn_loss(
         ValueError: an argument is unknown or out of range, the tasks do not fit the model, or the checkpoint
             is a file, damaged, or belongs to another search.
         TypeError: `model()` is not an `nn.Module` with trainable weights.
+        WorkerError: the executor's workers are gone, silent or of other versions.
     """
     refuse_unknown("method", method, [*METHODS, *OTHER_METHODS])
     seed = check_seed(seed)
@@ -141,6 +146,11 @@ def learn_loss(
         kinds = ", ".join(sorted({task.kind for task in tasks})) or "none"
         raise ValueError(f"a search needs one or more tasks of one kind, got kinds: {kinds}")
     _check_limits(time_limit, patience)
+    if executor is not None and not isinstance(executor, Executor):
+        raise ValueError(
+            f"executor is a concurrent.futures.Executor, got {_short(executor)}; of a Dask client, give "
+            "client.get_executor()"
+        )
     known = _initial_expressions(initial, config)
     if known and method not in ("evomal", "gp-lfl", "random", "glo"):
         raise ValueError(f"method {method!r} does not start from known losses; leave initial out")
@@ -161,6 +171,7 @@ def learn_loss(
             Problem(tuple(tasks), model, config, seed),
             deadline=_deadline(time_limit),
             patience=patience,
+            executor=executor,
         )
         return _run(search, compare)
 
@@ -263,8 +274,7 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
 
     Its random generators and the levels of its forward-mode derivatives belong to the process, not to a thread.
     """
-    plain = torch.autocast(device.type, enabled=False)
-    with _SEARCHING, torch.inference_mode(False), torch.enable_grad(), plain, repeatable():
+    with _SEARCHING, plain_torch(device):
         yield
 
 

@@ -7,6 +7,7 @@ import math
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,10 @@ from evomal_core.learners import Learner
 from evomal_core.losses import LearnedLoss
 from evomal_core.progress import Progress
 from evomal_core.result import SearchResult
+
+
+class OutOfTimeError(Exception):
+    """The deadline passed in the middle of a generation."""
 
 
 @dataclass
@@ -49,6 +54,8 @@ class Search:
     """Whether candidates were evaluated since it was begun or gone on with."""
     patience: int | None = None
     """Generations without a better loss after which it stops."""
+    executor: Executor | None = None
+    """Whose workers evaluate candidates; None for this process."""
     stopped: str = ""
     """Why it stopped before its last generation, if it did."""
 
@@ -85,9 +92,11 @@ class Search:
 
     @contextmanager
     def interruptible(self, found: Sized) -> Iterator[None]:
-        """Within it, Ctrl-C stops the search, unless nothing was found yet."""
+        """Within it, a passed deadline stops the search, and so does Ctrl-C, unless nothing was found yet."""
         try:
             yield
+        except OutOfTimeError:
+            self.stopped = OUT_OF_TIME
         except KeyboardInterrupt:
             if not len(found):
                 raise
@@ -100,6 +109,15 @@ class Search:
         return SearchResult(
             self.method, list(found), rows, population, self.seconds, self.engine, stopped=self.stopped
         )
+
+    @contextmanager
+    def overtime(self) -> Iterator[None]:
+        """Within it, there is no deadline."""
+        deadline, self.deadline = self.deadline, math.inf
+        try:
+            yield
+        finally:
+            self.deadline = deadline
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:

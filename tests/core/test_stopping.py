@@ -10,23 +10,23 @@ import pytest
 from helpers import tiny_config
 from test_search import SEARCHING, learn, outcome
 
-from evomal_core import evolution, rivals
+from evomal_core.bench import Bench
+from evomal_core.session import Search
 
 ON_SEARCHES = pytest.mark.parametrize("method", SEARCHING)
 
 
 def after(monkeypatch, calls, action):
     """Do something at the nth measurement of fitness."""
-    for module in (evolution, rivals):
-        real = module.fitness
+    real = Bench.fitness
 
-        def counted(*arguments, real=real):
-            calls[0] -= 1
-            if calls[0] == 0:
-                action()
-            return real(*arguments)
+    def counted(*arguments):
+        calls[0] -= 1
+        if calls[0] == 0:
+            action()
+        return real(*arguments)
 
-        monkeypatch.setattr(module, "fitness", counted)
+    monkeypatch.setattr(Bench, "fitness", counted)
 
 
 def interrupt():
@@ -45,6 +45,39 @@ def test_a_search_out_of_time_goes_on_from_its_checkpoint_bit_by_bit(method, tmp
     rest = learn(method, config=config, checkpoint=tmp_path)
     assert rest.stopped == ""
     assert outcome(rest) == outcome(whole)
+
+
+@ON_SEARCHES
+@pytest.mark.parametrize("engine", ["autograd", "batched"])
+@pytest.mark.parametrize("looks", [1, 4, 9, 20])
+def test_a_search_stops_between_candidates_and_loses_none(method, engine, looks, tmp_path, monkeypatch):
+    config = tiny_config(generations=3, engine=engine)
+    whole = learn(method, config=config)
+    evaluated = []
+    for phase in ("local_search", "fitness"):
+        real = getattr(Bench, phase)
+
+        def counted(bench, losses, tick, phase=phase, real=real):
+            evaluated.extend((phase, str(list(loss.parameters()))) for loss in losses)
+            return real(bench, losses, tick)
+
+        monkeypatch.setattr(Bench, phase, counted)
+    with monkeypatch.context() as patched:
+        left = [looks]
+
+        def out_of_time(search):
+            left[0] -= search.deadline < math.inf
+            return left[0] < 0
+
+        patched.setattr(Search, "out_of_time", property(out_of_time))
+        part = learn(method, config=config, checkpoint=tmp_path, time_limit=3600, compare=False)
+        assert part.stopped == "time limit"
+        assert part.evaluations
+    once = list(evaluated)
+    rest = learn(method, config=config, checkpoint=tmp_path, compare=False)
+    assert outcome(rest) == outcome(whole)
+    again = set(once) & set(evaluated[len(once) :])
+    assert not again or not part.generations, "what was done is not done again, but for what a first result needs"
 
 
 @ON_SEARCHES
