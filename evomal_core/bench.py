@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import sys
 from collections import OrderedDict
@@ -119,8 +120,13 @@ def versions() -> dict[str, str]:
     return {"evomal": sys.modules["evomal_core"].__version__, "torch": torch.__version__, "Python": python}
 
 
-UNKNOWN = "unknown"
-"""The answer of a worker that was not sent the bench yet."""
+@dataclass(frozen=True)
+class Unknown:
+    """The answer of a worker that was not sent the bench yet."""
+
+    worker: str
+
+
 KEPT = 4
 _BENCHES: OrderedDict[str, Bench] = OrderedDict()
 """Benches that this process was sent, by the names of their content, the last ones used at the end."""
@@ -129,12 +135,12 @@ _WORKING = Lock()
 
 
 def work(wanted: dict[str, str], name: str, content: bytes | None, phase: str, losses: bytes) -> Any:
-    """Do a unit's part of a phase in a worker; UNKNOWN where it lacks the bench of that name.
+    """Do a unit's part of a phase in a worker; `Unknown` where it lacks the bench of that name.
 
     Args:
         wanted: the caller's versions.
         name: which bench.
-        content: the bench, where the worker may lack it.
+        content: the bench, where the worker is known to lack it.
         phase: a method of the bench.
         losses: the candidates.
 
@@ -149,7 +155,7 @@ def work(wanted: dict[str, str], name: str, content: bytes | None, phase: str, l
                     f"the worker on {here} has {package} {version}, the caller {wanted[package]}; install the same"
                 )
         if name not in _BENCHES and content is None:
-            return UNKNOWN
+            return Unknown(f"{here} {os.getpid()}")
         try:
             bench = _BENCHES[name] if name in _BENCHES else cloudpickle.loads(content)
             candidates = cloudpickle.loads(losses)

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 import torch
 
-from evomal_core.bench import UNKNOWN, Bench, Tick, WorkerError, cloudpickle, packed, versions, work
+from evomal_core.bench import Bench, Tick, Unknown, WorkerError, cloudpickle, packed, versions, work
 from evomal_core.losses import Loss
 from evomal_core.session import OutOfTimeError, Search
 from evomal_core.unroll import Tuned
@@ -59,14 +59,16 @@ class Here:
 
 
 class Pool:
-    """The workers of an executor. A worker that lacks the bench says so, and is sent it once."""
+    """The workers of an executor. One that lacks the bench says so, and the bench is sent with that unit."""
 
     def __init__(self, bench: Bench, executor: Executor) -> None:
         self.executor, self.meta_steps = executor, max(bench.config.meta_steps, 1)
         self.name, self.content = packed(bench)
         self.longest = 0.0
+        self.sent: set[str] = set()
+        """Workers for which the bench was sent, though an executor may have given it to another."""
 
-    def _submit(self, phase: str, losses: Sequence[Loss], content: bytes | None) -> Future:
+    def _submit(self, phase: str, losses: Sequence[Loss], content: bytes | None = None) -> Future:
         try:
             return self.executor.submit(work, versions(), self.name, content, phase, cloudpickle.dumps(losses))
         except RuntimeError as error:  # it was shut down, or its workers are gone
@@ -78,7 +80,9 @@ class Pool:
         Raises:
             WorkerError: the workers are gone, or silent for too long, or have other versions.
         """
-        waiting = {self._submit(phase, losses, None): number for number, losses in units.items()}
+        waiting = {self._submit(phase, losses): number for number, losses in units.items()}
+        carrying: set[Future] = set()
+        parked: list[int] = []
         begin = heard = time.monotonic()
         try:
             while waiting and not over():
@@ -89,15 +93,22 @@ class Pool:
                 elif now - heard > max(SILENCE, 20 * self.longest):
                     raise WorkerError(f"no worker has answered for {now - heard:.0f} s; look for those that hang")
                 for future in ready:
-                    number = waiting.pop(future)
-                    found = _answer(future)
-                    if found == UNKNOWN:
-                        waiting[self._submit(phase, units[number], self.content)] = number
-                        continue
-                    self.longest = max(self.longest, now - begin)
-                    for _ in range(len(found) * self.meta_steps if phase == "local_search" else 0):
-                        tick()
-                    yield number, found
+                    number, found = waiting.pop(future), _answer(future)
+                    carrying.discard(future)
+                    if not isinstance(found, Unknown):
+                        self.longest = max(self.longest, now - begin)
+                        for _ in range(len(found) * self.meta_steps if phase == "local_search" else 0):
+                            tick()
+                        yield number, found
+                    elif found.worker in self.sent and carrying:
+                        parked.append(number)
+                    else:
+                        self.sent.add(found.worker)
+                        carrying.add(sending := self._submit(phase, units[number], self.content))
+                        waiting[sending] = number
+                if not carrying:
+                    waiting |= {self._submit(phase, units[number]): number for number in parked}
+                    parked.clear()
         finally:
             running = [future for future in waiting if not future.cancel()]
             if isinstance(self.executor, ThreadPoolExecutor):

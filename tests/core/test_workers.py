@@ -1,0 +1,227 @@
+"""Candidates evaluated by an executor's workers: the same bits, data sent once, and workers that fail."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from helpers import class_task, regression_task, small_model, tiny_config
+from test_search import learn, outcome
+from torch import nn
+
+import evomal_core as em
+from evomal_core import bench, workers
+from evomal_core.bench import WorkerError
+from evomal_core.workers import _split
+
+pytest.importorskip("cloudpickle")
+METHODS = ["evomal", "gp-lfl", "taylorglo"]
+
+
+class Backwards(Executor):
+    """Stands for workers that finish in another order than they began, each with a memory of its own.
+
+    Attributes:
+        sent: the bytes of each call, in order.
+        calls: the phase of each call.
+    """
+
+    def __init__(self, count: int, fault=None) -> None:
+        self.memories = [{} for _ in range(count)]
+        self.sent, self.calls, self.fault = [], [], fault
+        self.waiting: list[tuple[Future, tuple]] = []
+        self.lock = threading.Lock()
+
+    def submit(self, function, /, *arguments):
+        future: Future = Future()
+        with self.lock:
+            self.waiting.append((future, (function, arguments)))
+        threading.Timer(0.02, self._finish).start()
+        return future
+
+    def _finish(self):
+        with self.lock:
+            if not self.waiting:
+                return
+            future, (function, arguments) = self.waiting.pop()  # the last one first
+            number = len(self.calls)
+            self.calls.append(arguments[3])
+            self.sent.append(sum(len(a) for a in arguments if isinstance(a, bytes)))
+            memory = self.memories[number % len(self.memories)]
+            if not future.set_running_or_notify_cancel():
+                return
+            before, bench._BENCHES = bench._BENCHES, bench._BENCHES.__class__(memory)
+            try:
+                if self.fault:
+                    self.fault(number)
+                future.set_result(function(*arguments))
+            except Exception as error:
+                future.set_exception(error)
+            finally:
+                memory.update(bench._BENCHES)
+                bench._BENCHES = before
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_the_order_and_number_of_workers_change_no_bit(method, count):
+    config = tiny_config(generations=2)
+    whole = learn(method, config=config)
+    executor = Backwards(count)
+    assert outcome(learn(method, config=config, executor=executor)) == outcome(whole)
+    assert {"fitness"} <= set(executor.calls)
+
+
+def convolutional():
+    layers = [nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(8, 3))
+
+
+@pytest.mark.parametrize(
+    ("model", "steps", "engine"),
+    [(convolutional, 1, "auto"), (None, 2, "auto"), (None, 1, "jvp"), (None, 1, "auto")],
+)
+def test_engines_that_compute_candidates_together_are_spread_to_the_same_bits(model, steps, engine):
+    task = class_task(3, features=16)
+    config = tiny_config(population=13, generations=2, unroll_steps=steps, engine=engine)
+
+    def search(executor=None):
+        network = model or small_model(16, 3)
+        return em.learn_loss([task], network, config=config, executor=executor, progress=False, compare=False)
+
+    assert outcome(search(Backwards(3))) == outcome(search())
+
+
+@pytest.mark.parametrize("candidates", range(14))
+@pytest.mark.parametrize("size", [None, 1, 5])
+def test_units_hold_each_candidate_once_and_no_odd_one_is_left_alone(candidates, size):
+    units = _split(candidates, size)
+    assert [place for unit in units for place in unit] == list(range(candidates))
+    if size == 5 and candidates > 1:
+        assert all(2 <= len(unit) <= 5 for unit in units)
+
+
+def test_data_are_sent_when_a_worker_lacks_them_and_not_with_each_candidate():
+    executor = Backwards(2)
+    rows = em.Task.from_arrays(torch.randn(4000, 3), torch.randn(4000), kind="regression")
+    config = tiny_config(population=10, generations=3, engine="jvp")
+    em.learn_loss([rows], small_model(), config=config, executor=executor, progress=False, compare=False)
+    large = [size for size in executor.sent if size > 20_000]
+    assert 2 <= len(large) <= 6, "an executor may give it to another worker than the one that lacked it"
+    small = [size for size in executor.sent if size <= 20_000]
+    assert max(small) < 10_000
+    assert len(executor.sent) > 30
+
+
+def test_threads_give_the_same_bits():
+    config = tiny_config(generations=2)
+    with ThreadPoolExecutor(2) as executor:
+        assert outcome(learn(config=config, executor=executor)) == outcome(learn(config=config))
+
+
+@pytest.fixture(scope="module")
+def processes():
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as executor:
+        yield executor
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_processes_give_the_same_bits(method, processes):
+    config = tiny_config(generations=2)
+    assert outcome(learn(method, config=config, executor=processes)) == outcome(learn(method, config=config))
+
+
+def test_networks_and_metrics_defined_on_the_spot_are_sent_too(processes):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.out = nn.Linear(3, 1)
+
+        def forward(self, x):
+            return torch.tanh(self.out(x))
+
+    def search(executor=None):
+        return em.learn_loss(
+            [regression_task()], Own, config=tiny_config(generations=1), executor=executor, progress=False,
+            compare=False, metric=lambda y_pred, y_true: float(np.median(abs(y_pred - y_true))),
+        )  # fmt: skip
+
+    assert outcome(search(processes)) == outcome(search())
+
+
+def test_a_killed_process_ends_in_one_line_and_a_checkpoint_that_goes_on(tmp_path):
+    config = tiny_config(generations=3, engine="jvp", meta_steps=30)
+    whole = learn(config=config)
+    executor = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+
+    def kill():
+        while not (tmp_path / "checkpoint.json").exists():
+            time.sleep(0.01)
+        for number in list(executor._processes):
+            os.kill(number, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(WorkerError, match=r"workers are gone .*checkpoint\.json; call again") as caught:
+        learn(config=config, executor=executor, checkpoint=tmp_path)
+    killer.join()
+    assert len(str(caught.value).splitlines()) == 1
+    assert outcome(learn(config=config, checkpoint=tmp_path)) == outcome(whole)
+
+
+@pytest.mark.parametrize("at", [1, 8, 15])
+def test_whenever_workers_are_lost_no_candidate_is_lost_or_counted_twice(at, tmp_path):
+    config = tiny_config(generations=2, engine="jvp")
+    whole = learn(config=config)
+
+    def fault(number):
+        if number == at:
+            raise WorkerError("lost")
+
+    with pytest.raises(WorkerError, match="lost; what was done is in"):
+        learn(config=config, executor=Backwards(2, fault), checkpoint=tmp_path)
+    assert outcome(learn(config=config, executor=Backwards(2), checkpoint=tmp_path)) == outcome(whole)
+
+
+class Silent(Executor):
+    """Stands for workers that never answer."""
+
+    def submit(self, function, /, *arguments):
+        return Future()
+
+
+def test_workers_that_never_answer_are_given_up(monkeypatch):
+    monkeypatch.setattr(workers, "SILENCE", 1.0)
+    with pytest.raises(WorkerError, match=r"no worker has answered for . s"):
+        learn(executor=Silent())
+
+
+def test_a_worker_of_another_version_is_named(monkeypatch):
+    monkeypatch.setattr(workers, "versions", lambda: bench.versions() | {"torch": "1.0"})
+    with pytest.raises(WorkerError, match=r"has torch .*, the caller 1\.0; install the same"):
+        learn(executor=Backwards(1))
+
+
+def test_what_can_not_be_sent_is_named():
+    class Locked(nn.Linear):
+        def __init__(self):
+            super().__init__(3, 1)
+            self.lock = threading.Lock()
+
+        def __deepcopy__(self, memo):
+            return Locked()
+
+    with pytest.raises(ValueError, match=r"the model can't be sent to workers .*let it hold no locks"):
+        em.learn_loss([regression_task()], Locked, config=tiny_config(), executor=Backwards(1), progress=False)
+
+
+def test_something_else_than_an_executor_is_refused():
+    with pytest.raises(ValueError, match=r"executor is a concurrent\.futures\.Executor, got a int; of a Dask"):
+        learn(executor=4)
