@@ -156,13 +156,15 @@ Number = tuple[float, float, int]
 """A published mean, standard deviation (NaN if none is printed) and n."""
 
 
+def of_sample(cell: Number) -> float:
+    """The published standard deviation with n − 1 in place of the authors' n."""
+    _, sd, n = cell
+    return float(sd * np.sqrt(n / (n - 1)))
+
+
 def _published_cells() -> dict[tuple[str, str, str, str], Number]:
     return {
-        (row.table, row.experiment, row.group, row.method): (
-            row.mean,
-            row.sd * np.sqrt(row.n / (row.n - 1)),
-            row.n,
-        )
+        (row.table, row.experiment, row.group, row.method): (row.mean, row.sd, row.n)
         for row in _by_group(published()).itertuples()
     }
 
@@ -188,7 +190,9 @@ def _cell(
         "difference": row["mean"] - cell[0],
     }
     finite = values[np.isfinite(values)]
-    row["low"], row["high"] = bootstrap_difference(finite, *cell, *place.values(), method)
+    row["low"], row["high"] = bootstrap_difference(
+        finite, cell[0], of_sample(cell), cell[2], *place.values(), method
+    )
     if why := _agrees(row):
         return row | {"verdict": FITTED if _is_fitted(method, place) else REPRODUCED, "why": why}
     kept, broken = _orders(method, measured, cells)
@@ -264,7 +268,7 @@ def _orders(
 
 def decided(first: Number, second: Number) -> bool:
     """Whether two published means are further apart than chance explains; without sd any difference is."""
-    error = np.sqrt(sum(0.0 if np.isnan(sd) else sd**2 / n for _, sd, n in (first, second)))
+    error = np.sqrt(sum(0.0 if np.isnan(cell[1]) else of_sample(cell) ** 2 / cell[2] for cell in (first, second)))
     return abs(first[0] - second[0]) > 1.96 * error
 
 
