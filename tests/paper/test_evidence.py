@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 
+import pandas as pd
 import pytest
 from made_runs import made
 
@@ -48,7 +49,7 @@ def test_a_run_that_cannot_be_read_is_left_out_with_one_line(damage, tmp_path, c
     bad = made(Run("sine", "quick", "evomal", 1, place), loss=em.LearnedLoss("add(f, y)"))
     assert (gather(place).values["seed"] == 1).any()
     damage(bad)
-    assert gather(place).values.to_dict("records") == whole.to_dict("records")
+    pd.testing.assert_frame_equal(gather(place).values, whole)
     [line] = caplog.messages
     assert line.startswith("left out: ")
     assert f"{place}/sine/quick" in line
