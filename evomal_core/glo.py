@@ -8,18 +8,23 @@ generations of the result counts them.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cmaes
 import numpy as np
 import torch
 
 from evomal_core.engines import fitness
 from evomal_core.evolution import gp_lfl
+from evomal_core.lazy import LazyModule
 from evomal_core.losses import LearnedLoss
 from evomal_core.result import Evaluation, SearchResult
 from evomal_core.seeds import derive
 from evomal_core.session import Search
+
+if TYPE_CHECKING:
+    import cmaes
+else:
+    cmaes = LazyModule("cmaes")
 
 
 def glo(search: Search) -> SearchResult:

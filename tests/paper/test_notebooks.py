@@ -118,6 +118,7 @@ WRITTEN = {
         "paper_vs_measured/figures/verdicts.png",
         "paper_vs_measured/figures/ratios.pdf",
     ],
+    "14_where_it_pays": ["where_it_pays/tables/wrong_labels.csv", "where_it_pays/figures/outliers_ranked.png"],
 }
 # Jupyter's own: deprecations of zmq and nbclient, and sockets that they leave to the garbage collector.
 pytestmark = [
