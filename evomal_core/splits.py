@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from evomal_core import arrays
+from evomal_core.lazy import LazyModule
 from evomal_core.seeds import numpy_rng
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from sklearn import base
+else:
+    base = LazyModule("sklearn.base", "evomal[paper]")
+    pd = LazyModule("pandas", "evomal[paper]")
 
 PARTS = ("train", "validation", "test")
 Shares = tuple[float, float, float]
@@ -130,8 +138,6 @@ def joined(x: Any, y: Any, others: Sequence[tuple[Any, Any] | None]) -> tuple[An
 
 def _stacked(tables: list[Any], name: str) -> Any:
     if hasattr(tables[0], "columns") and all(hasattr(table, "columns") for table in tables):
-        import pandas as pd
-
         wanted = list(tables[0].columns)
         for table in tables[1:]:
             if missing := [column for column in wanted if column not in table.columns]:
@@ -148,8 +154,6 @@ def transformed(transformer: Any, x: Any, rows: np.ndarray) -> tuple[Any, Any]:
     """A scikit-learn transformer, such as a ColumnTransformer, fitted on some rows, and what it makes of all."""
     if not (hasattr(transformer, "fit") and hasattr(transformer, "transform")):
         raise ValueError(f"transform is a scikit-learn transformer, got a {type(transformer).__name__}")
-    from sklearn.base import clone
-
-    fitted = clone(transformer).fit(x.iloc[rows] if hasattr(x, "iloc") else np.asarray(x)[rows])
+    fitted = base.clone(transformer).fit(x.iloc[rows] if hasattr(x, "iloc") else np.asarray(x)[rows])
     made = fitted.transform(x)
     return fitted, made.toarray() if hasattr(made, "toarray") else made
