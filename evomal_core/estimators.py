@@ -17,7 +17,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 from torch import nn
 
-from evomal_core.config import SearchConfig
+from evomal_core.config import EVERYDAY, SearchConfig
 from evomal_core.kinds import Kind
 from evomal_core.learners import make_learners
 from evomal_core.losses import Loss, TaskLoss
@@ -46,8 +46,9 @@ class LossSearch(BaseEstimator):
         model: makes another network, called with the numbers of features and outputs; classes of more than two
             need an output each, two classes need one. It gives logits, or predictions of standardised labels.
         method: one of `METHODS`.
-        config: the search's hyper-parameters; the defaults are `SearchConfig()`'s.
-        steps: steps of the final training by the configuration's base optimiser.
+        config: the search's hyper-parameters; `EVERYDAY` by default.
+        steps: steps of the final training; by default as many as were best for the loss among the finalists, or
+            2,000 where the configuration has none.
         validation_fraction: share of rows on which the search measures errors.
         time_limit: seconds after which the search stops; None for no limit.
         random_state: the seed of everything random, as in scikit-learn.
@@ -74,7 +75,7 @@ class LossSearch(BaseEstimator):
         model: Callable[[int, int], nn.Module] | None = None,
         method: str = "evomal",
         config: SearchConfig | None = None,
-        steps: int = 2000,
+        steps: int | None = None,
         validation_fraction: float = 0.2,
         time_limit: float | None = None,
         random_state: int | np.random.RandomState | None = 0,
@@ -114,7 +115,7 @@ class LossSearch(BaseEstimator):
             raise ValueError(f"a search needs training and validation rows, got n_samples = {len(x)}")
         kind, labels = self._labels(y)
         seed = int(check_random_state(self.random_state).randint(2**31))
-        config = self.config or SearchConfig()
+        config = self.config or EVERYDAY
         held_out = min(max(round(self.validation_fraction * len(x)), 1), len(x) - 1) / len(x)
         task = Task.from_arrays(x, labels, kind=kind, split=(1 - held_out, held_out, 0.0), seed=seed)
         whole = Task.from_arrays(x, labels, kind=kind, split=(1.0, 0.0, 0.0), seed=seed)
@@ -125,10 +126,15 @@ class LossSearch(BaseEstimator):
                 return self.model(x.shape[1], outputs)
             return mlp(x.shape[1], list(self.hidden_layer_sizes), outputs)
 
-        self.result_ = learn_loss([task], model, self.method, config=config, seed=seed, progress=False)
+        self.result_ = learn_loss(
+            [task], model, self.method, config=config, seed=seed, progress=False, time_limit=self.time_limit
+        )
+        chosen = self.result_.chosen
+        base = config.base.replace(lr=chosen.lr) if chosen else config.base
+        steps = self.steps or (chosen.steps if chosen else 2000)
         (learner,) = make_learners([whole], model, config, seed, "fit")
         for loss in (*self._winner(), TaskLoss(kind)):
-            trained = train(loss, learner, config.base, self.steps, splits=["train"])
+            trained = train(loss, learner, base, steps, splits=["train"])
             if not trained.diverged:
                 break
         else:
@@ -143,7 +149,7 @@ class LossSearch(BaseEstimator):
             raise ValueError(f"kind = {self.kind!r} is not one of {', '.join(KINDS)}")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"validation_fraction = {self.validation_fraction!r} is not between 0 and 1")
-        if not isinstance(self.steps, int) or self.steps < 1:
+        if self.steps is not None and (not isinstance(self.steps, int) or self.steps < 1):
             raise ValueError(f"steps = {self.steps!r} is not a whole number of at least 1")
 
     def _labels(self, y: np.ndarray) -> tuple[Kind, np.ndarray]:
@@ -161,8 +167,8 @@ class LossSearch(BaseEstimator):
 
     def _winner(self) -> list[Loss]:
         """The best loss that was found, if it is better than the task loss."""
-        own = self.result_.task_loss_fitness
-        return [self.result_.best] if own is None or self.result_.fitness < own else []
+        own, found = self.result_.task_loss_fitness, self.result_.fitness
+        return [self.result_.best] if self.result_.chosen or own is None or found < own else []
 
     @torch.no_grad()
     def _outputs(self, X: Any) -> torch.Tensor:  # noqa: N803

@@ -105,6 +105,21 @@ def test_the_network_is_trained_with_the_better_of_the_loss_found_and_the_task_l
     assert isinstance(fitted.loss_, em.LearnedLoss if better else em.TaskLoss)
 
 
+def test_the_network_is_trained_as_the_chosen_finalist_was(monkeypatch):
+    real, trained = estimators.train, []
+
+    def train(loss, learner, base, steps, **options):
+        trained.append((loss, base.lr, steps))
+        return real(loss, learner, base, steps, **options)
+
+    monkeypatch.setattr(estimators, "train", train)
+    config = TINY.replace(finalists=2, finalist_initialisations=1, finalist_steps=5, finalist_rates=(0.5, 1.0))
+    chosen = small("regression", config=config, steps=None, time_limit=60).fit(X, Y).result_.chosen
+    (loss, lr, steps), *_ = trained
+    assert (lr, steps) == (chosen.lr, chosen.steps)
+    assert str(loss) == str(chosen.evaluation.loss)
+
+
 def test_any_network_and_its_config_may_be_given():
     def model(features, outputs):
         return nn.Sequential(nn.Linear(features, 8), nn.Tanh(), nn.Linear(8, outputs))
