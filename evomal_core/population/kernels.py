@@ -4,9 +4,11 @@ One candidate on one task at a time stays in the processor's cache from the loss
 meta-gradient, as `batched` and `program` compute it with whole tensors. No sum crosses candidates, so a
 result depends neither on the company of a candidate nor on the number of threads.
 
-All kernels are in this one file, because Numba's cache on disk misses changes in imported ones. They release the
-GIL and run in threads of their own: Numba's `prange` would reset PyTorch's threads. Of fast-math there is only the
-contraction of a·b + c: the rest would hide divergence. Without Numba everything works through PyTorch.
+The kernels of recurrent and convolutional networks, in files of their own, import some of these; Numba's cache on
+disk misses changes in imported functions, so after a change here theirs has to be deleted. Kernels release the GIL
+and run in threads of their own: Numba's `prange` would reset PyTorch's threads. Of fast-math there is only the
+contraction of a·b + c and, in sums, any order: the rest would hide divergence. Without Numba everything works
+through PyTorch.
 """
 
 from __future__ import annotations
@@ -33,14 +35,19 @@ REGRESSION, BINARY, MULTICLASS = range(3)
 NONE, RELU, TANH_LAYER = range(3)
 
 
-def _jit(function: Any) -> Any:
+def _jit(function: Any, *fast: str) -> Any:
     """Compile without the GIL; keep the code on disk unless no folder for it can be written."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", *fast}}
     compile_: Any = njit
     try:
         return compile_(function, cache=True, **options)
     except RuntimeError:  # "cannot cache function: no locator available"
         return compile_(function, **options)
+
+
+def _summing(function: Any) -> Any:
+    """Compile a sum, whose terms may be added in any order."""
+    return _jit(function, "reassoc")
 
 
 # ---- logarithm and tanh of whole rows, as polynomials that vectorise ---------------------------------
@@ -370,18 +377,13 @@ def _expression_mixed(
             adj_a[n] *= wa
 
 
-@_jit
+@_summing
 def _weight_term(before, value, slope, up, tangent):
-    """Σ_n before·value + slope·up·tangent, in eight running sums so that it vectorises."""
-    sums = np.zeros(8, before.dtype)
-    whole = before.size - before.size % 8
-    for start in range(0, whole, 8):
-        for lane in range(8):
-            n = start + lane
-            sums[lane] += before[n] * value[n] + slope[n] * up[n] * tangent[n]
-    for n in range(whole, before.size):
-        sums[0] += before[n] * value[n] + slope[n] * up[n] * tangent[n]
-    return ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]))
+    """Σ_n before·value + slope·up·tangent."""
+    total = before.dtype.type(0)
+    for n in range(before.size):
+        total += before[n] * value[n] + slope[n] * up[n] * tangent[n]
+    return total
 
 
 # ---- perceptrons -------------------------------------------------------------------------------------
@@ -425,7 +427,21 @@ def _add_to_rows(matrix, row):
 def _outer(column, row, product):
     """As `np.dot`, which is slow where only one term is summed."""
     for i in range(column.shape[0]):
-        _scale(product[i], row, column[i, 0])
+        _scale(product[i], row, column[i])
+
+
+@_jit
+def _shift(values, by):
+    for n in range(values.size):
+        values[n] += by
+
+
+@_jit
+def _add_and_relu(values, bias):
+    zero = values.dtype.type(0)
+    for n in range(values.size):
+        v = values[n] + bias[n]
+        values[n] = zero if v < zero else v  # NaN is kept
 
 
 @_jit
@@ -469,12 +485,20 @@ def _forward(layers, theta, x, hidden):
         before = _matrix(hidden, start, batch, inputs)
         start += batch * inputs
         z = _matrix(hidden, start, batch, outputs)
+        flat = hidden[start : start + batch * outputs]
         if inputs == 1:
-            _outer(before, theta[place : place + outputs], z)
+            _outer(before.reshape(-1), theta[place : place + outputs], z)
+        elif outputs == 1:
+            np.dot(before, theta[place : place + inputs], flat)
         else:
             np.dot(before, _matrix(theta, place, outputs, inputs).T, z)
-        flat = hidden[start : start + batch * outputs]
-        if bias >= 0:
+        if bias >= 0 and outputs == 1:
+            _shift(flat, theta[bias])
+        elif bias >= 0 and activation == RELU:
+            for row in range(batch):
+                _add_and_relu(z[row], theta[bias : bias + outputs])
+            continue
+        elif bias >= 0:
             _add_to_rows(z, theta[bias : bias + outputs])
         if activation == RELU:
             _relu(flat)
@@ -489,22 +513,35 @@ def _backward(layers, theta, ones, hidden, delta, other, gradient):
     Returns whichever of `delta` and `other` holds the cotangent of the first layer, before its activation.
     """
     batch, end = ones.size, hidden.size
+    _through(layers[-1, 4], delta[: batch * layers[-1, 1]], hidden[end - batch * layers[-1, 1] :])
     for layer in range(layers.shape[0] - 1, -1, -1):
-        inputs, outputs, place, bias, activation = layers[layer]
+        inputs, outputs, place, bias, _ = layers[layer]
         end -= batch * outputs
-        _through(activation, delta[: batch * outputs], hidden[end : end + batch * outputs])
-        d = _matrix(delta, 0, batch, outputs)
-        np.dot(
-            d.T, _matrix(hidden, end - batch * inputs, batch, inputs), _matrix(gradient, place, outputs, inputs)
-        )
+        before = hidden[end - batch * inputs : end]
+        _outer_gradient(batch, before, delta, gradient[place : place + inputs * outputs], inputs, outputs)
         if bias >= 0:
-            np.dot(ones, d, gradient[bias : bias + outputs])
-        if layer and outputs == 1:
-            _outer(d, theta[place : place + inputs], _matrix(other, 0, batch, inputs))
-        elif layer:
-            np.dot(d, _matrix(theta, place, outputs, inputs), _matrix(other, 0, batch, inputs))
+            np.dot(ones, _matrix(delta, 0, batch, outputs), gradient[bias : bias + outputs])
+        if layer:
+            back = other[: batch * inputs]
+            if outputs == 1:
+                _outer(delta[:batch], theta[place : place + inputs], _matrix(other, 0, batch, inputs))
+            else:
+                d = _matrix(delta, 0, batch, outputs)
+                np.dot(d, _matrix(theta, place, outputs, inputs), _matrix(other, 0, batch, inputs))
+            _through(layers[layer - 1, 4], back, before)
         delta, other = other, delta
     return other
+
+
+@_jit
+def _outer_gradient(batch, before, delta, found, inputs, outputs):
+    """found = deltaᵀ·before for a layer's inputs and cotangents; with one of either, as a vector's product."""
+    if inputs == 1:
+        np.dot(before, _matrix(delta, 0, batch, outputs), found)
+    elif outputs == 1:
+        np.dot(delta[:batch], before.reshape(batch, inputs), found)
+    else:
+        np.dot(_matrix(delta, 0, batch, outputs).T, before.reshape(batch, inputs), found.reshape(outputs, inputs))
 
 
 @_jit
@@ -537,15 +574,14 @@ def _scaled_backward(layers, batch, hidden, jacobian, delta, work, gradient):
         rows = _matrix(jacobian, row_start, batch, outputs)
         start += batch * inputs
         row_start += batch * outputs
-        found = _matrix(gradient, place, outputs, inputs)
+        found = gradient[place : place + inputs * outputs]
         if inputs < outputs:
-            d = _matrix(work, 0, batch, inputs)
-            _scale_rows(d, before, delta)
-            np.dot(rows.T, d, found)
+            _scale_rows(_matrix(work, 0, batch, inputs), before, delta)
+            cotangents = jacobian[row_start - batch * outputs :]
+            _outer_gradient(batch, work[: batch * inputs], cotangents, found, inputs, outputs)
         else:
-            d = _matrix(work, 0, batch, outputs)
-            _scale_rows(d, rows, delta)
-            np.dot(d.T, before, found)
+            _scale_rows(_matrix(work, 0, batch, outputs), rows, delta)
+            _outer_gradient(batch, hidden[start - batch * inputs : start], work, found, inputs, outputs)
         if bias >= 0:
             np.dot(delta[:batch], rows, gradient[bias : bias + outputs])
 
@@ -554,6 +590,21 @@ def _scaled_backward(layers, batch, hidden, jacobian, delta, work, gradient):
 def _scale_rows(product, matrix, factors):
     for row in range(matrix.shape[0]):
         _scale(product[row], matrix[row], factors[row])
+
+
+@_jit
+def _dots(found, a, b, rows, width):
+    """found = the products of the rows of a and b, in running sums so that they vectorise."""
+    for row in range(rows):
+        found[row] = _dot(a[row * width : (row + 1) * width], b[row * width : (row + 1) * width])
+
+
+@_summing
+def _dot(a, b):
+    total = a.dtype.type(0)
+    for n in range(a.size):
+        total += a[n] * b[n]
+    return total
 
 
 @_jit
@@ -566,14 +617,18 @@ def _scaled_tangent(layers, batch, hidden, jacobian, direction, ones, work, part
         before = _matrix(hidden, start, batch, inputs)
         rows = _matrix(jacobian, row_start, batch, outputs)
         weights = _matrix(direction, place, outputs, inputs)
-        if inputs <= outputs:
+        if inputs == 1:
+            np.dot(rows, direction[place : place + outputs], part[:batch])
+            _multiply(part[:batch], before.reshape(-1))
+        elif outputs == 1:
+            np.dot(before, direction[place : place + inputs], part[:batch])
+            _multiply(part[:batch], rows.reshape(-1))
+        elif inputs <= outputs:
             np.dot(rows, weights, _matrix(work, 0, batch, inputs))
-            _multiply(work, hidden[start : start + batch * inputs])
-            np.dot(_matrix(work, 0, batch, inputs), ones[:inputs], part[:batch])
+            _dots(part, work, hidden[start : start + batch * inputs], batch, inputs)
         else:
             np.dot(before, weights.T, _matrix(work, 0, batch, outputs))
-            _multiply(work, jacobian[row_start : row_start + batch * outputs])
-            np.dot(_matrix(work, 0, batch, outputs), ones[:outputs], part[:batch])
+            _dots(part, work, jacobian[row_start : row_start + batch * outputs], batch, outputs)
         _add(change[:batch], part)
         if bias >= 0:
             np.dot(rows, direction[bias : bias + outputs], part[:batch])
