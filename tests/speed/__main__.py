@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from tests.speed import cases, networks
+from tests.speed import cases, networks, recurrent
 from tests.speed.cases import Row
 
-CASES = cases.CASES | networks.CASES
+CASES = cases.CASES | networks.CASES | recurrent.CASES
 RESULTS = Path(__file__).parent / "results.json"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import higher
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from evomal_core.config import SGD
@@ -19,8 +20,17 @@ def _loader(learner: Learner) -> DataLoader:
     return DataLoader(TensorDataset(*learner.task.train), batch_size=learner.batch_size, shuffle=True)
 
 
+def _redrawn(learner: Learner) -> nn.Module:
+    """A copy of the network with new initial weights, drawn layer by layer as its constructors do."""
+    network = copy.deepcopy(learner.network)
+    for module in network.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    return network
+
+
 def meta_step(losses: Sequence[Loss], learners: Sequence[Learner], base: SGD, loaders: bool = True) -> None:
-    """One meta-step of each candidate on each task with `higher`, and a fresh loader's iterator for its batch.
+    """One meta-step of each candidate on each task with `higher`: new initial weights, a fresh loader's batch.
 
     With `loaders` off, batches are indexed directly: what remains is the price of `higher` itself.
     """
@@ -29,7 +39,7 @@ def meta_step(losses: Sequence[Loss], learners: Sequence[Learner], base: SGD, lo
         optimiser.zero_grad()
         for learner in learners:
             x, y = next(iter(_loader(learner))) if loaders else learner.batch(0)
-            network = copy.deepcopy(learner.network)
+            network = _redrawn(learner)
             with higher.innerloop_ctx(network, base.make(network.parameters())) as (functional, inner):
                 inner.step(loss(functional(x), y))
                 task_loss(learner)(functional(x), y).backward()
