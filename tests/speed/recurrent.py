@@ -1,8 +1,9 @@
-"""Surname's LSTM: local search and fitness."""
+"""Surname's LSTM: local search and fitness; and what a second thread brings."""
 
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -13,7 +14,7 @@ from evomal_core.learners import Learner
 from evomal_paper.experiments.catalogue import experiment
 from evomal_paper.networks import surname_lstm
 from tests.speed import reference
-from tests.speed.cases import Row, effort, meta_step_flops, population, row, searching
+from tests.speed.cases import SINE, Row, effort, meta_step_flops, population, row, searching, sine_learners
 from tests.speed.measure import interleaved, ratio
 from tests.speed.networks import AGAINST, LETTERS, LONGEST, _learners
 
@@ -63,7 +64,32 @@ def surname_fitness(rounds: int) -> list[Row]:
     ]
 
 
+def two_threads(rounds: int) -> list[Row]:
+    """Seconds that pass on one thread over those on two; of no meaning where other work has the second core."""
+
+    def passing(work: Callable[[], object], threads: int) -> float:
+        torch.set_num_threads(threads)
+        try:
+            start = time.perf_counter()
+            work()
+            return time.perf_counter() - start
+        finally:
+            torch.set_num_threads(1)
+
+    surname = searching(
+        population(8, "multiclass"), _surname_learners(), SURNAME.replace(meta_steps=4), "batched", True
+    )
+    sine = searching(population(25, "regression"), sine_learners(), SINE.replace(meta_steps=50), "batched", True)
+    rows = []
+    for name, work in (("Sine", sine), ("Surname's LSTM", surname)):
+        work()
+        found = [passing(work, 1) / passing(work, 2) for _ in range(rounds)]
+        rows.append(row(f"{name} local search on two threads", "one thread", statistics.median(found), ""))
+    return rows
+
+
 CASES: dict[str, Callable[[int], list[Row]]] = {
     "surname-search": surname_search,
     "surname-fitness": surname_fitness,
+    "two-threads": two_threads,
 }
