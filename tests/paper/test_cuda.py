@@ -204,7 +204,8 @@ def test_a_search_is_the_same_on_both_devices(
     with caplog.at_level(logging.WARNING, "evomal"):
         ours, theirs = on_both(lambda device: learned(kind, network, method, device, config=config))
     assert_same(ours, theirs)
-    assert not caplog.messages, "nothing is slower on CUDA than it must be"
+    slower = [message for message in caplog.messages if "local search hardly moves" not in message]
+    assert not slower, "nothing is slower on CUDA than it must be"
 
 
 def test_on_cuda_a_population_is_meta_trained_at_once_by_graphs() -> None:
