@@ -158,7 +158,7 @@ def frequencies(histories: pd.DataFrame) -> pd.DataFrame:
 
 
 def filtered(histories: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the searches with a symbolic archive and the rejection protocol, as TPAMI's; all if none has them.
+    """The rows of the searches with a symbolic archive and the rejection protocol, as TPAMI's; all if none has.
 
     The filter by gradient equivalence is no condition: profiles that follow the authors' code go without it.
     """
