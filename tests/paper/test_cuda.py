@@ -224,11 +224,11 @@ def test_a_stopped_search_goes_on_on_cuda(tmp_path: Any, monkeypatch: pytest.Mon
 
     def stopping(self: Checkpoint, state: dict[str, Any]) -> None:
         save(self, state)
-        raise KeyboardInterrupt
+        raise SystemExit
 
     with simulated_cuda():
         monkeypatch.setattr(Checkpoint, "save", stopping)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit):
             learned("regression", "mlp", "evomal", "cuda", config=config, checkpoint=tmp_path)
         monkeypatch.setattr(Checkpoint, "save", save)
         assert_same(learned("regression", "mlp", "evomal", "cuda", config=config, checkpoint=tmp_path), whole)
