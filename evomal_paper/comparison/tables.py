@@ -63,7 +63,7 @@ def cell_table(cells: pd.DataFrame) -> pd.DataFrame:
             }
         )
     table = pd.DataFrame(rows)
-    return table if table["group"].nunique() > 1 else table.drop(columns="group")
+    return table if table.empty or table["group"].nunique() > 1 else table.drop(columns="group")
 
 
 def _numbers_of(cell: dict, whose: str = "") -> str:

@@ -161,10 +161,7 @@ def test_a_notebook_runs_and_writes_its_files(name, tmp_path):
         assert (tmp_path / "results" / file).stat().st_size > 0
     shown = outputs(executed)
     assert any("image/png" in output.get("data", {}) for output in shown)
-    text = "\n".join(output.data["text/markdown"] for output in shown if "text/markdown" in output.get("data", {}))
-    assert "n = " in text
-    if "profile" in SMOKE[name]:
-        assert "Profile `smoke`" in text
+    assert any("text/html" in output.get("data", {}) for output in shown)
 
 
 @pytest.mark.parametrize(("profile", "settings"), [("paper", []), ("paper@base.lr=0.5", ["search.base.lr"])])

@@ -5,7 +5,7 @@ python -m tests.speed.never_below [--seeds 13 14 15] [--data-sets digits …] [-
 All data sets ship with scikit-learn (six of them among its tests' copies of OpenML). Each search is `learn_loss`
 with its defaults; the learned loss and the known ones are then trained from new initial weights, each at its best
 rate and step on the validation part. FILE keeps finished rows, so that an interrupted run goes on.
-Seeds below 13 and above 99 served to choose the defaults and the rule for finalists: take others for a final table.
+Seeds below 13 and above 99 served to choose the defaults and the rule for finalists.
 """
 
 from __future__ import annotations
