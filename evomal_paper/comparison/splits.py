@@ -9,7 +9,8 @@ import pandas as pd
 
 from evomal_core.checks import refuse_unknown
 from evomal_core.search import METHODS
-from evomal_paper.comparison.verdicts import compare, decided, paired
+from evomal_paper.comparison.verdicts import NEW, compare, decided, paired
+from evomal_paper.experiments.catalogue import experiment as experiment_of
 from evomal_paper.experiments.profiles import Profile, changes_in
 from evomal_paper.published.tables import published
 from evomal_paper.sentences import mean_and_sd
@@ -36,7 +37,7 @@ def check_splits(values: Sequence[str]) -> list[str]:
 
 
 def with_split(profile: str, split: str) -> str:
-    """The name of a profile's variant with a split: `quick`, or `quick@split=leaking`.
+    """The name of a profile with a split: `quick` and `quick@split=leaking`, `paper@split=disjoint` and `paper`.
 
     Raises:
         ValueError: the name says a split already.
@@ -44,23 +45,26 @@ def with_split(profile: str, split: str) -> str:
     base, at, changes = profile.partition("@")
     if any(change.startswith("split=") for change in changes_in(changes)):
         raise ValueError(f"profile {profile!r} has a split of its own; name it in splits instead")
-    if split == "disjoint":
+    if split == split_of(base):
         return profile
     return f"{base}@{','.join(filter(None, [changes if at else '', f'split={split}']))}"
 
 
 def split_of(profile: str) -> str:
-    """The split that a profile's name says."""
-    return next((s for s in SPLITS if f"split={s}" in changes_in(profile.partition("@")[2])), "disjoint")
+    """The split of a profile of tabular data: that of its name, or its own."""
+    base, _, changes = profile.partition("@")
+    own = experiment_of("california").profile(base).split  # it has all profiles that others have
+    return next((split for split in SPLITS if f"split={split}" in changes_in(changes)), own)
 
 
 def table_iii(final: pd.DataFrame) -> pd.DataFrame:
-    """Table III beside the measured test errors, one column per split: mean ± standard deviation (seeds).
+    """Table III beside the measured test errors, columns for each split: mean ± standard deviation (seeds).
 
-    The verdict is on the leaking cell, which the published one can be compared with.
+    The verdict is on the leaking cell, which the published one can be compared with. On disjoint rows only new
+    starts are shown, where both are known: nothing published is beside.
 
     Args:
-        final: `Results.final` of tabular runs under one profile and its variants by split.
+        final: `Results.compared` or `Results.final` of tabular runs under one profile and its variants by split.
     """
     cells = compare(final[final["split"] == "test"], "III")
     rows: dict[tuple[str, str], dict[str, str]] = {}
@@ -68,10 +72,15 @@ def table_iii(final: pd.DataFrame) -> pd.DataFrame:
         row = rows.setdefault((cell["experiment"], cell["method"]), {})
         row["published"] = mean_and_sd(*(cell[f"published {name}"] for name in ("mean", "sd", "n")))
         split = split_of(cell["profile"])
-        row[split] = mean_and_sd(*(cell[name] for name in ("mean", "sd", "n", "diverged")))
+        new = f"{split}, new starts"
+        if NEW[0] in cell:
+            row[new] = mean_and_sd(*(cell[name] for name in ("new mean", "new sd", "n", "new diverged")))
+        if split == "leaking" or new not in row:
+            row[split] = mean_and_sd(*(cell[name] for name in ("mean", "sd", "n", "diverged")))
         if split == "leaking":
             row["leaking beside published"] = cell["verdict"]
-    columns = ["published", "leaking", "leaking beside published", "disjoint"]
+    columns = ["published", "leaking", "leaking beside published", "leaking, new starts"]
+    columns += ["disjoint", "disjoint, new starts"]
     experiments = list(dict.fromkeys(name for name, _ in rows))
     order = sorted(rows, key=lambda key: (experiments.index(key[0]), list(METHODS).index(key[1])))
     index = pd.MultiIndex.from_tuples(order, names=["experiment", "method"])

@@ -8,7 +8,7 @@ import pandas as pd
 
 from evomal_core.checks import refuse_unknown
 from evomal_core.search import METHODS
-from evomal_paper.comparison.verdicts import compare
+from evomal_paper.comparison.verdicts import NEW, compare
 from evomal_paper.datasets.catalogue import DataSet
 from evomal_paper.experiments.catalogue import EXPERIMENTS
 from evomal_paper.experiments.profiles import Experiment
@@ -44,16 +44,14 @@ def table_ii(final: pd.DataFrame) -> pd.DataFrame:
     All rows of the table are there, and others that were run.
 
     Args:
-        final: `Results.final` of rows under one profile.
+        final: `Results.compared` or `Results.final` of rows under one profile.
     """
-    measured = _cells(compare(final[final["split"] == "test"], "II"))
-    theirs = _cells(published("II"))
-    lines: dict[tuple[str, str], dict[str, str]] = {}
-    for name in ROWS:
-        if name in theirs:
-            lines[name, "published"] = theirs[name]
-        if name in measured:
-            lines[name, "measured"] = measured[name]
+    measured = compare(final[final["split"] == "test"], "II")
+    kinds = {"published": _cells(published("II")), "measured": _cells(measured)}
+    if NEW[0] in measured:
+        new = measured.drop(columns=["mean", "sd", "diverged"])
+        kinds["from new starts"] = _cells(new.rename(columns={name: name.removeprefix("new ") for name in NEW}))
+    lines = {(name, kind): cells[name] for name in ROWS for kind, cells in kinds.items() if name in cells}
     index = pd.MultiIndex.from_tuples(list(lines), names=["row", "error"])
     table = pd.DataFrame(list(lines.values()), index=index).fillna("–")
     return table[[method for method in METHODS if method in table]].rename(columns=LABELS)

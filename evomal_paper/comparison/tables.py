@@ -9,6 +9,7 @@ import pandas as pd
 
 from evomal_core.search import METHODS
 from evomal_paper.comparison.verdicts import (
+    NEW,
     NOT_RUN,
     UNPUBLISHED,
 )
@@ -20,7 +21,7 @@ _PLACE = ["experiment", "group", "split"]
 
 def readable(comparison: pd.DataFrame) -> pd.DataFrame:
     """A comparison for reading: one row per experiment, group and method; columns published, and each part's
-    measured value and verdict.
+    measured value, that from new starts if the comparison has it, and verdict.
     """
     rows: dict[tuple[str, str, str], dict[str, str]] = {}
     for cell in comparison.to_dict("records"):
@@ -28,6 +29,8 @@ def readable(comparison: pd.DataFrame) -> pd.DataFrame:
         row["published"] = mean_and_sd(*(cell[f"published {name}"] for name in ("mean", "sd", "n")))
         part = SPLITS[cell["split"]]
         row[f"measured, {part}"] = mean_and_sd(*(cell[name] for name in ("mean", "sd", "n", "diverged")))
+        if NEW[0] in cell:
+            row[f"from new starts, {part}"] = mean_and_sd(cell["new mean"], cell["new sd"], cell["n"], _lost(cell))
         row[f"verdict, {part}"] = "" if cell["verdict"] == UNPUBLISHED else cell["verdict"]
     order = sorted(rows, key=lambda key: (*_first_seen(rows, key), list(METHODS).index(key[2])))
     index = pd.MultiIndex.from_tuples(order, names=["experiment", "group", "method"])
@@ -57,6 +60,7 @@ def cell_table(cells: pd.DataFrame) -> pd.DataFrame:
                 "published": _numbers_of(cell, "published "),
                 "profile": ", ".join(name for name in (cell["profile"], SPLITS.get(cell["split"])) if name),
                 "measured": _numbers_of(cell) if run else "",
+                "from new starts": _from_new(cell),
                 "difference": _interval(cell) if known else "",
                 "verdict": cell["verdict"],
                 "why": cell["why"],
@@ -74,6 +78,19 @@ def _numbers_of(cell: dict, whose: str = "") -> str:
     diverged = f", {cell['diverged']} diverged" if cell["diverged"] and not whose else ""
     text = f"{'–' if mean == 'nan' else mean}{'' if sd == 'nan' else f' ± {sd}'} ({cell[whose + 'n']:g}{diverged})"
     return text.replace(" ", "\u00a0")
+
+
+def _from_new(cell: dict) -> str:
+    """As `_numbers_of`, from new starts; "" for what has no start."""
+    if np.isnan(cell.get("new diverged", np.nan)):
+        return ""
+    new = {name: cell[f"new {name}"] for name in ("mean", "sd")}
+    return _numbers_of(cell | new | {"diverged": _lost(cell)})
+
+
+def _lost(cell: dict) -> int:
+    """How many runs diverged from new starts."""
+    return 0 if np.isnan(cell["new diverged"]) else int(cell["new diverged"])
 
 
 def _interval(cell: dict) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from evomal_paper.comparison.evidence import varied_rate
-from evomal_paper.comparison.verdicts import PAIRED, paired
+from evomal_paper.comparison.verdicts import PAIRED, is_counted, paired
 from evomal_paper.experiments.catalogue import experiment as experiment_of
 from evomal_paper.experiments.profiles import changes_in
 from evomal_paper.published.tables import COMPARED, published
@@ -44,7 +44,8 @@ def one_change(profile: str) -> tuple[str, str] | None:
 def variants(values: pd.DataFrame) -> pd.DataFrame:
     """Final errors under varied profiles beside those of the unvaried ones, over the seeds that both have.
 
-    One common seed decides nothing, and is left out; so is a profile that states a setting as it is.
+    One common seed decides nothing, and is left out; so is a profile that states a setting as it is. Where errors
+    from new starts are known, they are the variant `test_start=new`, which takes no runs of its own.
 
     Args:
         values: `Evidence.values`.
@@ -58,7 +59,7 @@ def variants(values: pd.DataFrame) -> pd.DataFrame:
     theirs = published().set_index(["table", "experiment", "group", "method"])["mean"].to_dict()
     rows: list[dict[str, Any]] = []
     compared = [COMPARED.get(row.table, ("",))[0] == row.split != "" for row in values.itertuples()]
-    kept = values.loc[np.array(compared, bool)]
+    kept = _with_new_starts(values.loc[np.array(compared, bool)])
     for keys, part in kept.groupby(["table", "experiment", "profile", "group", "split", "method"], sort=False):
         table, experiment, profile, group, split, method = map(str, keys)
         if (found := one_change(profile)) is None:
@@ -85,6 +86,16 @@ def variants(values: pd.DataFrame) -> pd.DataFrame:
         row |= paired(both["value"].to_numpy(float), both["value unvaried"].to_numpy(float))
         rows.append(row | {"nearer": _nearer(medians, cell)})
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _with_new_starts(values: pd.DataFrame) -> pd.DataFrame:
+    """The values, and those from new starts of the profiles that count, as a profile of their own."""
+    if "new" not in values:
+        return values
+    new = values[values["profile"].map(is_counted).astype(bool) & values["new"].notna()]
+    names = [f"{name}{',' if '@' in name else '@'}test_start=new" for name in new["profile"]]
+    new = new.assign(profile=names, value=new["new"])
+    return pd.concat([values, new[~new["profile"].isin(set(values["profile"]))]], ignore_index=True)
 
 
 def by_setting(table: pd.DataFrame) -> pd.DataFrame:

@@ -30,7 +30,8 @@ UNPUBLISHED = "not published"
 ONE_RUN, TOO_WIDE = "one run has no interval", "interval too wide to agree"
 """Why two means are not said to agree though nothing contradicts it."""
 
-NEW = "mean from new starts"
+NEW = ["new mean", "new sd", "new diverged"]
+"""Columns of what was measured from new initial weights and batches, beside what the cell is compared with."""
 
 AGREEMENT = 0.05
 """How far apart two means may be, as a share of the published one, to agree whatever the interval says."""
@@ -67,7 +68,7 @@ with the count of the diverged ones. Ours are of samples (n − 1); the authors'
 (n), which are widened by √(n / (n − 1)) here.
 
 The authors' code tests a loss from the initial weights and batches that selected it, which flatters the methods
-that search. `paper` and the profiles made after it are compared so; means from new starts stand beside."""
+that search. `paper` and the profiles made after it are compared so; errors from new starts stand beside."""
 
 PLACE = ["table", "experiment", "profile", "group", "split"]
 """What the methods are compared within."""
@@ -100,10 +101,11 @@ def compare(final: pd.DataFrame, table: str) -> pd.DataFrame:
     meta-training and meta-testing there.
 
     Args:
-        final: errors of finished runs, one row per run, group and split, as `Results.final` returns them.
+        final: errors of finished runs, one row per run, group and split, as `Results.compared` or `Results.final`
+            returns them.
         table: one of `paper.TABLES`.
     """
-    return beside(final.rename(columns={"error": "value"}).assign(table=table))
+    return beside(final.rename(columns={"error": "value", "error from new starts": "new"}).assign(table=table))
 
 
 def sizes(runs: pd.DataFrame) -> pd.DataFrame:
@@ -143,10 +145,13 @@ def beside(values: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=[*PLACE, "method", *_COLUMNS])
     if "new" not in values:
         return table
-    new = values["new"].astype(float)  # without rows it has no type
-    finite = values.assign(new=new.where(np.isfinite(new))).astype({"method": str})
-    means = finite.groupby([*PLACE, "method"], observed=True)["new"].mean().rename(NEW)
-    return table.join(means, on=[*PLACE, "method"])
+    new = values[values["new"].notna()].astype({"method": str, "new": float})
+    by = [*PLACE, "method"]
+    found = [
+        dict(zip(by, keys, strict=True)) | {f"new {name}": value for name, value in summary(part).items()}
+        for keys, part in new.groupby(by, observed=True)["new"]
+    ]
+    return table.merge(pd.DataFrame(found, columns=[*by, *NEW]), on=by, how="left")
 
 
 _COLUMNS = ["n", "diverged", "mean", "sd", "published mean", "published sd", "published n"]
@@ -311,7 +316,7 @@ def every_cell(values: pd.DataFrame) -> pd.DataFrame:
     whole = whole.sort_values(["place", "rank", "beside"], ignore_index=True)
     whole["headline"] = ~whole.duplicated("place")
     whole[["n", "diverged"]] = whole[["n", "diverged"]].fillna(0).astype(int)
-    columns = _COLUMNS + [NEW] * (NEW in whole)
+    columns = _COLUMNS + [name for name in NEW if name in whole]
     return whole[[*names, "profile", "split", *columns, "headline"]]
 
 

@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from evomal_paper.plots.style import (
+    draw_errors,
     draw_points,
     draw_published,
     headline,
@@ -14,6 +15,7 @@ from evomal_paper.plots.style import (
     method_axis,
     new_figure,
     one_experiment,
+    points_key,
     present,
     styled,
 )
@@ -26,7 +28,7 @@ def final_errors(final: pd.DataFrame, published: pd.DataFrame | None = None, met
     """Error after the last step: a point per seed and the mean as a bar, one panel per group and split.
 
     Args:
-        final: `Results.final` of one experiment.
+        final: `Results.final` or `Results.compared` of one experiment.
         published: rows of `paper.published` of that experiment, drawn beside as mean ± standard deviation.
         metric: name of the error on the axis.
 
@@ -43,24 +45,18 @@ def final_errors(final: pd.DataFrame, published: pd.DataFrame | None = None, met
     for axes, (split, group) in zip(grid.flat, panels, strict=True):
         part = final[(final["split"] == split) & (final["group"] == group)]
         for position, method in enumerate(methods):
-            errors = part.loc[part["method"] == method, "error"].to_numpy(float)
-            draw_points(axes, position, method, errors)
+            draw_errors(axes, position, method, part[part["method"] == method])
             if published is not None:
-                draw_published(axes, position + 0.32, _cell(published, group, method))
+                draw_published(axes, position + 0.36, _cell(published, group, method))
         axes.set_title(f"{group}, {SPLITS[split]} error", loc="left")
         method_axis(axes, methods)
     log_scale(grid[0, 0])
-    leave_room_for_diverged(grid[0, 0], final["error"])
+    leave_room_for_diverged(grid[0, 0], final)
     for row in grid:
         row[0].set_ylabel(f"final error ({metric})")
     n = final.groupby(["method", "group", "split"], observed=True).size().max()
-    headline(figure, f"{place}: final errors, n = {count_seeds(n)}", _points_key(published))
+    headline(figure, f"{place}: final errors, n = {count_seeds(n)}", points_key(final, published is not None))
     return figure
-
-
-def _points_key(published: pd.DataFrame | None) -> str:
-    beside = "" if published is None else ", diamond: published mean ± standard deviation"
-    return f"point: one seed, bar: mean{beside}"
 
 
 def _cell(published: pd.DataFrame, group: str, method: str) -> pd.DataFrame:
@@ -90,5 +86,5 @@ def parameter_counts(runs: pd.DataFrame, published: pd.DataFrame | None = None) 
     log_scale(axes)
     axes.set_ylabel("trainable weights of the loss")
     n = runs.groupby("method", observed=True).size().max()
-    headline(figure, f"{place}: size of the losses, n = {count_seeds(n)}", _points_key(published))
+    headline(figure, f"{place}: size of the losses, n = {count_seeds(n)}", points_key(runs, published is not None))
     return figure

@@ -51,6 +51,9 @@ class Style:
     marker: str
 
 
+NEW = "error from new starts"
+"""The column of `Results.compared` beside its errors."""
+
 STYLES = {
     "baseline": Style("#000000", "-", "o"),
     "random": Style("#999999", (0, (1, 1.2)), "v"),
@@ -156,14 +159,19 @@ def log_scale(axes: Axes, axis: str = "y") -> None:
     scale.set_minor_formatter(NullFormatter() if high / low > 4 else plain)
 
 
-def draw_points(axes: Axes, position: float, method: str, values: np.ndarray) -> None:
-    """A point per finite value and a bar at their mean; the others are counted below."""
+def draw_points(
+    axes: Axes, position: float, method: str, values: np.ndarray, half: float = 0.26, hollow: bool = False
+) -> None:
+    """A point per finite value and a bar, of so much to each side, at their mean; the others are counted below."""
     style = STYLES[method]
     finite = values[np.isfinite(values)]
-    spread = np.linspace(-0.16, 0.16, len(finite)) if len(finite) > 1 else np.zeros(len(finite))
-    axes.plot(position + spread, finite, style.marker, color=style.color, markersize=5, alpha=0.75, linewidth=0)
+    spread = np.linspace(-0.6, 0.6, len(finite)) * half if len(finite) > 1 else np.zeros(len(finite))
+    look: Any = {"color": style.color, "markersize": 5, "alpha": 0.75, "linewidth": 0}
+    look["markerfacecolor"] = "white" if hollow else style.color
+    axes.plot(position + spread, finite, style.marker, **look)
     if len(finite):
-        axes.hlines(finite.mean(), position - 0.26, position + 0.26, color=style.color, linewidth=2.2)
+        width = 1.2 if hollow else 2.2
+        axes.hlines(finite.mean(), position - half, position + half, color=style.color, linewidth=width)
     if lost := len(values) - len(finite):
         text = f"{lost} of {len(values)}\ndiverged"
         backing = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.5}
@@ -171,9 +179,27 @@ def draw_points(axes: Axes, position: float, method: str, values: np.ndarray) ->
         axes.annotate(text, place, xycoords=("data", "axes fraction"), ha="center", fontsize=7, bbox=backing)
 
 
-def leave_room_for_diverged(axes: Axes, values: pd.Series) -> None:
-    """On a logarithmic axis, room below all points for the counts of `draw_points`, if any value is infinite."""
-    if np.isinf(values).any():
+def draw_errors(axes: Axes, position: float, method: str, errors: pd.DataFrame) -> None:
+    """`draw_points` of errors, with those from new starts hollow beside them if the table has both."""
+    values = errors["error"].to_numpy(float)
+    if NEW not in errors:
+        draw_points(axes, position, method, values)
+        return
+    draw_points(axes, position - 0.19, method, values, 0.15)
+    draw_points(axes, position + 0.13, method, errors[NEW].to_numpy(float), 0.15, hollow=True)
+
+
+def points_key(errors: pd.DataFrame, published: bool) -> str:
+    """What the marks of `draw_errors` and `draw_published` mean."""
+    new = "; hollow: from new starts" if NEW in errors else ""
+    return f"point: one seed, bar: mean{new}" + (
+        "; diamond: published mean ± standard deviation" if published else ""
+    )
+
+
+def leave_room_for_diverged(axes: Axes, errors: pd.DataFrame) -> None:
+    """On a logarithmic axis, room below all points for the counts of `draw_points`, if any error is infinite."""
+    if np.isinf(errors.filter(["error", NEW])).any(axis=None):
         low, high = axes.get_ylim()
         axes.set_ylim(low / (high / low) ** 0.2, high)
 

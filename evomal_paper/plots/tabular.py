@@ -7,13 +7,14 @@ from matplotlib.figure import Figure
 
 from evomal_paper.comparison.splits import SPLITS, split_of
 from evomal_paper.plots.style import (
-    draw_points,
+    draw_errors,
     draw_published,
     headline,
     leave_room_for_diverged,
     log_scale,
     method_axis,
     new_figure,
+    points_key,
     present,
     styled,
 )
@@ -25,7 +26,7 @@ def errors_by_split(final: pd.DataFrame, published: pd.DataFrame) -> Figure:
     """Test error after the last step, a panel per split; the published cells stand beside the leaking one.
 
     Args:
-        final: `Results.final` of one data set under one profile and its variants by split.
+        final: `Results.final` or `Results.compared` of one data set under one profile and its variants by split.
         published: rows of `paper.published("III")` of that data set.
     """
     (name,) = final["experiment"].unique()
@@ -33,20 +34,19 @@ def errors_by_split(final: pd.DataFrame, published: pd.DataFrame) -> Figure:
     part = part.assign(rows=part["profile"].map(split_of))
     shown = [split for split in SPLITS[::-1] if split in set(part["rows"])]
     methods = present(part)
-    width = max(3.6 * len(shown) + 0.4, 5.8)  # of the headline
+    width = max(3.6 * len(shown) + 0.4, 6.6)  # of the headline
     figure, grid = new_figure(width, 3.1, 1, len(shown), sharey=True)
     for axes, split in zip(grid[0], shown, strict=True):
         here = part[part["rows"] == split]
         for position, method in enumerate(methods):
-            draw_points(axes, position, method, here.loc[here["method"] == method, "error"].to_numpy(float))
+            draw_errors(axes, position, method, here[here["method"] == method])
             if split == "leaking":
-                draw_published(axes, position + 0.32, published[published["method"] == method])
+                draw_published(axes, position + 0.36, published[published["method"] == method])
         axes.set_title(f"{split} split: {here['profile'].iloc[0]}", loc="left")
         method_axis(axes, methods)
     log_scale(grid[0, 0])
-    leave_room_for_diverged(grid[0, 0], part["error"])
+    leave_room_for_diverged(grid[0, 0], part)
     grid[0, 0].set_ylabel("final test error (MSE)")
     n = part.groupby(["method", "rows"], observed=True).size().max()
-    beside = ", diamond: published mean ± standard deviation" if "leaking" in shown else ""
-    headline(figure, f"{name}: test errors, n = {count_seeds(n)}", f"point: one seed, bar: mean{beside}")
+    headline(figure, f"{name}: test errors, n = {count_seeds(n)}", points_key(part, "leaking" in shown))
     return figure

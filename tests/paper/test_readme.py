@@ -30,12 +30,20 @@ def test_a_row_holds_means_over_seeds_and_the_published_cells(folder):
     assert cells[0] == "Sine regression, in-sample, training"
     assert cells[1] == "`quick`"
     assert cells[4:6] == ["1.5 ± 0.35 (2)", "1.27 ± 0.81"]
+    assert cells[7:] == ["4 ± 0.71", "1.5 ± 0.35", "–"]
     assert "Of 227 numbers" in block
     said = "; 0 were run on all the experiments that they are about, 0 of them under the papers' settings alone."
     assert said in block
     counted = re.search(r"(\d+) reproduced, .*Reproduced under other settings than the papers': (\d+)\.", block)
     reproduced, otherwise = counted.groups()
     assert reproduced == otherwise  # all of `quick`
+
+
+def test_the_tuned_baseline_stands_beside_where_other_rates_were_run(folder):
+    for seed, error in ((0, 1.0), (1, 2.0)):
+        made(Run("sine", "quick@base.lr=0.01", "baseline", seed, folder), error=error)
+    (row,) = [line for line in results_block(folder).splitlines() if "in-sample" in line and "out-of" not in line]
+    assert row.strip("|").split("|")[-1].strip() == "1.5 ± 0.71"
 
 
 def test_single_runs_are_said_to_decide_nothing(tmp_path):

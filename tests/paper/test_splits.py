@@ -37,8 +37,11 @@ BOTH = {"quick": DISJOINT, "quick@split=leaking": LEAKING}
     [
         ("quick", "disjoint", "quick"),
         ("quick", "leaking", "quick@split=leaking"),
-        ("paper@base.lr=0.003", "leaking", "paper@base.lr=0.003,split=leaking"),
-        ("paper@base.lr=0.003", "disjoint", "paper@base.lr=0.003"),
+        ("text@base.lr=0.003", "leaking", "text@base.lr=0.003,split=leaking"),
+        ("text@base.lr=0.003", "disjoint", "text@base.lr=0.003"),
+        ("paper", "leaking", "paper"),
+        ("paper", "disjoint", "paper@split=disjoint"),
+        ("calibrated@base.lr=0.003", "disjoint", "calibrated@base.lr=0.003,split=disjoint"),
     ],
 )
 def test_a_split_is_part_of_the_profiles_name(profile, split, name):
@@ -75,6 +78,16 @@ def test_the_table_has_a_column_for_each_split_and_judges_the_leaking_one_only()
     assert row["leaking beside published"] == "reproduced"
     assert [method for _, method in table.index] == list(METHODS)
     assert list(splits.table_iii(final({"quick": DISJOINT}))) == ["published", "disjoint"]
+
+
+def test_new_starts_stand_beside_the_leaking_cell_and_alone_on_disjoint_rows():
+    errors = final({"paper": LEAKING, "paper@split=disjoint": DISJOINT})
+    errors["error from new starts"] = errors["error"] + 0.1
+    row = splits.table_iii(errors).loc["diabetes", "evomal"]
+    assert row["leaking"] == "0.3600 ± 0.0100 (3)"
+    assert row["leaking, new starts"] == "0.4600 ± 0.0100 (3)"
+    assert row["disjoint, new starts"] == "0.8600 ± 0.0100 (3)"
+    assert "disjoint" not in row
 
 
 def test_a_diverged_run_is_counted_in_its_cell():

@@ -98,3 +98,14 @@ def test_variants_of_one_split_are_not_paired_with_runs_of_another():
     (row,) = variants(pd.concat(parts)).to_dict("records")
     assert (row["profile"], row["change"]) == ("quick@split=leaking", "softplus=true")
     assert (row["unvaried"], row["varied"], row["wins"]) == (5.0, 3.5, 2)
+
+
+def test_errors_from_new_starts_are_a_variant_of_their_own():
+    runs = values(paper=[4.0, 5.0, 6.0], paper_softplus__true=[2.0, 2.5, 7.0], text=[4.0, 5.0])
+    table = variants(runs.assign(new=runs["value"] / 2)).set_index(["profile", "change"])
+    assert set(table.index) == {
+        ("paper", "softplus=true"),
+        ("paper", "test_start=new"),
+    }  # `text` starts anew as it is
+    row = table.loc[("paper", "test_start=new")]
+    assert (row["unvaried"], row["varied"], row["n"], row["wins"]) == (5.0, 2.5, 3, 3)

@@ -300,6 +300,19 @@ def test_a_readable_table_has_a_verdict_for_each_part_of_the_task():
     assert row["verdict, training"] == "not reproduced"
 
 
+def test_errors_from_new_starts_stand_beside_and_have_no_say():
+    errors = final([3.0, 3.1, 3.2])
+    both = verdicts.compare(errors.assign(**{"error from new starts": [9.0, 11.0, np.inf]}), "2")
+    pd.testing.assert_frame_equal(both.drop(columns=verdicts.NEW), verdicts.compare(errors, "2"))
+    (row,) = tables.readable(both).to_dict("records")
+    assert row["from new starts, training"] == "10.0000 ± 1.4142 (3, 1 diverged)"
+    cells = verdicts.every_cell(values(errors).assign(new=[9.0, 11.0, np.inf]))
+    shown = only(
+        tables.cell_table(cells[cells["table"] == "2"]), experiment="sine", group="in-sample", method="Baseline"
+    )
+    assert shown["from new starts"].replace("\u00a0", " ") == "10 ± 1.4 (3, 1 diverged)"
+
+
 def test_the_whole_comparison_is_readable_and_names_what_is_furthest_off():
     table = values(final([3.0, 3.1]), final([0.01, 0.02], "evomal"), final([np.inf, 9.0], "ml3"))
     cells = verdicts.every_cell(table)
