@@ -129,7 +129,7 @@ def _small(dataset: str, network: str, minutes: tuple[float, float]) -> Experime
     paper = Profile(search=search, test_steps=10_000, seeds=5, hidden=(1000, 1000) if deep else ())
     smoke = paper.replace(search=search.replace(**TINY), test_steps=5, seeds=1, hidden=(8,) if deep else ())
     quick = paper.replace(
-        search=search.replace(generations=12, **few_steps(100), fitness_steps=250),
+        search=search.replace(population=16, generations=8, **few_steps(50), fitness_steps=250),
         test_steps=1000,
         seeds=3,
         hidden=(100, 100) if deep else (),
@@ -138,9 +138,9 @@ def _small(dataset: str, network: str, minutes: tuple[float, float]) -> Experime
     if network == "lenet5":
         # Small batches: many candidates and steps matter more to a small search than gradients without noise.
         fewer = search.replace(base=PLAIN.replace(batch_size=32), **few_steps(50), fitness_steps=250)
-        quick = quick.replace(search=fewer.replace(generations=10))
+        quick = quick.replace(search=fewer.replace(population=16, generations=8))
         if dataset == "mnist":
-            fewer = fewer.replace(population=16, generations=8)
+            fewer = fewer.replace(population=12, generations=6)
             quick = quick.replace(search=fewer, points=5, images=12_000)
     profiles = {"smoke": smoke.replace(images=200, test_images=100), "quick": quick, "paper": paper}
     profiles |= {"text": literal(paper, initialisation="default")}

@@ -42,7 +42,7 @@ def protocol(profile: str) -> str:
         "learning rate is the nearest that trains.",
         "narrow": " Its networks are a tenth as wide as the paper's; on California Housing its learning rate is "
         "the nearest that trains.",
-        "quick": " It is smaller than the paper's, on some data sets with another base learning rate (on CIFAR-10 "
+        "quick": " It is smaller than the paper's, on some data sets with another base learning rate (on MNIST "
         "and Surname chosen by the baseline's published error): a difference can come from that alone.",
     }.get(base, " It is smaller than the paper's: a difference can come from that alone.")
     return said + (f" It differs from `{base}` in {changes}." if changes else "")

@@ -76,10 +76,10 @@ def _tabular(name: str, title: str, minutes: dict[str, float]) -> Experiment:
     search = TPAMI23
     paper = Profile(search=search, test_steps=10_000, seeds=5, hidden=(1000, 1000), split="leaking")
     tiny = search.replace(**TINY, rejection_steps=20)
-    quick = search.replace(generations=10, **few_steps(100), fitness_steps=200, rejection_steps=300)
+    quick = search.replace(generations=10, **few_steps(50), fitness_steps=200, rejection_steps=100)
     profiles = {
         "smoke": Profile(search=tiny, test_steps=5, seeds=1, hidden=(8,)),
-        "quick": Profile(search=quick, test_steps=1000, seeds=3, hidden=(100, 100)),
+        "quick": Profile(search=quick, test_steps=500, seeds=3, hidden=(100, 100), points=20),
         "narrow": paper.replace(hidden=(100, 100), split="disjoint"),
         "paper": paper,
         "text": literal(paper, initialisation="default"),

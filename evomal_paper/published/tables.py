@@ -53,7 +53,7 @@ ODDITIES = {
         "published error on CIFAR-10 and Surname. Beside `paper`, the protocol as stated, a data set may "
         "have the profile `calibrated`: its base learning rate, momentum and the task that losses are learned on "
         "bring the baseline as near as was found to its published errors, and were fixed before any learned "
-        "loss met them. The rates of `quick` on CIFAR-10 and Surname were chosen so, too, by the in-sample error.",
+        "loss met them. The rates of `quick` on MNIST and Surname were chosen so, too, by the in-sample error.",
         "TaylorGLO was not part of that paper.",
     ),
     "3": (

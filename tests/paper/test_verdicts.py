@@ -289,7 +289,7 @@ def test_words_say_what_a_profile_is():
     assert protocol("paper") == ""
     assert "differs from `paper` in split=leaking" in protocol("paper@split=leaking")
     assert "chosen by the baseline's published errors" in protocol("calibrated")
-    assert "on CIFAR-10 and Surname chosen by the baseline's published error" in protocol("quick")
+    assert "on MNIST and Surname chosen by the baseline's published error" in protocol("quick")
 
 
 def test_a_readable_table_has_a_verdict_for_each_part_of_the_task():
