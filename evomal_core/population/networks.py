@@ -7,9 +7,10 @@ candidates share it, as at the initial weights. Predictions are (T, P, B, C): ba
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.func import jvp
 from evomal_core.kinds import Kind
 from evomal_core.labels import as_rows
 from evomal_core.learners import Learner, hooks, pure_call
+from evomal_core.population.convolution_algebra import ConvolutionAlgebra, Jacobian
 from evomal_core.population.convolutions import Layer as PlainLayer
 from evomal_core.population.convolutions import plain_layers
 from evomal_core.population.recurrent import RecurrentForm, recurrent_form
@@ -377,11 +379,65 @@ class NetworkStack(Stack):
 
 
 class ConvolutionStack(NetworkStack):
-    """A plain convolutional network of one learner, which the compiled kernels take on a CPU."""
+    """A plain convolutional network of one learner: by the compiled kernels on a CPU, by hand on a GPU."""
 
     def __init__(self, learner: Learner, layers: Sequence[PlainLayer]) -> None:
         super().__init__([learner])
         self.layers = tuple(layers)
+        self.algebra = ConvolutionAlgebra(layers)
+        self.by_hand = self.theta0[0].is_cuda
+
+    def linearise(
+        self, theta: Sequence[Any], x: Tensor, draw: int, factored: bool = False
+    ) -> tuple[Tensor, Pullback, Pushforward]:
+        """Predictions, with their derivative transposed and as it is."""
+        if not self.by_hand:
+            return super().linearise(theta, x, draw, factored)
+        weights = self.algebra.weights([w[0] for w in theta])
+        out, kept = self.algebra.forward(weights, x[0])
+        jacobian = cache(partial(Jacobian, self.algebra, weights, kept, out.shape[1:]))
+
+        def pays(candidates: int) -> bool:
+            return self.algebra.rows_apart and len(out) == 1 and candidates >= self.outputs
+
+        def pullback(cotangents: Tensor) -> list[Any]:
+            delta = cotangents[0].mT
+            if pays(len(delta)):
+                return [g.unsqueeze(0) for g in jacobian().pullback(delta)]
+            return [g.unsqueeze(0) for g in self.algebra.pullback(weights, kept, delta)]
+
+        def pushforward(direction: Sequence[Any]) -> Tensor:
+            along = self.algebra.weights([d[0] for d in direction])
+            if pays(direction[0].shape[1]):
+                return jacobian().pushforward(along).mT.unsqueeze(0)
+            return self.algebra.pushforward(weights, kept, along).mT.unsqueeze(0)
+
+        return out.mT.unsqueeze(0), pullback, pushforward
+
+    def train_step(self, theta: Stacked, x: Tensor, draw: int, factored: bool = False) -> tuple[Tensor, Pullback]:
+        """Predictions of one step of training, and their derivative transposed; moves running statistics."""
+        if not self.by_hand:
+            return super().train_step(theta, x, draw, factored)
+        weights = self.algebra.weights([w[0] for w in theta])
+        out, kept = self.algebra.forward(weights, x[0])
+        self._move_statistics(kept)
+
+        def pullback(cotangents: Tensor) -> list[Any]:
+            return [g.unsqueeze(0) for g in self.algebra.pullback(weights, kept, cotangents[0].mT)]
+
+        return out.mT.unsqueeze(0), pullback
+
+    def _move_statistics(self, kept: Sequence[Any]) -> None:
+        """Running means and variances of batch norms follow those of the batch, as `nn.BatchNorm2d` has it."""
+        buffers = dict(zip(self.buffer_names, self.buffers, strict=True))
+        for layer, held in zip(self.layers, kept, strict=True):
+            if layer.name == "norm":
+                standard, _, mean, variance = held
+                number = math.prod(standard.shape[2:])
+                batch = {"running_mean": mean, "running_var": variance * (number / (number - 1))}
+                for name, value in batch.items():
+                    buffers[f"{layer.statistics}.{name}"].lerp_(value.flatten(1), layer.momentum)
+                buffers[f"{layer.statistics}.num_batches_tracked"].add_(1)
 
 
 class RecurrentStack(NetworkStack):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -395,3 +395,46 @@ def test_an_interrupted_training_goes_on_from_its_snapshot(
     assert ticks[0] > 3
     wanted = train(loss, learners[0], NESTEROV, 16, [0, 4, 9], milestones=[5, 10]).curve
     assert [pytest.approx(row) for row in wanted] == whole[0]
+
+
+def by_hand(learners: list[Learner]) -> ConvolutionStack:
+    """The stack as a GPU has it: derivatives by hand in PyTorch, not by the kernels."""
+    stack = the_stack(learners)
+    stack.by_hand = True
+    return stack
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(KINDS), st.integers(1, 4), st.booleans(), SEEDS)
+def test_derivatives_by_hand_agree_with_autograd(kind: str, candidates: int, shared: bool, seed: int) -> None:
+    rng, draws = random.Random(seed), torch.Generator().manual_seed(seed)
+    model, shape = random_network(rng, {"regression": 2, "binary": 1, "multiclass": 3}[kind])
+    learners = learners_for(kind, lambda _: model(), shape, PLAIN)
+    ours, theirs = by_hand(learners), NetworkStack(learners)
+
+    def like(parts: Sequence[Tensor], number: int) -> list[Tensor]:
+        return [torch.randn(1, number, *w.shape[2:], generator=draws, dtype=w.dtype) for w in parts]
+
+    theta = ours.theta0 if shared else like(ours.theta0, candidates)
+    x = learners[0].task.train[0].unsqueeze(0)
+    out, pullback, pushforward = ours.linearise(theta, x, 0)
+    wanted, pull, push = theirs.linearise(theta, x, 0)
+    torch.testing.assert_close(out, wanted, rtol=1e-10, atol=1e-12)
+    (cotangents,) = like([wanted[:, :1]], candidates)
+    for found, right in zip(pullback(cotangents), pull(cotangents), strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-9, atol=1e-10)
+    direction = like(ours.theta0, candidates)
+    torch.testing.assert_close(pushforward(direction), push(direction), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("model", [small_lenet, normed])
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_by_hand_agrees_with_pytorch(kind: str, model: Callable[[int], nn.Module]) -> None:
+    losses, learners = losses_for(LEARNT, kind), learners_for(kind, model, (1, 16, 16), NESTEROV)
+    stack = by_hand(learners)
+    ours, theirs = (StackTraining(losses, s, NESTEROV) for s in (stack, NetworkStack(learners)))
+    for step in (0, 1, 4):
+        ours.advance(step)
+        theirs.advance(step)
+        got, wanted = ours.errors(["validation"]), theirs.errors(["validation"])
+        torch.testing.assert_close(got["validation"], wanted["validation"], rtol=1e-9, atol=0)
