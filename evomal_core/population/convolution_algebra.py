@@ -26,7 +26,7 @@ Kept = list[Any]
 """What each layer keeps of a forward pass for its derivatives."""
 
 
-class Convolution:
+class _Convolution:
     """A convolution as a product of its weights with patches of its input, (P, K, positions · B)."""
 
     def __init__(self, layer: Layer) -> None:
@@ -89,7 +89,7 @@ class Convolution:
         return (self.layer.outputs[0], self.layer.inputs[0], *self.layer.kernel)
 
 
-class Dense(Convolution):
+class _Dense(_Convolution):
     """A dense layer: one patch, the whole input."""
 
     def patches(self, h: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class Dense(Convolution):
         return (self.layer.outputs[0], self.layer.inputs[0])
 
 
-class Activation:
+class _Activation:
     """Hyperbolic tangent or ReLU, whose output tells its slope."""
 
     def __init__(self, layer: Layer) -> None:
@@ -123,7 +123,7 @@ class Activation:
     push = back
 
 
-class Average:
+class _Average:
     """Means of 2×2 pixels; an odd last row or column is left out."""
 
     def __init__(self, layer: Layer) -> None:
@@ -139,7 +139,7 @@ class Average:
         return self.forward(tangent)[0]
 
 
-class Maximum:
+class _Maximum:
     """The largest of 2×2 pixels, the first of equal ones, as in PyTorch; NaN is larger than any number."""
 
     def __init__(self, layer: Layer) -> None:
@@ -161,7 +161,7 @@ class Maximum:
         return torch.where(chosen, _windows(tangent), 0.0).sum(dim=2)
 
 
-class Norm:
+class _Norm:
     """Batch norm in training mode: by the mean and variance of the batch, for each channel."""
 
     def __init__(self, layer: Layer) -> None:
@@ -198,13 +198,13 @@ class Norm:
 PIXELS = (2, 3, 4)
 """The axes of an activation that batch norm averages over: pixels and rows."""
 KINDS: dict[str, Any] = {
-    "convolution": Convolution,
-    "dense": Dense,
-    "tanh": Activation,
-    "relu": Activation,
-    "average": Average,
-    "maximum": Maximum,
-    "norm": Norm,
+    "convolution": _Convolution,
+    "dense": _Dense,
+    "tanh": _Activation,
+    "relu": _Activation,
+    "average": _Average,
+    "maximum": _Maximum,
+    "norm": _Norm,
 }
 
 
@@ -295,7 +295,7 @@ class Jacobian:
         for number, delta in algebra.cotangents(weights, kept, each).items():
             part, layer = algebra.parts[number], algebra.layers[number]
             deltas, patches = part.rows(delta), kept[number][0]
-            if isinstance(part, Dense):
+            if isinstance(part, _Dense):
                 self.table[number] = deltas, patches  # (C, o, B) and (i, B)
                 continue
             positions = math.prod(layer.outputs[1:])
@@ -308,7 +308,7 @@ class Jacobian:
         """Gradients of the parameters from cotangents (P, C, B)."""
         flat, found = delta.reshape(len(delta), -1), {}
         for number, (first, second) in self.table.items():
-            if isinstance(self.algebra.parts[number], Dense):
+            if isinstance(self.algebra.parts[number], _Dense):
                 rows = torch.einsum("pcb,cob->pob", delta, first)
                 found[number] = (_times(rows, second.mT.unsqueeze(0)), rows.sum(dim=2))
             else:
@@ -321,7 +321,7 @@ class Jacobian:
         total: Tensor | None = None
         for number, (first, second) in self.table.items():
             dw, db = direction[number]
-            if isinstance(self.algebra.parts[number], Dense):
+            if isinstance(self.algebra.parts[number], _Dense):
                 change = _times(dw, second.unsqueeze(0))
                 change = change if db is None else change + db.unsqueeze(2)
                 part = torch.einsum("pob,cob->pcb", change, first)

@@ -395,7 +395,7 @@ class ConvolutionStack(NetworkStack):
             return super().linearise(theta, x, draw, factored)
         weights = self.algebra.weights([w[0] for w in theta])
         out, kept = self.algebra.forward(weights, x[0])
-        jacobian = cache(partial(Jacobian, self.algebra, weights, kept, out.shape[1:]))
+        jacobian = cache(partial(Jacobian, self.algebra, weights, kept, (out.shape[1], out.shape[2])))
 
         def pays(candidates: int) -> bool:
             return self.algebra.rows_apart and len(out) == 1 and candidates >= self.outputs
