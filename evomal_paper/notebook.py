@@ -221,8 +221,8 @@ class Output:
     folder: Path
 
     def figure(self, figure: Any, name: str) -> Any:
-        """Write a figure as PNG and PDF, and give it back to be shown."""
-        save(figure, self.folder / "figures" / name)
+        """Write a figure as PNG, and give it back to be shown."""
+        save(figure, self.folder / "figures" / f"{name}.png")
         return figure
 
     def table(self, table: pd.DataFrame, name: str) -> pd.DataFrame:

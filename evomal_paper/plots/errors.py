@@ -5,14 +5,13 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
+from evomal_paper.comparison.splits import SPLITS as ROWS
+from evomal_paper.comparison.splits import split_of
 from evomal_paper.plots.style import (
-    draw_errors,
-    draw_points,
     draw_published,
+    draw_seeds,
     headline,
-    leave_room_for_diverged,
     log_scale,
-    method_axis,
     new_figure,
     one_experiment,
     points_key,
@@ -36,31 +35,21 @@ def final_errors(final: pd.DataFrame, published: pd.DataFrame | None = None, met
         ValueError: a table holds several experiments.
     """
     place = one_experiment(final)
-    panels = [key for key, _ in final.groupby(["split", "group"], observed=True, sort=False)]
-    panels = sorted(panels, key=lambda key: (list(SPLITS).index(key[0]), key[1]))
-    columns = len({group for _, group in panels}) if len({group for _, group in panels}) > 1 else len(panels)
+    splits = [split for split in SPLITS if split in set(final["split"])]
+    groups = sorted(set(final["group"]))
+    rows, columns = (len(splits), len(groups)) if len(groups) > 1 else (1, len(splits))
     methods = present(final)
-    size = (3.4 * columns + 0.4, 2.6 * (len(panels) // columns) + 0.5)
-    figure, grid = new_figure(*size, len(panels) // columns, columns, sharey=True)
-    for axes, (split, group) in zip(grid.flat, panels, strict=True):
-        part = final[(final["split"] == split) & (final["group"] == group)]
-        for position, method in enumerate(methods):
-            draw_errors(axes, position, method, part[part["method"] == method])
-            if published is not None:
-                draw_published(axes, position + 0.36, _cell(published, group, method))
+    figure, grid = new_figure(3.4 * columns + 0.4, 2.6 * rows + 0.5, rows, columns, sharey=True)
+    for axes, (split, group) in zip(grid.flat, [(s, g) for s in splits for g in groups], strict=True):
+        draw_seeds(axes, final[(final["split"] == split) & (final["group"] == group)], "error", methods)
+        if published is not None:
+            draw_published(axes, methods, published[published["group"].isin([group, ""])])
         axes.set_title(f"{group}, {SPLITS[split]} error", loc="left")
-        method_axis(axes, methods)
+        axes.set_ylabel(f"final error ({metric})" if axes in grid[:, 0] else "")
     log_scale(grid[0, 0])
-    leave_room_for_diverged(grid[0, 0], final)
-    for row in grid:
-        row[0].set_ylabel(f"final error ({metric})")
     n = final.groupby(["method", "group", "split"], observed=True).size().max()
     headline(figure, f"{place}: final errors, n = {count_seeds(n)}", points_key(final, published is not None))
     return figure
-
-
-def _cell(published: pd.DataFrame, group: str, method: str) -> pd.DataFrame:
-    return published[published["group"].isin([group, ""]) & (published["method"] == method)]
 
 
 @styled
@@ -76,15 +65,66 @@ def parameter_counts(runs: pd.DataFrame, published: pd.DataFrame | None = None) 
     """
     place = one_experiment(runs)
     methods = [name for name in present(runs) if runs.loc[runs["method"] == name, "parameters"].max() > 0]
-    figure, grid = new_figure(5.2, 3.2)
-    axes = grid[0, 0]
-    for position, method in enumerate(methods):
-        draw_points(axes, position, method, runs.loc[runs["method"] == method, "parameters"].to_numpy(float))
-        if published is not None:
-            draw_published(axes, position + 0.34, _cell(published, "", method))
-    method_axis(axes, methods)
+    figure, ((axes,),) = new_figure(5.2, 3.2)
+    draw_seeds(axes, runs[runs["method"].isin(methods)], "parameters", methods)
+    if published is not None:
+        draw_published(axes, methods, published)
     log_scale(axes)
     axes.set_ylabel("trainable weights of the loss")
     n = runs.groupby("method", observed=True).size().max()
     headline(figure, f"{place}: size of the losses, n = {count_seeds(n)}", points_key(runs, published is not None))
+    return figure
+
+
+@styled
+def errors_by_split(final: pd.DataFrame, published: pd.DataFrame) -> Figure:
+    """Test error after the last step, a panel per split; the published cells stand beside the leaking one.
+
+    Args:
+        final: `Results.final` or `Results.compared` of one data set under one profile and its variants by split.
+        published: rows of `paper.published("III")` of that data set.
+    """
+    (name,) = final["experiment"].unique()
+    part = final[(final["split"] == "test") & (final["group"] == "in-sample")]
+    part = part.assign(rows=part["profile"].map(split_of))
+    shown = [split for split in ROWS[::-1] if split in set(part["rows"])]
+    methods = present(part)
+    width = max(3.6 * len(shown) + 0.4, 6.6)  # of the headline
+    figure, grid = new_figure(width, 3.1, 1, len(shown), sharey=True)
+    for axes, split in zip(grid[0], shown, strict=True):
+        here = part[part["rows"] == split]
+        draw_seeds(axes, here, "error", methods)
+        if split == "leaking":
+            draw_published(axes, methods, published)
+        axes.set_title(f"{split} split: {here['profile'].iloc[0]}", loc="left")
+        axes.set_ylabel("final test error (MSE)" if axes is grid[0, 0] else "")
+    log_scale(grid[0, 0])
+    n = part.groupby(["method", "rows"], observed=True).size().max()
+    headline(figure, f"{name}: test errors, n = {count_seeds(n)}", points_key(part, "leaking" in shown))
+    return figure
+
+
+@styled
+def transfer_errors(final: pd.DataFrame, metrics: dict[str, str], split: str = "test") -> Figure:
+    """Error of the target's networks by method, one panel per transfer and group: a point per seed, bar = mean.
+
+    Args:
+        final: errors of one or more transfers, as `transfer.load_or_transfer` returns them.
+        metrics: name of the error of each target.
+        split: the part that is shown.
+    """
+    shown = final[final["split"] == split]
+    panels = list(shown.groupby(["source", "target", "group"], sort=False))
+    figure, grid = new_figure(3.1 * len(panels) + 0.6, 3.2, 1, len(panels))
+    for axes, ((source, target, group), part) in zip(grid.flat, panels, strict=True):
+        draw_seeds(axes, part, "error", present(shown))
+        log_scale(axes)
+        axes.set_title(f"{source} → {target}\n{group}", loc="left")
+        axes.set_ylabel(f"{SPLITS[split]} error ({metrics[target]})")
+    n = int(shown["seed"].nunique())
+    headline(
+        figure,
+        f"Transfer, profile {shown['profile'].iloc[0]}, n = {count_seeds(n)}",
+        points_key(shown, published=False),
+    )
     return figure

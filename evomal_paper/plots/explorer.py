@@ -16,7 +16,7 @@ import torch
 
 from evomal_core.losses import LearnedLoss, Loss, TaskLoss
 from evomal_paper.analysis.curves import value_and_slope
-from evomal_paper.plots.style import Picture, arsinh_scale, headline, loss_line, new_figure, styled
+from evomal_paper.plots.style import Picture, arsinh_scale, headline, legend_outside, loss_line, new_figure, styled
 
 MOST_SLIDERS = 200
 """The weights of a loss with more than this are left as they are."""
@@ -102,7 +102,7 @@ def picture(loss: Loss, y: float, phi: Sequence[float] | None = None, title: str
             axes.plot(x, set_to[column], label="as set", **loss_line("evomal", 1))
         axes.set(xlabel="error f − y" if regression else "probability f", ylabel=label)
     arsinh_scale(panels[0, 1])
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside right upper")
+    legend_outside(figure)
     headline(figure, title or type(loss).__name__, f"label y = {y:g}".replace("-", "−"))
     return figure
 

@@ -1,22 +1,16 @@
-"""Figures of the analyses: landscapes, transfer and learning rates; see `plots` for the common style."""
+"""Figures of landscapes of losses."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evomal_paper.analysis.landscapes import per_seed
 from evomal_paper.experiments.catalogue import experiment
-from evomal_paper.plots.style import (
-    STYLES,
-    headline,
-    new_figure,
-    outside_legend,
-    present,
-    styled,
-)
+from evomal_paper.plots.style import by_method, headline, legend_outside, new_figure, present, styled
 from evomal_paper.published.tables import LABELS
 from evomal_paper.sentences import count_seeds
 
@@ -46,37 +40,28 @@ def landscape_lines(lines: pd.DataFrame, kinds: dict[str, str], measure: str = "
     figure, grid = new_figure(4.4 * len(names) + 2.2, 3.4, 1, len(names))
     for axes, name in zip(grid.flat, names, strict=True):
         part = heights[heights["experiment"] == name]
-        tops, lost = [], []
-        for method in present(part):
-            mean, diverged = _draw_landscape(axes, method, part[part["method"] == method])
-            lost += [f"{LABELS[method]}: {diverged} diverged"] * (diverged > 0)
-            if method in ("baseline", "evomal") and np.isfinite(mean).all():
-                tops.append(float(mean.max()))
-        if tops:
+        finite = part.groupby(["method", "seed"], observed=True)["height"].transform(
+            lambda h: np.isfinite(h).all()
+        )
+        kept = part[finite.astype(bool)]
+        look = by_method(kept) | {"markers": False}
+        bands = {"errorbar": "se", "err_kws": {"alpha": 0.13, "linewidth": 0}}
+        sns.lineplot(x="x", y="height", ax=axes, linewidth=1.6, **bands, **look)
+        lost = part[~finite.astype(bool)].groupby("method", observed=True)["seed"].nunique()
+        told = [f"{LABELS[method]}: {lost[method]} diverged" for method in present(part) if lost.get(method, 0)]
+        means = kept.groupby(["method", "x"], observed=True)["height"].mean()
+        if tops := [means[method].max() for method in ("baseline", "evomal") if method in present(kept)]:
             low = min(0.0, axes.get_ylim()[0]) if measure == "own" else 0.0
             axes.set_ylim(low, 1.15 * max(tops))
-        axes.annotate("\n".join(lost), (0.5, 0.97), xycoords="axes fraction", ha="center", va="top", fontsize=7.5)
+        axes.annotate("\n".join(told), (0.5, 0.97), xycoords="axes fraction", ha="center", va="top", fontsize=7.5)
         axes.set_title(experiment(name).title, loc="left")
         axes.set(xlabel="step along the direction (norms of the filters)")
         axes.set_ylabel(f"training {HEIGHTS[measure][kinds[name]]}")
     n = int(heights["seed"].nunique())
     key = "line: mean over seeds, band: ± 1 standard error; lines may leave a panel"
     headline(figure, f"Landscapes, profile {lines['profile'].iloc[0]}, n = {count_seeds(n)}", key)
-    outside_legend(figure, grid.flat[0])
+    legend_outside(figure)
     return figure
-
-
-def _draw_landscape(axes: Axes, method: str, part: pd.DataFrame) -> tuple[np.ndarray, int]:
-    """The mean line that was drawn, and how many seeds diverged."""
-    curves = part.pivot(index="seed", columns="x", values="height")
-    kept = curves[np.isfinite(curves).all(axis=1)]
-    style, x = STYLES[method], curves.columns.to_numpy(float)
-    mean = kept.mean().to_numpy() if len(kept) else np.full(len(x), np.nan)
-    axes.plot(x, mean, color=style.color, linestyle=style.linestyle, linewidth=1.6, label=LABELS[method])
-    if len(kept) > 1:
-        error = kept.std(ddof=1).to_numpy() / np.sqrt(len(kept))
-        axes.fill_between(x, mean - error, mean + error, color=style.color, alpha=0.13, linewidth=0)
-    return mean, len(curves) - len(kept)
 
 
 @styled

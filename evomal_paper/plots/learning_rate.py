@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evomal_paper.plots.style import STYLES, headline, log_scale, new_figure, outside_legend, present, styled
-from evomal_paper.published.tables import LABELS, SPLITS
+from evomal_paper.plots.style import (
+    PALETTE,
+    by_method,
+    headline,
+    legend_outside,
+    log_scale,
+    new_figure,
+    present,
+    styled,
+)
+from evomal_paper.published.tables import SPLITS
 from evomal_paper.sentences import count_seeds
 
 
@@ -34,8 +45,21 @@ def error_by_rate(
     figure, grid = new_figure(4.0 * len(panels) + 1.8, 3.6, 1, len(panels))
     for axes, (group, split) in zip(grid.flat, panels, strict=True):
         part = shown[(shown["group"] == group) & (shown["split"] == split)]
+        finite = part[np.isfinite(part["error"])]
+        lines = by_method(finite)
+        sns.lineplot(x="rate", y="error", estimator="median", errorbar=None, ax=axes, markersize=0, **lines)
+        sns.scatterplot(
+            x="rate",
+            y="error",
+            ax=axes,
+            s=28,
+            linewidth=0,
+            alpha=0.6,
+            legend=False,
+            **by_method(finite, lines=False),
+        )
         for row, method in enumerate(present(part)):
-            _draw_rates(axes, method, part[part["method"] == method], row)
+            _count_diverged(axes, method, part[part["method"] == method], row)
         axes.axvline(stated, color="0.5", linewidth=0.9, linestyle=":", label="stated rate", zorder=0)
         log_scale(axes)
         axes.set_xscale("log")
@@ -44,27 +68,14 @@ def error_by_rate(
     n = int(final["seed"].nunique())
     place = f"{final['experiment'].iloc[0]}: error by learning rate, n = {count_seeds(n)} at each rate"
     headline(figure, place, "point: one seed, line: median of the seeds that did not diverge")
-    outside_legend(figure, grid.flat[0])
+    legend_outside(figure)
     return figure
 
 
-def _draw_rates(axes: Axes, method: str, part: pd.DataFrame, row: int) -> None:
-    style = STYLES[method]
-    finite = part[np.isfinite(part["error"])]
-    shift = 1.03 if row else 1 / 1.03
-    axes.plot(finite["rate"] * shift, finite["error"], style.marker, color=style.color, markersize=4.5, alpha=0.6)
-    middle = finite.groupby("rate")["error"].median()
-    axes.plot(middle.index * shift, middle, color=style.color, linestyle=style.linestyle, label=LABELS[method])
+def _count_diverged(axes: Axes, method: str, part: pd.DataFrame, row: int) -> None:
+    """Count the diverged runs of a method above the panel, at each rate, in the row-th line."""
+    look: Any = {"ha": "center", "color": PALETTE[method], "fontsize": 7, "textcoords": "offset points"}
     for rate, errors in part.groupby("rate")["error"]:
         if lost := int(np.isinf(errors).sum()):
-            text = f"{lost}/{len(errors)}"
-            axes.annotate(
-                text,
-                (rate, 1),
-                xytext=(0, 12 - 9 * row),
-                xycoords=("data", "axes fraction"),
-                textcoords="offset points",
-                ha="center",
-                color=style.color,
-                fontsize=7,
-            )
+            look |= {"xycoords": ("data", "axes fraction"), "xytext": (0, 12 - 9 * row)}
+            axes.annotate(f"{lost}/{len(errors)}", (rate, 1), **look)

@@ -1,14 +1,19 @@
-"""Figures of learned losses: the papers' examples, their effect behind a softmax, and this project's own."""
+"""Figures of losses over the prediction, value above and gradient below, and of their complexity."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
+from evomal_core.kinds import Kind
 from evomal_core.losses import Loss, TaskLoss
 from evomal_paper.analysis.curves import effective_loss, value_and_slope
 from evomal_paper.analysis.examples import PlainLoss
@@ -16,10 +21,13 @@ from evomal_paper.analysis.learned import SYMBOLIC, Key, classes_of
 from evomal_paper.plots.style import (
     STYLES,
     arsinh_scale,
+    by_method,
     headline,
+    legend_outside,
     log_scale,
     loss_line,
     new_figure,
+    new_panels,
     scaled,
     styled,
 )
@@ -28,11 +36,13 @@ from evomal_paper.sentences import count_seeds
 
 P = np.linspace(0.01, 0.99, 197)
 E = np.linspace(-3, 3, 301)
+ERROR, PROBABILITY = "error f − y", "probability f"
 X_LABELS = {
     "regression": "error f − y, y = 1",
     "binary": "probability f, y = 1",
     "multiclass": "probability of the true class",
 }
+TASK_LOSSES = {"regression": "squared error", "binary": "cross-entropy", "multiclass": "cross-entropy"}
 SCALED = "values are shifted and scaled to [0, 1] in each panel; a constant one lies at 0.5"
 
 FOCAL = PlainLoss(lambda f, y: -y * (1 - f) ** 2 * torch.log(f), "multiclass")
@@ -42,6 +52,68 @@ FOCAL = PlainLoss(lambda f, y: -y * (1 - f) ** 2 * torch.log(f), "multiclass")
 def smoothed(classes: int, share: float = 0.1) -> PlainLoss:
     """Cross-entropy with label smoothing (Müller et al. 2019): y becomes (1 − a)·y + a/C."""
     return PlainLoss(lambda f, y: -((1 - share) * y + share / classes) * torch.log(f), "multiclass")
+
+
+@dataclass(frozen=True)
+class Column:
+    """Losses that share two panels: value and slope of each by name, the task loss first, over x."""
+
+    title: str
+    x_label: str
+    x: np.ndarray
+    curves: dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def _at_label(losses: Mapping[str, Loss], kind: Kind, y: float) -> Column:
+    """Losses at a label, over the error of a regression and the probability of a class."""
+    task = "regression" if kind == "regression" else "classification"
+    x, x_label = (E, ERROR) if kind == "regression" else (P, PROBABILITY)
+    all_losses = {TASK_LOSSES[kind]: TaskLoss(kind), **losses}
+    f = x + y if kind == "regression" else x
+    curves = {name: value_and_slope(loss, f, y) for name, loss in all_losses.items()}
+    return Column(f"{task}, y = {y:g}".replace("-", "−"), x_label, x, curves)
+
+
+def _value_over_slope(columns: Sequence[Column], slope_label: str = "gradient ∂M/∂f") -> Figure:
+    """A figure of two panels a column; values are scaled, slopes lie on an arsinh axis."""
+    figure, panels = new_figure(2.8 * len(columns) + 1.4, 5.2, 2, len(columns), sharex="col")
+    for (above, below), column in zip(panels.T, columns, strict=True):
+        for number, (name, (value, slope)) in enumerate(column.curves.items()):
+            line = loss_line(name, number)
+            above.plot(column.x, scaled(value), label=LABELS.get(name, name), **line)
+            below.plot(column.x, slope, **line)
+        above.set_title(column.title, loc="left")
+        below.axhline(0, color="0.6", linewidth=0.8, zorder=0)
+        below.set_xlabel(column.x_label)
+        arsinh_scale(below)
+    panels[0, 0].set_ylabel("loss, scaled to [0, 1]")
+    panels[1, 0].set_ylabel(slope_label)
+    return figure
+
+
+@styled
+def loss_shapes(
+    losses: Mapping[str, Loss], kind: Kind, labels: Sequence[float] | None = None, title: str = ""
+) -> Figure:
+    """Value and gradient of losses beside the task loss, one column per label (TPAMI Figure 6).
+
+    Regression: over the error f − y. Binary and multiclass: over the probability f of a class, for y = 0
+    and y = 1. Values are shifted and scaled to [0, 1] within a panel, since neither an offset nor the unit
+    of a loss shows in what it prefers; gradients are as they are, on an axis that is linear around 0 (arsinh).
+
+    Args:
+        losses: losses by name; names of METHODS get that method's colour and line.
+        kind: the kind of all losses.
+        labels: values of y for a regression; −1, 0 and 1 by default (standardised labels).
+        title: said above the figure, for example of which seed the losses are.
+    """
+    shown = {name: loss for name, loss in losses.items() if not isinstance(loss, TaskLoss)}
+    labels = labels or ((-1.0, 0.0, 1.0) if kind == "regression" else (0.0, 1.0))
+    figure = _value_over_slope([_at_label(shown, kind, label) for label in labels])
+    legend_outside(figure)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left")
+    return figure
 
 
 @styled
@@ -55,59 +127,31 @@ def figure6(classification: Mapping[str, Loss], regression: Mapping[str, Loss], 
         regression: losses of regression by name.
         label: the label y of the regression panel; one beyond 1 shows what a threshold at 1 does.
     """
-    figure, panels = new_figure(9.6, 5.6, 2, 3, sharex="col")
-    for column, (losses, f, y) in enumerate(
-        [(classification, P, 1.0), (classification, P, 0.0), (regression, E + label, label)]
-    ):
-        reference = "cross-entropy" if column < 2 else "squared error"
-        task_loss = TaskLoss("multiclass" if column < 2 else "regression")
-        x = f if column < 2 else E
-        for number, (name, loss) in enumerate([(reference, task_loss), *losses.items()]):
-            _draw(panels[:, column], x, *value_and_slope(loss, f, y), loss_line(name, number), name)
-        _finish(panels[:, column], "error f − y" if column == 2 else "probability f")
-        panels[0, column].set_title(f"{'regression' if column == 2 else 'classification'}, y = {y:g}", loc="left")
-    panels[0, 0].set_ylabel("loss, scaled to [0, 1]")
-    panels[1, 0].set_ylabel("gradient ∂M/∂f")
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=3)
-    figure.legend(*panels[0, 2].get_legend_handles_labels(), loc="outside lower right", ncols=3)
+    columns = [_at_label(classification, "multiclass", y) for y in (1.0, 0.0)]
+    figure = _value_over_slope([*columns, _at_label(regression, "regression", label)])
+    legend_outside(figure, "lower center", ncols=4)
     headline(figure, "Example losses of TPAMI Table VI, value and gradient", SCALED)
     return figure
 
 
-def _draw(
-    pair: np.ndarray, x: np.ndarray, value: np.ndarray, slope: np.ndarray, line: dict, name: str | None
-) -> None:
-    pair[0].plot(x, scaled(value), label=LABELS.get(name or "", name), **line)
-    pair[1].plot(x, slope, **line)
-
-
-def _finish(pair: np.ndarray, x_label: str) -> None:
-    pair[1].axhline(0, color="0.6", linewidth=0.8, zorder=0)
-    pair[1].set_xlabel(x_label)
-    arsinh_scale(pair[1])
-
-
 @styled
 def effective_losses(losses: Mapping[str, Loss], classes: int = 10) -> Figure:
-    """What multiclass losses are behind a softmax, over the probability p of the true class, beside known ones.
+    """Multiclass losses behind a softmax, over the probability p of the true class, beside known ones.
 
-    The other classes share 1 − p equally (`curves.effective_loss`). This is what families are told by.
+    The other classes share 1 − p equally (`curves.effective_loss`). Families are told by this.
 
     Args:
         losses: multiclass losses by name.
         classes: number of classes.
     """
-    known = {"focal loss, γ = 2": FOCAL, "label smoothing, 0.1": smoothed(classes)}
-    figure, panels = new_figure(7.4, 5.4, 2, 2, sharex=True)
-    for column, (part, title) in enumerate([(known, "known losses"), (losses, "losses shown")]):
-        for number, (name, loss) in enumerate([("cross-entropy", TaskLoss("multiclass")), *part.items()]):
-            _draw(panels[:, column], P, *effective_loss(loss, P, classes), loss_line(name, number), name)
-        _finish(panels[:, column], "probability p of the true class")
-        panels[0, column].set_title(title, loc="left")
-    panels[0, 0].set_ylabel("loss, scaled to [0, 1]")
-    panels[1, 0].set_ylabel("gradient ∂V/∂p")
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=2)
-    figure.legend(*panels[0, 1].get_legend_handles_labels(), loc="outside lower right", ncols=3)
+    known: dict[str, Loss] = {"focal loss, γ = 2": FOCAL, "label smoothing, 0.1": smoothed(classes)}
+    columns = []
+    for part, title in ((known, "known losses"), (losses, "losses shown")):
+        behind = {TASK_LOSSES["multiclass"]: TaskLoss("multiclass"), **part}
+        curves = {name: effective_loss(loss, P, classes) for name, loss in behind.items()}
+        columns.append(Column(title, "probability p of the true class", P, curves))
+    figure = _value_over_slope(columns, "gradient ∂V/∂p")
+    legend_outside(figure, "lower center", ncols=3)
     headline(figure, f"Behind a softmax of {classes} classes, the others sharing 1 − p equally", SCALED)
     return figure
 
@@ -128,10 +172,8 @@ def own_losses(
         gradient: whether gradients are shown instead of values, each in units of its own mean size.
     """
     groups = list(best[best["method"] == method].groupby("experiment", sort=False))
-    columns = min(len(groups), 3)
-    rows = -(-len(groups) // columns)
-    figure, panels = new_figure(3.1 * columns + 0.2, 2.5 * rows + 0.9, rows, columns)
-    for axes, (experiment, part) in zip(panels.flat, groups, strict=False):
+    figure, panels = new_panels(len(groups), 3.1, 2.5)
+    for axes, (experiment, part) in zip(panels, groups, strict=True):
         kind = part["kind"].iloc[0]
         axes.plot(*_outline(TaskLoss(kind), experiment, gradient), color="black", linewidth=1.0)
         for row in part.to_dict("records"):
@@ -139,10 +181,11 @@ def own_losses(
             curve = _outline(losses[experiment, method, row["seed"]], experiment, gradient)
             axes.plot(*curve, color=STYLES[method].color, linestyle=line, linewidth=1.3, alpha=0.7)
         axes.set_title(f"{experiment}, n = {count_seeds(len(part))}", loc="left")
-        axes.set_xlabel(X_LABELS[kind])
+        axes.set(
+            xlabel=X_LABELS[kind], ylabel="gradient over its mean size" if gradient else "loss, scaled to [0, 1]"
+        )
         if gradient:
             arsinh_scale(axes)
-    _tidy(panels, len(groups), "gradient over its mean size" if gradient else "loss, scaled to [0, 1]")
     key = "black: task loss; colour: a line a seed, dotted where degenerate"
     headline(figure, f"Best losses of {LABELS[method]}", key)
     return figure
@@ -159,13 +202,6 @@ def _outline(loss: Loss, experiment: str, gradient: bool) -> tuple[np.ndarray, n
     return x, (slope / size if size > 0 else slope) if gradient else scaled(value)
 
 
-def _tidy(panels: np.ndarray, used: int, label: str) -> None:
-    for axes in panels.flat[used:]:
-        axes.set_visible(False)
-    for row in panels:
-        row[0].set_ylabel(label)
-
-
 @styled
 def complexity(best: pd.DataFrame) -> Figure:
     """Held-out error against the number of nodes, a point for each best loss of a symbolic method.
@@ -173,31 +209,18 @@ def complexity(best: pd.DataFrame) -> Figure:
     Args:
         best: `learned.best_losses`; runs that diverged are counted in the panel's title.
     """
-    symbolic = best[best["method"].isin(SYMBOLIC)]
-    groups = list(symbolic.groupby("experiment", sort=False))
-    columns = min(len(groups), 3)
-    rows = -(-len(groups) // columns)
-    figure, panels = new_figure(3.1 * columns + 0.2, 2.5 * rows + 1.1, rows, columns)
-    for axes, (experiment, part) in zip(panels.flat, groups, strict=False):
+    groups = list(best[best["method"].isin(SYMBOLIC)].groupby("experiment", sort=False))
+    figure, panels = new_panels(len(groups), 3.1, 2.5)
+    for axes, (experiment, part) in zip(panels, groups, strict=True):
         finite = part[np.isfinite(part["error"])]
-        for method, points in finite.groupby("method", sort=False):
-            style = STYLES[method]
-            size = 8 if style.marker == "*" else 5
-            look = {"color": style.color, "markersize": size, "label": LABELS[method], "alpha": 0.85}
-            axes.plot(points["complexity"], points["error"], style.marker, linewidth=0, **look)
+        look: dict[str, Any] = by_method(finite, lines=False)
+        sns.scatterplot(x="complexity", y="error", ax=axes, s=60, linewidth=0, alpha=0.85, **look)
         if len(finite) and finite["error"].min() > 0:
             log_scale(axes)
         lost = len(part) - len(finite)
         axes.set_title(f"{experiment}, n = {len(part)}" + (f" ({lost} diverged)" if lost else ""), loc="left")
-        axes.set_xlabel("nodes of the loss")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    _tidy(panels, len(groups), "held-out error")
-    found = {
-        name: handle
-        for axes in panels.flat
-        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    order = [LABELS[method] for method in SYMBOLIC if LABELS[method] in found]
-    figure.legend([found[name] for name in order], order, loc="outside lower center", ncols=3)
+        axes.set(xlabel="nodes of the loss", ylabel="held-out error")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    legend_outside(figure, "lower center", ncols=3)
     headline(figure, "Complexity of the best losses and their held-out error", "point: one seed")
     return figure

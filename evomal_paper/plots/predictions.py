@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from evomal_core.tasks import Task
-from evomal_paper.plots.style import headline, new_figure, styled
+from evomal_paper.plots.style import headline, new_panels, styled
 from evomal_paper.published.tables import LABELS
 
 
@@ -26,12 +26,9 @@ def images(task: Task, shown: pd.DataFrame, better: str, other: str, title: str 
     """
     if shown.empty or task.test is None or task.x_scale is None:
         raise ValueError("no image is to be shown")
-    columns = min(6, len(shown))
-    rows = -(-len(shown) // columns)
-    figure, panels = new_figure(1.6 * max(columns, 4) + 0.3, 2.0 * rows + 0.7, rows, columns)
-    for axes in panels.flat:
+    figure, panels = new_panels(len(shown), 1.6, 2.0, columns=6)
+    for axes, row in zip(panels, shown.to_dict("records"), strict=True):
         axes.set_axis_off()
-    for axes, row in zip(panels.flat, shown.to_dict("records"), strict=False):
         pixels = task.x_scale.undo(task.test[0][row["row"]][None].cpu())[0].movedim(0, -1)
         brightest = 255 if pixels.shape[-1] == 3 else float(pixels.max())
         axes.imshow((pixels / brightest).clamp(0, 1).numpy().squeeze(), cmap="gray", interpolation="nearest")

@@ -1,4 +1,4 @@
-"""The one look of all figures, and the pieces that they are drawn with.
+"""The one look of all figures, on seaborn, and the pieces that they are drawn with.
 
 Every method has one colour, line style and marker everywhere, so that figures read in grey too.
 """
@@ -6,7 +6,7 @@ Every method has one colour, line style and marker everywhere, so that figures r
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
@@ -24,19 +25,16 @@ from evomal_paper.published.tables import LABELS
 
 styled = mpl.rc_context(
     {
-        "font.size": 9,
-        "axes.spines.top": False,
+        **sns.axes_style("whitegrid"),
+        **sns.plotting_context("paper"),
+        "axes.edgecolor": "0.4",
         "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": "0.9",
-        "grid.linewidth": 0.6,
-        "axes.titlesize": 9,
+        "axes.spines.top": False,
         "figure.titlesize": 9.5,
-        "legend.fontsize": 8.5,
+        "font.sans-serif": ["DejaVu Sans"],
+        "grid.color": "0.9",
         "legend.frameon": False,
         "legend.handlelength": 3.2,
-        "pdf.fonttype": 42,
     }
 )
 """What every figure is drawn and rendered with, whatever the user's own settings are."""
@@ -44,25 +42,50 @@ styled = mpl.rc_context(
 
 @dataclass(frozen=True)
 class Style:
-    """How one method is drawn."""
+    """How one method is drawn; dashes are lengths of segments and gaps, none for a solid line."""
 
     color: str
-    linestyle: Any
+    dashes: tuple[float, ...]
     marker: str
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """Options of matplotlib's `plot`."""
+        return {"color": self.color, "linestyle": (0, self.dashes) if self.dashes else "-", "linewidth": 1.7}
 
 
 NEW = "error from new starts"
 """The column of `Results.compared` beside its errors."""
 
 STYLES = {
-    "baseline": Style("#000000", "-", "o"),
-    "random": Style("#999999", (0, (1, 1.2)), "v"),
-    "gp-lfl": Style("#E69F00", "--", "s"),
-    "ml3": Style("#56B4E9", "-.", "^"),
-    "taylorglo": Style("#009E73", (0, (6, 1.5, 1, 1.5, 1, 1.5)), "D"),
-    "evomal": Style("#D55E00", "-", "*"),
+    "baseline": Style("#000000", (), "o"),
+    "random": Style("#999999", (1, 1.2), "v"),
+    "gp-lfl": Style("#E69F00", (3.7, 1.6), "s"),
+    "ml3": Style("#56B4E9", (6.4, 1.6, 1, 1.6), "^"),
+    "taylorglo": Style("#009E73", (6, 1.5, 1, 1.5, 1, 1.5), "D"),
+    "evomal": Style("#D55E00", (), "*"),
 }
 """Colours of Okabe & Ito (2008), told apart by colour-blind readers, in the order of METHODS."""
+
+PALETTE = {method: style.color for method, style in STYLES.items()}
+
+
+def by_method(table: pd.DataFrame, labels: Mapping[str, str] = LABELS, lines: bool = True) -> dict[str, Any]:
+    """Return the options of a seaborn plot that gives each method its colour, marker and dashes.
+
+    Args:
+        table: what is drawn, with a column `method`.
+        labels: the methods' names in the legend.
+        lines: whether lines are drawn, rather than points only.
+    """
+    if table.empty:
+        return {"data": table}
+    styles = {labels[method]: STYLES[method] for method in present(table)}
+    options: dict[str, Any] = {"data": table.assign(label=table["method"].astype(str).map(labels))}
+    options |= {"hue": "label", "style": "label", "hue_order": list(styles), "style_order": list(styles)}
+    options["palette"] = {name: style.color for name, style in styles.items()}
+    options["markers"] = {name: style.marker for name, style in styles.items()}
+    return options | ({"dashes": {name: style.dashes or "" for name, style in styles.items()}} if lines else {})
 
 
 class Picture(Figure):
@@ -70,7 +93,7 @@ class Picture(Figure):
 
     def _repr_png_(self) -> tuple[bytes, dict[str, float]]:
         width, height = self.get_size_inches() * 96
-        return render(self, "png", dpi=192), {"width": width, "height": height}
+        return render(self, dpi=192), {"width": width, "height": height}
 
 
 def new_figure(
@@ -81,41 +104,43 @@ def new_figure(
     return figure, figure.subplots(rows, columns, squeeze=False, **axes)
 
 
+def new_panels(count: int, width: float, height: float, columns: int = 3) -> tuple[Picture, list[Axes]]:
+    """An empty figure of panels of a size in inches, in rows of some columns."""
+    columns = min(count, columns)
+    rows = -(-count // columns)
+    figure, grid = new_figure(max(width * columns, 4.8) + 0.4, height * rows + 0.9, rows, columns)
+    for axes in grid.flat[count:]:
+        axes.set_visible(False)
+    return figure, list(grid.flat[:count])
+
+
+def empty_figure(first: str, second: str) -> Picture:
+    """A figure that says why it shows nothing."""
+    figure, grid = new_figure(6.4, 0.7)
+    grid[0, 0].set_axis_off()
+    headline(figure, first, second)
+    return figure
+
+
 def headline(figure: Figure, first: str, second: str) -> None:
     """Two lines above a figure: what it shows, and how its spread is drawn."""
     figure.suptitle(f"{first}\n{second}", x=0.01, ha="left", linespacing=1.4)
 
 
-def save(figure: Figure, path: str | Path) -> list[Path]:
-    """Write a figure as PNG and PDF, with the same bytes whenever the data are the same.
-
-    Args:
-        figure: any matplotlib figure.
-        path: with or without a suffix; `.png` and `.pdf` are written beside each other.
-    """
-    stem = Path(path)
-    stem = stem.with_suffix("") if stem.suffix in (".png", ".pdf") else stem
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    written = []
-    for kind in ("png", "pdf"):
-        written.append(stem.parent / f"{stem.name}.{kind}")
-        written[-1].write_bytes(render(figure, kind, dpi=200))
-    return written
+def save(figure: Figure, path: str | Path) -> Path:
+    """Write a figure as PNG, with the same bytes whenever the data are the same."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(render(figure, dpi=200))
+    return path
 
 
 @styled
-def render(figure: Figure, kind: str, dpi: int) -> bytes:
-    """A figure as the bytes of a "png" or "pdf" file, the same whenever the data are the same."""
-    undated = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=dpi, facecolor="white", metadata=undated[kind])
-    return _with_palette(buffer) if kind == "png" else buffer.getvalue()
-
-
-def _with_palette(png: io.BytesIO) -> bytes:
-    """The picture with a palette of 128 colours: about a third of the bytes, and no difference to the eye."""
-    smaller = io.BytesIO()
-    with Image.open(png) as picture:
+def render(figure: Figure, dpi: int) -> bytes:
+    """A figure as the bytes of a PNG file, with a palette of 128 colours: a third of the bytes, the same look."""
+    exact, smaller = io.BytesIO(), io.BytesIO()
+    figure.savefig(exact, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+    with Image.open(exact) as picture:
         colours = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
         colours.save(smaller, format="png", optimize=True, dpi=picture.info["dpi"])
     return smaller.getvalue()
@@ -135,16 +160,16 @@ def one_experiment(table: pd.DataFrame) -> str:
     return f"{names[0]}, profile {table['profile'].iloc[0]}"
 
 
-def legend_label(method: str, counts: tuple[int, int], failure: str) -> str:
-    """`EvoMAL (n = 5, 1 diverged)`, from the numbers of all seeds and of the finite ones."""
-    n, finite = counts
-    return f"{LABELS[method]} (n = {n}{f', {n - finite} {failure}' if finite < n else ''})"
-
-
-def outside_legend(figure: Figure, axes: Axes, **options: Any) -> None:
-    """Draw the legend of some axes to the right of all panels."""
-    handles, names = axes.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside right upper", **options)
+def legend_outside(figure: Figure, where: Any = "right center", **options: Any) -> None:
+    """One legend for all panels, outside of them, in place of their own."""
+    found: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(name, handle)
+        if own := axes.get_legend():
+            own.remove()
+    options["loc"] = f"outside {where}"
+    figure.legend(list(found.values()), list(found), **options)
 
 
 def log_scale(axes: Axes, axis: str = "y") -> None:
@@ -159,65 +184,63 @@ def log_scale(axes: Axes, axis: str = "y") -> None:
     scale.set_minor_formatter(NullFormatter() if high / low > 4 else plain)
 
 
-def draw_points(
-    axes: Axes, position: float, method: str, values: np.ndarray, half: float = 0.26, hollow: bool = False
+def draw_seeds(axes: Axes, table: pd.DataFrame, value: str, methods: Sequence[str]) -> None:
+    """A point per seed and a bar at their mean for each method; diverged seeds are counted below its name.
+
+    Errors from new starts, if the table has them, stand hollow beside.
+    """
+    table = table.assign(method=table["method"].astype(str))
+    _strip(axes, table, value, methods, -0.16 if NEW in table else 0.0)
+    if NEW in table:
+        _strip(axes, table, NEW, methods, 0.1, hollow=True)
+    names = [LABELS[method] + _count_diverged(table[table["method"] == method], value) for method in methods]
+    axes.set_xticks(range(len(methods)), names, rotation=30, ha="right")
+    axes.set(xlabel="", xlim=(-0.6, len(methods) - 0.4))
+    axes.grid(visible=False, axis="x")
+
+
+def _strip(
+    axes: Axes, table: pd.DataFrame, value: str, methods: Sequence[str], shift: float, hollow: bool = False
 ) -> None:
-    """A point per finite value and a bar, of so much to each side, at their mean; the others are counted below."""
-    style = STYLES[method]
-    finite = values[np.isfinite(values)]
-    spread = np.linspace(-0.6, 0.6, len(finite)) * half if len(finite) > 1 else np.zeros(len(finite))
-    look: Any = {"color": style.color, "markersize": 5, "alpha": 0.75, "linewidth": 0}
-    look["markerfacecolor"] = "white" if hollow else style.color
-    axes.plot(position + spread, finite, style.marker, **look)
-    if len(finite):
-        width = 1.2 if hollow else 2.2
-        axes.hlines(finite.mean(), position - half, position + half, color=style.color, linewidth=width)
-    if lost := len(values) - len(finite):
-        text = f"{lost} of {len(values)}\ndiverged"
-        backing = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.5}
-        place = (position, 0.02)
-        axes.annotate(text, place, xycoords=("data", "axes fraction"), ha="center", fontsize=7, bbox=backing)
+    """Draw points and means, at a distance from the methods' places on the axis."""
+    places = {method: place + shift for place, method in enumerate(methods)}
+    look: dict[str, Any] = {"data": table.assign(place=table["method"].map(places)), "x": "place", "y": value}
+    look |= {"hue": "method", "hue_order": methods, "palette": PALETTE, "legend": False, "ax": axes}
+    drawn = len(axes.collections)
+    sns.stripplot(**look, jitter=False, native_scale=True, size=5, alpha=0.6)
+    for points in axes.collections[drawn:] if hollow else ():
+        points.set(edgecolor=points.get_facecolor(), facecolor="white", linewidth=1.0)
+    bar = {"markersize": 12, "markeredgewidth": 1.2} if hollow else {"markersize": 16, "markeredgewidth": 2.2}
+    sns.pointplot(**look, errorbar=None, native_scale=True, linestyle="none", marker="_", **bar)
 
 
-def draw_errors(axes: Axes, position: float, method: str, errors: pd.DataFrame) -> None:
-    """`draw_points` of errors, with those from new starts hollow beside them if the table has both."""
-    values = errors["error"].to_numpy(float)
-    if NEW not in errors:
-        draw_points(axes, position, method, values)
-        return
-    draw_points(axes, position - 0.19, method, values, 0.15)
-    draw_points(axes, position + 0.13, method, errors[NEW].to_numpy(float), 0.15, hollow=True)
+def _count_diverged(rows: pd.DataFrame, value: str) -> str:
+    """Return a line such as `(diverged: 1/5, new 2/5)`; empty if none did."""
+    counts = []
+    for column, new in ((value, ""), (NEW, "new ")):
+        errors = rows[column].to_numpy(float) if column in rows else np.array([])
+        errors = errors[~np.isnan(errors)] if new else errors
+        if lost := int((~np.isfinite(errors)).sum()):
+            counts.append(f"{new}{lost}/{len(errors)}")
+    return f"\n(diverged: {', '.join(counts)})" if counts else ""
 
 
 def points_key(errors: pd.DataFrame, published: bool) -> str:
-    """What the marks of `draw_errors` and `draw_published` mean."""
+    """Explain the marks of `draw_seeds` and `draw_published`."""
     new = "; hollow: from new starts" if NEW in errors else ""
-    return f"point: one seed, bar: mean{new}" + (
-        "; diamond: published mean ± standard deviation" if published else ""
+    return (
+        f"point: one seed, bar: mean{new}{'; diamond: published mean ± standard deviation' if published else ''}"
     )
 
 
-def leave_room_for_diverged(axes: Axes, errors: pd.DataFrame) -> None:
-    """On a logarithmic axis, room below all points for the counts of `draw_points`, if any error is infinite."""
-    if np.isinf(errors.filter(["error", NEW])).any(axis=None):
-        low, high = axes.get_ylim()
-        axes.set_ylim(low / (high / low) ** 0.2, high)
-
-
-def draw_published(axes: Axes, position: float, cell: pd.DataFrame) -> None:
-    """A diamond at each published mean with its standard deviation, for rows of `paper.published`."""
-    for row in cell.to_dict("records"):
-        mean, sd = row["mean"], 0.0 if np.isnan(row["sd"]) else row["sd"]
-        below = min(sd, 0.95 * mean)  # a bar to 0 or less has no end on a logarithmic axis
-        look: Any = {"fmt": "D", "color": "0.35", "markerfacecolor": "white", "markersize": 4.5, "capsize": 2}
-        axes.errorbar(position, mean, [[below], [sd]], **look)
-
-
-def method_axis(axes: Axes, methods: Sequence[str]) -> None:
-    """Names of methods along the horizontal axis."""
-    axes.set_xticks(range(len(methods)), [LABELS[method] for method in methods], rotation=30, ha="right")
-    axes.set_xlim(-0.6, len(methods) - 0.4)
-    axes.grid(visible=False, axis="x")
+def draw_published(axes: Axes, methods: Sequence[str], published: pd.DataFrame) -> None:
+    """A diamond at each published mean with its standard deviation, right of its method's measured ones."""
+    cells = published[published["method"].isin(methods)]
+    sd = cells["sd"].fillna(0.0)
+    below = np.minimum(sd, 0.95 * cells["mean"])  # a bar to 0 or less has no end on a logarithmic axis
+    places = [methods.index(method) + 0.36 for method in cells["method"]]
+    look: Any = {"fmt": "D", "color": "0.35", "markerfacecolor": "white", "markersize": 4.5, "capsize": 2}
+    axes.errorbar(places, cells["mean"], [below, sd], **look)
 
 
 def arsinh_scale(axes: Axes) -> None:
@@ -233,11 +256,10 @@ def arsinh_scale(axes: Axes) -> None:
 def loss_line(name: str, number: int) -> dict[str, Any]:
     """How the loss of a name is drawn that is the number-th of its panel; number 0 is the task loss."""
     if name in STYLES and name != "baseline":
-        return {"color": STYLES[name].color, "linestyle": STYLES[name].linestyle, "linewidth": 1.7}
+        return STYLES[name].line
     if number == 0:
         return {"color": "black", "linestyle": "-", "linewidth": 1.0}
-    style = list(STYLES.values())[-1 - (number - 1) % (len(STYLES) - 1)]
-    return {"color": style.color, "linestyle": style.linestyle, "linewidth": 1.7}
+    return list(STYLES.values())[-1 - (number - 1) % (len(STYLES) - 1)].line
 
 
 def scaled(value: np.ndarray) -> np.ndarray:

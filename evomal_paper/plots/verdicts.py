@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from evomal_core.search import METHODS
 from evomal_paper.comparison.verdicts import DIRECTION, FITTED, NOT, NOT_RUN, REPRODUCED, VERDICTS, strength
-from evomal_paper.plots.style import STYLES, headline, log_scale, new_figure, styled
+from evomal_paper.plots.style import STYLES, empty_figure, headline, log_scale, new_figure, styled
 from evomal_paper.published.tables import LABELS, TABLES
 
 COLOURS = {REPRODUCED: "#009E73", FITTED: "#CC79A7", DIRECTION: "#56B4E9", NOT: "#E69F00", NOT_RUN: "#E8E8E8"}
@@ -59,34 +59,26 @@ def verdict_map(cells: pd.DataFrame) -> Figure:
 
 
 def _draw_map(axes: Axes, cells: pd.DataFrame, table: str) -> None:
-    places = cells[["experiment", "group"]].drop_duplicates()
-    rows = {place: number for number, place in enumerate(places.itertuples(index=False, name=None))}
-    picture = np.full((len(rows), len(METHODS)), np.nan)
-    for cell in cells.itertuples():
-        row, column = rows[cell.experiment, cell.group], list(METHODS).index(str(cell.method))
-        picture[row, column] = VERDICTS.index(str(cell.verdict))
-        axes.text(column, row, LETTERS[str(cell.verdict)], ha="center", va="center", fontsize=7.5)
-    axes.pcolormesh(
-        np.arange(len(METHODS) + 1) - 0.5,
-        np.arange(len(rows) + 1) - 0.5,
-        np.ma.masked_invalid(picture),
-        cmap=ListedColormap([COLOURS[verdict] for verdict in VERDICTS]),
-        vmin=-0.5,
-        vmax=len(VERDICTS) - 0.5,
-        edgecolors="white",
-        linewidth=1.2,
-    )
     profiles = cells.groupby(["experiment", "group"])["profile"].transform(_together)
-    names = row_names(cells.assign(profile=profiles))
-    axes.set_yticks(range(len(rows)), names[~cells.duplicated(["experiment", "group"])])
-    axes.set_xticks(range(len(METHODS)), [LABELS[method] for method in METHODS])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlim(-0.5, len(METHODS) - 0.5)
-    axes.set_title(TABLES[table], loc="left")
+    cells = cells.assign(row=row_names(cells.assign(profile=profiles)), code=cells["verdict"].map(VERDICTS.index))
+    verdicts = cells.pivot(index="row", columns="method", values="code")
+    verdicts = verdicts.reindex(index=cells["row"].unique(), columns=list(METHODS)).rename(columns=LABELS)
+    letters = verdicts.map(lambda code: "" if np.isnan(code) else LETTERS[VERDICTS[int(code)]])
+    colours = [COLOURS[verdict] for verdict in VERDICTS]
+    scale = {"vmin": -0.5, "vmax": len(VERDICTS) - 0.5, "cmap": colours, "cbar": False}
+    sns.heatmap(
+        verdicts,
+        annot=letters,
+        fmt="",
+        annot_kws={"size": 7.5, "color": "black"},
+        linewidths=1.2,
+        ax=axes,
+        **scale,
+    )
+    axes.set(xlabel="", ylabel="")
     axes.grid(visible=False)
-    axes.tick_params(length=0)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_visible(False)
+    axes.set_title(TABLES[table], loc="left")
+    axes.tick_params(length=0, axis="both", rotation=0)
 
 
 def _together(profiles: pd.Series) -> str:
@@ -116,13 +108,7 @@ def ratios(cells: pd.DataFrame) -> Figure:
     ]
     panels = [(part, name) for tables, name in kinds if len(part := shown[shown["table"].isin(tables)])]
     if not panels:
-        figure, grid = new_figure(7.6, 1.6)
-        grid[0, 0].text(
-            0.5, 0.5, "no published cell was run", ha="center", va="center", transform=grid[0, 0].transAxes
-        )
-        grid[0, 0].set_axis_off()
-        headline(figure, "Measured over published mean", "")
-        return figure
+        return empty_figure("Measured over published mean", "no published cell was run")
     heights = [row_names(part).nunique() for part, _ in panels]
     ratio = {"height_ratios": [rows + 1.2 for rows in heights]}
     figure, grid = new_figure(

@@ -54,14 +54,14 @@ WRITTEN = {
     "02_sine": [
         "sine/smoke/tables/table2.csv",
         "sine/smoke/tables/claims.csv",
-        "sine/smoke/figures/figure5_out-of-sample.pdf",
+        "sine/smoke/figures/figure5_out-of-sample.png",
         "sine/smoke/figures/figure6.png",
         "sine/smoke/runs.jsonl",
     ],
     "03_mnist": [
         "digits/smoke/tables/table2.csv",
         "digits/smoke/tables/right_and_wrong.csv",
-        "digits/smoke/figures/figure5_out-of-sample_test.pdf",
+        "digits/smoke/figures/figure5_out-of-sample_test.png",
         "digits/smoke/runs.jsonl",
     ],
     "04_cifar10": [
@@ -74,14 +74,14 @@ WRITTEN = {
         "diabetes/smoke/tables/tableIII.csv",
         "diabetes/smoke/tables/orders.csv",
         "diabetes/smoke/figures/tableIII.png",
-        "diabetes/smoke@split=leaking/figures/figure4.pdf",
+        "diabetes/smoke@split=leaking/figures/figure4.png",
         "diabetes/smoke@split=leaking/runs.jsonl",
     ],
     "07_classification": [
         "classification/smoke/tables/tableII.csv",
         "classification/smoke/tables/not_run.csv",
         "digits-logistic/smoke/figures/learning_curves.png",
-        "digits-logistic/smoke/figures/figure4.pdf",
+        "digits-logistic/smoke/figures/figure4.png",
         "digits-logistic/smoke/runs.jsonl",
     ],
     "08_transfer": [
@@ -92,7 +92,7 @@ WRITTEN = {
     ],
     "09_landscapes": [
         "landscapes/smoke/tables/sharpness.csv",
-        "landscapes/smoke/figures/figure7.pdf",
+        "landscapes/smoke/figures/figure7.png",
         "landscapes/smoke/figures/surfaces.png",
         "landscapes/digits-mlp/smoke/evomal/seed-0/line-5.csv",
     ],
@@ -104,21 +104,21 @@ WRITTEN = {
     "11_learned_losses": [
         "learned_losses/smoke/tables/tableVI.csv",
         "learned_losses/smoke/tables/simplifications.csv",
-        "learned_losses/smoke/figures/figure6.pdf",
+        "learned_losses/smoke/figures/figure6.png",
         "learned_losses/smoke/figures/explorer.png",
     ],
     "12_runtime": [
         "runtime/smoke/tables/tableV.csv",
         "runtime/smoke/tables/switched.csv",
         "runtime/smoke/figures/figure5.png",
-        "runtime/smoke/figures/seconds.pdf",
+        "runtime/smoke/figures/seconds.png",
         "diabetes/smoke@skip_irrelevant=true/runs.jsonl",
     ],
     "13_paper_vs_measured": [
         "paper_vs_measured/tables/cells.csv",
         "paper_vs_measured/tables/claims.csv",
         "paper_vs_measured/figures/verdicts.png",
-        "paper_vs_measured/figures/ratios.pdf",
+        "paper_vs_measured/figures/ratios.png",
     ],
     "14_where_it_pays": ["where_it_pays/tables/wrong_labels.csv", "where_it_pays/figures/outliers_ranked.png"],
 }
