@@ -14,7 +14,7 @@ from evomal_core.labels import IGNORED
 
 
 def as_array(values: Any, name: str) -> np.ndarray:
-    """As NumPy has it; a tensor may require gradients or lie on a GPU, a table's columns must be of one kind."""
+    """Return a NumPy array; a tensor may need gradients or lie on a GPU, a table's columns must be of one kind."""
     if isinstance(values, Tensor):
         # NumPy has no bfloat16
         return (values.float() if values.dtype == torch.bfloat16 else values).detach().cpu().numpy()
@@ -89,7 +89,7 @@ def indices(x: np.ndarray) -> np.ndarray:
 
 
 def _single(array: np.ndarray, name: str) -> np.ndarray:
-    """In float32; a number beyond its range becomes infinite, and is then refused as such.
+    """Return float32; a number beyond its range becomes infinite, and is then refused as such.
 
     Raises:
         ValueError: a column spans less than a hundred of float32's steps, so that rounding would drown it.
@@ -153,7 +153,7 @@ def _numbers(y: np.ndarray) -> np.ndarray:
 
 
 def _gone(y: np.ndarray, mark: int | None = IGNORED) -> np.ndarray:
-    """Which labels are missing: NaN, or the mark.
+    """Mask of the missing labels: NaN, or the mark.
 
     Raises:
         ValueError: labels are infinite.

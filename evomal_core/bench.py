@@ -1,4 +1,4 @@
-"""What evaluations depend on beside the candidates, as it stands in this process or in a worker's."""
+"""The bench of a search: all that evaluations need beside the candidates, in this process or a worker's."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Bench:
         return fitness(losses, self.trained, self.config, self.engine)
 
     def unit(self, probe: Loss, apart: bool) -> int | None:
-        """How many candidates are evaluated together at most; None for all.
+        """Largest number of candidates evaluated together; None for all.
 
         A function of the network, configuration and engine alone where company may change the rounding.
 
@@ -115,7 +115,7 @@ def _can_be_packed(part: Any) -> bool:
 
 
 def versions() -> dict[str, str]:
-    """What a worker must have in common with the caller."""
+    """Versions that a worker must have in common with the caller."""
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     return {"evomal": sys.modules["evomal_core"].__version__, "torch": torch.__version__, "Python": python}
 

@@ -87,7 +87,7 @@ class Comparison:
         return min(self.rivals, key=lambda t: _order(t.errors("test").mean()))
 
     def difference(self, rival: Tuning) -> tuple[float, float, float]:
-        """By how much the rival's mean test error is higher, and the ends of the paired 95 % interval."""
+        """The rival's mean test error minus the learned loss's, and the ends of the paired 95 % interval."""
         return interval(rival.errors("test") - self.learned.errors("test"))
 
     def verdict(self, rival: Tuning) -> Verdict:

@@ -105,7 +105,7 @@ class Optimizer(Config):
     name: str
     lr: PositiveFloat = 1e-3
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the learning rate goes from lr to 0 over a training, if it does."""
+    """Course of the learning rate from lr to 0 over a training, if any."""
     warmup: Rate = 0.0
     """Share of a training in which the learning rate first rises linearly to lr."""
     unrolled_lr: PositiveFloat = 0.01
@@ -189,20 +189,20 @@ class SearchConfig(Config):
     population: Positive = 25
     generations: Positive = 50
     tournament: Positive = 4
-    """How many candidates are drawn, with replacement, for each selection; the one of lowest fitness wins."""
+    """Number of candidates drawn, with replacement, for each selection; the one of lowest fitness wins."""
     parsimony: Annotated[Real, Field(ge=1, le=2)] = 1.0
-    """How many of two tournament winners are kept by size (DEAP's `parsimony_size`); 1 switches it off."""
+    """Expected number of two tournament winners kept by size (DEAP's `parsimony_size`); 1 switches it off."""
     crossover_rate: Rate = 0.70
     mutation_rate: Rate = 0.25
     elitism_rate: Rate = 0.05
     elitism: Literal["elite", "reproduction"] = "elite"
-    """What becomes of that share: the best stay, or winners of tournaments are copied as they are."""
+    """Source of that share: the best stay, or winners of tournaments are copied as they are."""
     mutation_trees: Literal["full", "half"] = "full"
-    """How mutation grows subtrees: full ones, or half-and-half."""
+    """Subtrees grown by mutation: full ones, or half-and-half."""
     repair_with: Literal["binary", "arithmetic"] = "binary"
-    """What repair inserts: any binary operation, or one of + − × and the analytic quotient."""
+    """Operations that repair inserts: any binary one, or one of + − × and the analytic quotient."""
     protection: Literal["add", "clamp"] = "add"
-    """How sqrt and log are protected: of |x| + ε, or of max(|x|, ε)."""
+    """Protection of sqrt and log: taken of |x| + ε, or of max(|x|, ε)."""
     initial_heights: tuple[Count, Count] = (2, 4)
     height_limit: Annotated[int, Field(ge=1, le=15, strict=True)] = 10
     softplus: Flag = False
@@ -217,7 +217,7 @@ class SearchConfig(Config):
     task_loss_on: Literal["same", "other", "validation"] = "validation"
     """The batch of the task loss: the unrolled step's own, another training batch, or a validation batch."""
     meta_objective: Literal["task loss", "probability"] = "task loss"
-    """What phi is tuned by: squared error or cross-entropy, or minus the probability of the true class."""
+    """Objective of tuning phi: squared error or cross-entropy, or minus the probability of the true class."""
     engine: Literal["auto", "higher", "autograd", "jvp", "batched"] = "auto"
 
     # Fitness by a partial training session (Algorithm 2)
@@ -231,7 +231,7 @@ class SearchConfig(Config):
     """The initial weights of each meta-step: "redrawn", "fixed", or "auto": redrawn where the model allows it."""
 
     batches: Literal["epochs", "fresh"] = "epochs"
-    """How batches are drawn: epochs of shuffled rows, or for each step the first rows of a new permutation."""
+    """Draw of batches: epochs of shuffled rows, or for each step the first rows of a new permutation."""
 
     # Filters (TPAMI section III-E)
     symbolic_archive: Flag = True
@@ -253,19 +253,19 @@ class SearchConfig(Config):
     keep_better: Flag = False
     """Whether each loss is trained with tuned and untuned, and the better of the two is kept."""
     initialisations: Positive = 1
-    """From how many initial weights a task's network is trained for fitness."""
+    """Number of initial weights from which a task's network is trained for fitness."""
     finalists: Count = 0
-    """How many of the best losses are trained again after the search, with the known ones, to choose the best."""
+    """Number of the best losses trained again after the search, with the known ones, to choose the best."""
     finalist_initialisations: Positive = 4
-    """From how many new initial weights finalists are trained."""
+    """Number of new initial weights from which finalists are trained."""
     finalist_steps: Positive = 1000
-    """How long finalists are trained; the best step on the validation part counts."""
+    """Steps for which finalists are trained; the best step on the validation part counts."""
     finalist_rates: tuple[PositiveFloat, ...] = (1.0,)
     """Learning rates of the finalists, as multiples of the base network's; the best counts."""
 
     # GLO
     glo_trees: Positive = 3
-    """How many of the best trees have their weights searched by CMA-ES."""
+    """Number of the best trees whose weights are searched by CMA-ES."""
     glo_generations: Positive = 10
     """Generations of CMA-ES for each of them."""
     glo_sigma: PositiveFloat = 0.1
@@ -277,7 +277,7 @@ class SearchConfig(Config):
     taylor_roles: Literal["correct", "swapped"] = "correct"
     """Whether the prediction has its own place in TaylorGLO's polynomial, or the label's, see `TaylorLoss`."""
     ml3_init: Literal["glorot", "he_normal"] = "glorot"
-    """How the weights of ML³'s network are drawn."""
+    """Initial weights of ML³'s network."""
 
     @field_validator("function_set")
     @classmethod
@@ -312,7 +312,7 @@ class SearchConfig(Config):
 
     @property
     def elites(self) -> int:
-        """How many of the best are kept: elitism_rate of the population, at least one unless the rate is 0."""
+        """Number of the best that are kept: elitism_rate of the population, at least one unless the rate is 0."""
         if self.elitism_rate == 0 or self.elitism == "reproduction":
             return 0
         return min(self.population, max(1, round(self.elitism_rate * self.population)))

@@ -29,7 +29,7 @@ class Evaluation:
         object.__setattr__(self, "loss", copy.deepcopy(self.loss).requires_grad_(False))
 
     def rank(self) -> tuple[float, bool, int]:
-        """What evaluations are ranked by: fitness, whether it is borrowed, complexity."""
+        """Sort key of evaluations: fitness, whether it is borrowed, complexity."""
         return self.fitness, self.status == "equivalent", self.complexity
 
     @property

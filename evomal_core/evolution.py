@@ -215,7 +215,7 @@ class Evaluator:
         self.archive: dict[Expression, Evaluation] = {}
         self.signatures: dict[tuple[str, ...], float] = {}
         self.moved: list[float] = []
-        """By how much each local search moved the weight that it moved most."""
+        """Largest change of a weight in each local search."""
         self.samples = sample_predictions(search.learners, search.config)
         bench = Bench(search.learners, search.trained, search.config, search.engine, self.samples)
         probe = LearnedLoss("square(sub(f, y))", search.kind)

@@ -18,7 +18,7 @@ from evomal_core.tasks import Task
 from evomal_core.tuning import Tuning, tune
 
 DOUBT = 2.0
-"""By how many paired standard errors a loss that was found must beat the best known one."""
+"""Number of paired standard errors by which a loss that was found must beat the best known one."""
 POINTS = 20
 """Steps at which finalists are measured."""
 
@@ -49,7 +49,7 @@ class Finalist:
         return float(self.errors.mean())
 
     def recommendation(self, metric: str) -> str:
-        """What to train with, in words."""
+        """Recommend a loss to train with, in words."""
         loss = self.evaluation.loss
         what = f"the known loss {self.name!r}" if self.name else getattr(loss, "expression", type(loss).__name__)
         return f"recommended is {what}, learning rate {self.lr:.3g}, {self.steps} steps: {metric} {self.mean:.4g}"

@@ -154,7 +154,7 @@ def default_initialiser(build: Callable[[int], nn.Module], seed: int) -> Initial
 
 @dataclass(frozen=True, eq=False)
 class Redraw:
-    """How the learners of a search draw theta_0 for a meta-step.
+    """Rule by which the learners of a search draw theta_0 for a meta-step.
 
     Args:
         build: the network of a seed, as the factory makes it.

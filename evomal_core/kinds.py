@@ -10,7 +10,7 @@ from torch import Tensor
 Kind = Literal["regression", "binary", "multiclass"]
 KINDS: tuple[str, ...] = get_args(Kind)
 TASK_LOSSES = {"regression": "squared error", "binary": "cross-entropy", "multiclass": "cross-entropy"}
-"""What the task loss of each kind is called."""
+"""Name of the task loss of each kind."""
 
 
 def check_kind(kind: str) -> None:
@@ -20,7 +20,7 @@ def check_kind(kind: str) -> None:
 
 
 def link(logits: Tensor, kind: Kind) -> Tensor:
-    """What a symbolic loss sees of logits (…, C): themselves, their sigmoid or their softmax."""
+    """Apply the link function to logits (…, C): identity, sigmoid or softmax."""
     if kind == "multiclass":
         return torch.softmax(logits, dim=-1)
     return torch.sigmoid(logits) if kind == "binary" else logits

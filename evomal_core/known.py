@@ -134,7 +134,7 @@ def known_losses(
 
 
 def _numbers(kind: Kind, task: Task | None) -> dict[str, float]:
-    """What stands for the braces of the rows."""
+    """Numbers for the braces of the rows."""
     classes = 2 if kind == "binary" else 10 if task is None else task.outputs
     smooth = SMOOTHING / classes
     numbers = {"smooth": smooth, "sharp": 1 - (smooth if kind == "binary" else SMOOTHING)}

@@ -49,9 +49,9 @@ class Learner:
     batch_size: int
     seed: int
     config: SearchConfig = field(default_factory=SearchConfig, repr=False)
-    """How batches are drawn (`batches`), and what phi is tuned by (`meta_objective`)."""
+    """Configuration: draw of batches (`batches`) and objective of tuning phi (`meta_objective`)."""
     redraw: Redraw | None = field(default=None, repr=False)
-    """How meta-steps draw their initial weights; None if all start from the network's own."""
+    """Rule by which meta-steps draw their initial weights; None if all start from the network's own."""
     _orders: dict[tuple[str, int], Tensor] = field(default_factory=dict, repr=False)
 
     @property
@@ -130,7 +130,7 @@ class Learner:
             return self.call(theta, x)
 
     def call(self, theta: Weights, x: Tensor) -> Tensor:
-        """As `forward`, within `dropout`.
+        """Call `forward` within `dropout`.
 
         Buffers that the network moves (a running mean of its own, spectral norm's vectors) start each time
         from their initial values, so that no candidate sees what another one left in them (the engine `higher`
@@ -278,7 +278,7 @@ def _attributes_kept(network: nn.Module) -> Iterator[None]:
 
 
 def _generator_state(device: torch.device) -> Tensor:
-    """Of the CPU, where a network may draw on any device, and of a CUDA device."""
+    """Generator state of the CPU and, if used, of the CUDA device."""
     own = torch.get_rng_state()
     return torch.cat([own, torch.cuda.get_rng_state(device)]) if device.type == "cuda" else own
 

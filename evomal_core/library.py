@@ -131,7 +131,7 @@ def path_of(name: str) -> Path:
 
 
 def describe(name: str) -> str:
-    """What is known of a loss in the zoo, in lines for a terminal."""
+    """Describe a loss of the zoo, in lines for a terminal."""
     record = decode(read_json(path_of(name)))
     found, score = record["provenance"], record["score"]
     lines = [

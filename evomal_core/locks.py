@@ -16,7 +16,7 @@ from evomal_core.files import check_writable
 log = logging.getLogger("evomal")
 
 POLL_SECONDS = 0.5
-"""How often a waiting process tries again."""
+"""Seconds between tries of a waiting process."""
 
 
 @contextmanager

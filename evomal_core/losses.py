@@ -50,7 +50,7 @@ LARGEST = torch.finfo(torch.float32).max
 
 
 class Options(TypedDict, total=False):
-    """How a loss is used, which is no part of its formula.
+    """Options of a loss's use, which are no part of its formula.
 
     Attributes:
         reduction: "mean" over rows (with weights w, Σ w·loss / Σ w), "sum" over them, or "none".

@@ -425,7 +425,7 @@ def _check_elementwise(row: Primitive) -> None:
 
 
 ARITHMETIC = ("add", "sub", "mul", "div")
-"""What the authors' code repairs expressions with."""
+"""Operations with which the authors' code repairs expressions."""
 
 
 def arity(name: str) -> int:

@@ -1,4 +1,4 @@
-"""What every search returns: the best loss, all that were tried, and how the search went."""
+"""The result of a search: the best loss, all that were tried, and how the search went."""
 
 from __future__ import annotations
 

@@ -134,13 +134,13 @@ INTERRUPTED = "Ctrl-C"
 
 
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-"""What differs from process to process in the text of a network that holds a function."""
+"""Addresses of functions in the text of a network, which differ from process to process."""
 
 
 def fingerprint(
     method: str, learners: Sequence[Learner], config: SearchConfig, seed: int, initial: Sequence[Expression]
 ) -> dict[str, Any]:
-    """What a search is a function of: method, seed, configuration, first losses, data and initial networks."""
+    """Fingerprint of a search's inputs: method, seed, configuration, first losses, data and initial networks."""
     architecture = ADDRESS.sub("", str([e.network for e in learners]))
     state = [array for e in learners for array in e.network.state_dict().values()]
     return {

@@ -69,7 +69,7 @@ def split_rows(
 def split_own(
     rows: int, split: Shares, own: Sequence[np.ndarray], seed: int, groups: Any, strata: np.ndarray | None
 ) -> list[np.ndarray]:
-    """As `split_rows`, where the last rows are validation or test parts of the user's own, see `joined`."""
+    """Split rows of which the last are validation or test parts of the user's own, see `joined`."""
     shares = check_shares(split)
     kept = rows - sum(len(part) for part in own)
     wanted = shares * [1.0, not len(own[0]), not len(own[1])]

@@ -94,21 +94,21 @@ class Task:
     unseen: tuple[Tensor, Tensor] | None = None
 
     x_scale: Scale | None = None
-    """How the features were standardised, if they were: apply it to new rows, `task.x_scale(x_new)`."""
+    """Standardisation of the features, if any: apply it to new rows, `task.x_scale(x_new)`."""
     y_scale: Scale | None = None
-    """How the labels of a regression were standardised: `task.y_scale.undo(y_pred)` is in their own unit."""
+    """Standardisation of a regression's labels: `task.y_scale.undo(y_pred)` is in their own unit."""
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
-    """What is done to the images of each training batch; validation and test rows stay as they are."""
+    """Augmentation of the images of each training batch; validation and test rows stay as they are."""
     metric: Metric | None = None
-    """What is measured of a trained network; None means the mean squared error or the error rate."""
+    """Measure of a trained network; None means the mean squared error or the error rate."""
     task_loss: Callable[[Tensor, Tensor], Tensor] | None = None
-    """What local search lowers, differentiable; None means squared error or cross-entropy."""
+    """Objective of local search, differentiable; None means squared error or cross-entropy."""
     classes: tuple[str, ...] = ()
-    """What the labels 0, 1, … of a classification stand for, where that is known."""
+    """Names of the labels 0, 1, … of a classification, where known."""
     transform: Any = None
     """The fitted transformer that made the features, before `x_scale`, if one was given."""
     sample_weight: Mapping[str, Tensor] | Tensor | None = None
-    """How much each row (rows,) or label counts in training, task loss and metric, by part (a tensor: "train")."""
+    """Weight of each row (rows,) or label in training, task loss and metric, by part (a tensor: "train")."""
 
     def __post_init__(self) -> None:
         check_kind(self.kind)

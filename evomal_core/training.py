@@ -153,7 +153,7 @@ class _frozen:  # noqa: N801 - used as a function
 
 
 def rows_at_once(task: Task) -> int:
-    """How many of a task's rows are evaluated together: on a CPU, which is twice as fast then, few large ones."""
+    """Number of a task's rows evaluated together: on a CPU, which is twice as fast then, few large ones."""
     x, _ = task.train
     return ROWS_AT_ONCE if x.is_cuda else min(ROWS_AT_ONCE, max(64, CACHED // x[0].numel()))
 

@@ -145,7 +145,7 @@ def _jvp(loss: Loss, learner: Learner, data: Episode, base: SGD) -> tuple[Tensor
 
 
 def step_adjoint(adjoint: Gradients, adjoint_velocity: Gradients, base: SGD) -> tuple[Gradients, Gradients]:
-    """From the adjoints of theta and velocity after a step: of its gradient G, and of the velocity before."""
+    """Adjoints of a step's gradient G and of the velocity before it, from those of theta and velocity after it."""
     carried = base.momentum if base.nesterov else 1.0
     velocity = [v - base.lr * carried * a for v, a in zip(adjoint_velocity, adjoint, strict=True)]
     direction = tuple(velocity)

@@ -296,7 +296,7 @@ def pair(seed: int, classes: tuple[int, int]) -> em.Task:
 def inert_table(
     seed: int = 0, tunings: Mapping[str, Mapping[str, Any]] = TUNINGS, lr: float = 1e-3
 ) -> pd.DataFrame:
-    """What local search does to the weights of TREES, tuned on MNIST's 4 and 9 and tested on its 3 and 5.
+    """Effect of local search on the weights of TREES, tuned on MNIST's 4 and 9 and tested on its 3 and 5.
 
     Returns:
         One row a tuning: the median over trees of the largest change of a weight, and the test errors after 250

@@ -1,4 +1,4 @@
-"""What the notebooks share: checks of their parameters, and where their tables and figures go."""
+"""Helpers of the notebooks: checks of their parameters, and places of their tables and figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the batched algorithms share: a population's slopes, links, stacked batches, chunks of candidates."""
+"""Shared parts of the batched algorithms: a population's slopes, links, stacked batches, chunks of candidates."""
 
 from __future__ import annotations
 

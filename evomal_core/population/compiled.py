@@ -224,7 +224,7 @@ def _labels(rows: Rows) -> np.ndarray:
 
 
 class CompiledMetaStep:
-    """As `batched.MetaStep`, by the kernels."""
+    """A `local_search.MetaStep` computed by the kernels."""
 
     def __init__(
         self, stack: MLPStack, expressions: Sequence[Expression], softplus: bool, config: SearchConfig
@@ -270,7 +270,7 @@ class CompiledMetaStep:
         return held[1]
 
     def _at_start(self, theta0: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
-        """What all candidates share: f at the initial weights, hidden values, one output's Jacobian."""
+        """Values shared by all candidates: f at the initial weights, hidden values, one output's Jacobian."""
         if self._start is not None and self._start[0] is theta0 and self._start[1] is x:
             return self._start[2]
         room, jacobian_room, _ = self.population.kernels._sizes(self.layers, x.shape[1])
@@ -358,7 +358,7 @@ class CompiledTraining:
 def minimise_predictions(
     losses: Sequence[LearnedLoss], y_pred: Tensor, labels: Tensor, config: SearchConfig
 ) -> Tensor:
-    """As `filters.minimise_predictions` for each loss, all with the same softplus: (P, *y_pred.shape).
+    """Run `filters.minimise_predictions` for each loss, all with the same softplus: (P, *y_pred.shape).
 
     `labels` are numbers in the shape of the predictions.
     """

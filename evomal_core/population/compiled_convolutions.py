@@ -156,7 +156,7 @@ class Table:
 
 
 class ConvolutionMetaStep:
-    """As `local_search.MetaStep` of one unrolled step, by the kernels."""
+    """A `local_search.MetaStep` of one unrolled step, computed by the kernels."""
 
     def __init__(
         self, stack: ConvolutionStack, expressions: Sequence[Expression], softplus: bool, config: SearchConfig
@@ -221,7 +221,7 @@ class ConvolutionMetaStep:
 
 
 class _Shared:
-    """What the candidates of one meta-step share at the initial weights."""
+    """Values shared by the candidates of one meta-step at the initial weights."""
 
     @IGNORING
     def __init__(self, network: Network, theta: Array, rows: Rows, room: Room) -> None:
@@ -284,7 +284,7 @@ class ConvolutionTraining:
         return [np.stack([norm.running_mean.numpy(), norm.running_var.numpy()]) for norm in norms]
 
     def state(self) -> dict[str, Any]:
-        """What `resume` goes on from."""
+        """State for `resume`."""
         running = [[torch.from_numpy(part) for part in parts] for parts in self.running]
         arrays = {"theta": torch.from_numpy(self.theta), "velocity": torch.from_numpy(self.velocity)}
         return {**arrays, "running": running, "done": self.done}

@@ -50,7 +50,7 @@ class _Network:
 
 
 class _Scratch:
-    """What one thread writes to."""
+    """Buffers of one thread."""
 
     def __init__(self, derivatives: RecurrentDerivatives) -> None:
         self.derivatives = derivatives
@@ -64,7 +64,7 @@ class _Scratch:
 
 
 class RecurrentMetaStep:
-    """As `local_search.MetaStep` for one unrolled step, by the kernels."""
+    """A `local_search.MetaStep` of one unrolled step, computed by the kernels."""
 
     def __init__(
         self, stack: RecurrentStack, expressions: Sequence[Expression], softplus: bool, config: SearchConfig

@@ -23,7 +23,7 @@ from evomal_core.population.steps import product
 Weights = Mapping[int, tuple[Tensor, Tensor | None]]
 """Weight and bias of each layer, by its number."""
 Kept = list[Any]
-"""What each layer keeps of a forward pass for its derivatives."""
+"""Values of a forward pass that each layer keeps for its derivatives."""
 
 
 class _Convolution:

@@ -107,7 +107,7 @@ class _Walk:
     def __init__(self, network: nn.Module, parameters: list[str], shape: Shape) -> None:
         self.network, self.parameters, self.shape = network, parameters, shape
         self.here: fx.Node | None = None
-        """What the last layer gave."""
+        """Output of the last layer."""
         self.numbers: dict[fx.Node, Any] = {}
         """Sizes that the network asked for; the number of rows is `ROWS`."""
         self.layers: list[Layer] = []
@@ -175,7 +175,7 @@ class _Walk:
 
 
 ARITHMETIC = (operator.getitem, operator.add, operator.mul, operator.floordiv)
-"""What a network may do with sizes."""
+"""Operations that a network may apply to sizes."""
 ROWS = -7919
 """Stands for the number of rows in a traced network."""
 
@@ -295,4 +295,4 @@ FUNCTIONS: dict[Any, Callable[..., Layer | Shape | None]] = {
     **dict.fromkeys(("view", "reshape", torch.reshape), _reshaped),
     "contiguous": lambda shape: shape,
 }
-"""How each function and method of a traced network changes the shape of a row."""
+"""Change of a row's shape by each function and method of a traced network."""

@@ -77,7 +77,7 @@ def _copied(batch: Rows) -> Rows:
 
 
 class GraphedStep:
-    """As the step given, by a CUDA graph."""
+    """Replay of a step by a CUDA graph."""
 
     def __init__(self, step: Step) -> None:
         self.step = step

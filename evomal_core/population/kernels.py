@@ -183,7 +183,7 @@ def _tanh_row(x, out):
 
 @_jit
 def _tanh_in_place(x):
-    """As `_tanh_row(x, x)`, which LLVM would not vectorise because its arrays overlap."""
+    """Compute `_tanh_row(x, x)`, which LLVM would not vectorise because its arrays overlap."""
     for n in range(x.size):
         x[n] = _tanh(x[n])
 
@@ -425,7 +425,7 @@ def _add_to_rows(matrix, row):
 
 @_jit
 def _outer(column, row, product):
-    """As `np.dot`, which is slow where only one term is summed."""
+    """Outer product; `np.dot` is slow where only one term is summed."""
     for i in range(column.shape[0]):
         _scale(product[i], row, column[i])
 
@@ -546,7 +546,7 @@ def _outer_gradient(batch, before, delta, found, inputs, outputs):
 
 @_jit
 def _jacobian(layers, theta, batch, hidden, rows, delta, other):
-    """For one output: its derivative by each layer's inputs to its activation, behind another in `rows`."""
+    """Derivative of one output by each layer's inputs to its activation, one behind another in `rows`."""
     end, place_of = hidden.size, rows.size
     delta[:batch] = 1
     for layer in range(layers.shape[0] - 1, -1, -1):
@@ -563,7 +563,7 @@ def _jacobian(layers, theta, batch, hidden, rows, delta, other):
 
 @_jit
 def _scaled_backward(layers, batch, hidden, jacobian, delta, work, gradient):
-    """As `_backward` at the initial weights, where the rows of one output's Jacobian need only be scaled.
+    """Backward pass at the initial weights, where the rows of one output's Jacobian need only be scaled.
 
     Of a layer's two factors, inputs and Jacobian, the narrower one is scaled.
     """
@@ -609,7 +609,7 @@ def _dot(a, b):
 
 @_jit
 def _scaled_tangent(layers, batch, hidden, jacobian, direction, ones, work, part, change):
-    """As `_tangent`, from one output's Jacobian: the change of the output of each row."""
+    """Tangent pass from one output's Jacobian: the change of the output of each row."""
     change[:batch] = 0
     start, row_start = 0, 0
     for layer in range(layers.shape[0]):
@@ -747,7 +747,7 @@ def _sizes(layers, batch):
 
 @_jit
 def forward(layers, theta, x, hidden, jacobian):
-    """At the initial weights, for all tasks: theta (T, W), x (T, B, inputs).
+    """Forward pass at the initial weights, for all tasks: theta (T, W), x (T, B, inputs).
 
     Writes hidden values and, for a network of one output, its Jacobian.
     """

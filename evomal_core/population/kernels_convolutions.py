@@ -38,7 +38,7 @@ def _jit(function: Any) -> Any:
 
 
 def _sums(function: Any) -> Any:
-    """As `_jit`, for sums that may be reordered."""
+    """Compile as `_jit` does, with sums that may be reordered."""
     return _compiled(function, {"contract", "reassoc"})
 
 
@@ -307,7 +307,7 @@ def _tanh_for(x: Any) -> Any:
 
 @_jit
 def tanh(x):
-    """In place, on a vector."""
+    """Apply tanh to a vector in place."""
     for n in range(x.size):
         x[n] = _tanh(x[n])
 
@@ -322,7 +322,7 @@ def tanh_through(change, output):
 
 @_jit
 def relu(x):
-    """In place, on a vector; NaN is kept."""
+    """Apply ReLU to a vector in place; NaN is kept."""
     zero = x.dtype.type(0)
     for n in range(x.size):
         x[n] = zero if x[n] < zero else x[n]

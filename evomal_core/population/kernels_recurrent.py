@@ -34,7 +34,7 @@ none), and the symbol whose embedding has no gradient."""
 
 @_jit
 def _copy(out, a):
-    """As `out[:] = a`, which takes seconds to compile."""
+    """Copy a into out; `out[:] = a` takes seconds to compile."""
     for n in range(out.size):
         out[n] = a[n]
 
@@ -118,7 +118,7 @@ def _cell(gates, letter, c, forget, output, h, state):
 
 @_jit
 def _cell_back(slopes, forget, output, dh, dc, delta):
-    """From the cotangents of h' and c' those of the gates, and in place of dc that of c."""
+    """Turn the cotangents of h' and c' into those of the gates, and dc in place into that of c."""
     u = dc.size
     _add_product(dc, dh, output)
     for gate in range(3):
@@ -129,7 +129,7 @@ def _cell_back(slopes, forget, output, dh, dc, delta):
 
 @_jit
 def _cell_along(slopes, forget, output, gates, dc, dh):
-    """From the tangents of the gates and of c those of c', in place, and of h'."""
+    """Turn the tangents of the gates and of c into those of c', in place, and of h'."""
     u = dc.size
     _multiply(dc, forget)
     for gate in range(3):

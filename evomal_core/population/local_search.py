@@ -123,7 +123,7 @@ class MetaStep:
         return held[1]
 
     def _slope(self, phi: Tensor, predictions: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Any]:
-        """What the losses see, f, dM/df there (both (T, P, B, C), the mean over the batch left out), the tape."""
+        """Return the losses' input f, dM/df (both (T, P, B, C), the mean over the batch left out), the tape."""
         tasks, size, outputs = rows.shape
         f = link(rows.hide(predictions), self.stack.kind)
         slope, tape = self.program.slope(phi, flat(f, len(phi)), rows.y.reshape(-1))
@@ -218,7 +218,7 @@ def _meta_step(
 
 
 def _chunk(learners: Sequence[Learner], config: SearchConfig) -> int | None:
-    """How many candidates at a time: on a CPU as many as have their activations in its cache."""
+    """Number of candidates at a time: on a CPU as many as have their activations in its cache."""
     stack = make_stacks(learners)[0]
     if stack.theta0[0].is_cuda or not isinstance(stack, MLPStack) or compiled.fits(stack, config=config):
         return None
@@ -242,7 +242,7 @@ def check_batchable(learners: Sequence[Learner], config: SearchConfig) -> None:
 def batched_meta_gradients(
     losses: Sequence[LearnedLoss], learners: Sequence[Learner], config: SearchConfig, meta_step: int
 ) -> tuple[Tensor, Tensor]:
-    """As `unroll.meta_gradient` for P losses at once: task losses (P,) and gradients (P, E), summed over learners.
+    """Meta-gradients of P losses at once: task losses (P,) and gradients (P, E), summed over learners.
 
     A loss with fewer weights than E has zeros after its own.
 
@@ -264,7 +264,7 @@ def batched_local_search(
     config: SearchConfig,
     tick: Callable[[], None] = lambda: None,
 ) -> list[Tuned]:
-    """As `unroll.local_search`, for all `LearnedLoss`es at once; the losses given stay as they are.
+    """Run `unroll.local_search` for all `LearnedLoss`es at once; the losses given stay as they are.
 
     Raises:
         NotBatchable: a loss is not a `LearnedLoss`, or the network can't be stacked.
@@ -341,7 +341,7 @@ def _repeats(learners: Sequence[Learner], config: SearchConfig) -> bool:
 
 
 def _unmoved(loss: LearnedLoss, task_loss: float, config: SearchConfig, tick: Callable[[], None]) -> Tuned:
-    """What local search makes of a loss whose meta-gradient is 0 at each step."""
+    """Result of local search for a loss whose meta-gradient is 0 at each step."""
     for _ in range(config.meta_steps):
         tick()
     if not loss.size:

@@ -28,9 +28,9 @@ from evomal_core.population.steps import Factors, Stacked, product, times, times
 from evomal_core.seeds import isolated_torch
 
 Pullback = Callable[[Tensor], list[Any]]
-"""From cotangents of the predictions (T, P, B, C) to gradients of the weights, `Factors` where asked for."""
+"""Map of cotangents of the predictions (T, P, B, C) to gradients of the weights, `Factors` where asked for."""
 Pushforward = Callable[[Sequence[Any]], Tensor]
-"""From tangents of the weights to tangents of the predictions (T, P, B, C)."""
+"""Map of tangents of the weights to tangents of the predictions (T, P, B, C)."""
 
 
 class NotBatchable(RuntimeError):  # noqa: N818 - it is a finding, and not always an error
@@ -52,7 +52,7 @@ class Stack:
         self.theta0: Stacked = [torch.stack(parts).unsqueeze(1) for parts in weights]
         """The weights that training starts from, each (T, 1, …); meta-steps start from `initial`."""
         self.buffers: Stacked = []
-        """What training moves beside the weights (running statistics); updated in place by `train_step`."""
+        """State that training moves beside the weights (running statistics); updated in place by `train_step`."""
 
     def features(self, x: Tensor) -> Tensor:
         """Rows (T, B, …) in the form that the network takes."""
@@ -95,7 +95,7 @@ class Stack:
         self.buffers = [b[candidates] for b in self.buffers]
 
     def train_step(self, theta: Stacked, x: Tensor, draw: int, factored: bool = False) -> tuple[Tensor, Pullback]:
-        """As `linearise` for one step of training, which also moves running statistics."""
+        """Linearise for one step of training, which also moves running statistics."""
         predictions, pullback, _ = self.linearise(theta, x, draw, factored)
         return predictions, pullback
 
@@ -105,7 +105,7 @@ class Stack:
 
 
 def make_stacks(learners: Sequence[Learner]) -> list[Stack]:
-    """As few stacks as hold all learners: MLPs of one shape and number of rows together, others alone."""
+    """Group learners into stacks: MLPs of one shape and number of rows together, others alone."""
     groups: dict[object, list[Learner]] = {}
     for index, learner in enumerate(learners):
         layers = perceptron(learner)
@@ -217,7 +217,7 @@ class MLPStack(Stack):
         shared = outputs[-1].shape[1] == 1 and outputs[-1].shape[3] == 1
 
         def cotangents(delta: Tensor) -> Stacked:
-            """Those of each layer, before its activation."""
+            """Cotangents of each layer's values before activation."""
             found: Stacked = []
             for depth in range(len(pairs) - 1, -1, -1):
                 delta = _through(self.layers[depth][3], delta, outputs[depth + 1])

@@ -31,7 +31,7 @@ class RecurrentForm:
 
     shape: np.ndarray
     layers: np.ndarray
-    """As in `kernels`: (inputs, outputs, place of W, place of b or −1, activation) of each dense layer."""
+    """Each dense layer, for `kernels`: (inputs, outputs, place of W, place of b or −1, activation)."""
 
     def prepare(self, x: Tensor) -> Letters:
         """Rows (B, letters) of symbols in the form that the kernels take."""
@@ -150,7 +150,7 @@ def form_of(network: nn.Module, x: Tensor) -> RecurrentForm | None:
 
 @dataclass(frozen=True)
 class _Value:
-    """What a node of the graph stands for, and whether its first axis is the letters' and not the rows'."""
+    """Value of a node of the graph, and whether its first axis is the letters' and not the rows'."""
 
     what: str
     swapped: bool = False

@@ -105,14 +105,14 @@ LOOK = 25
 
 @dataclass(frozen=True)
 class _Plan:
-    """How networks are trained, when they are measured, and where they save their states."""
+    """Settings of training: configuration, steps that are measured, and where states are saved."""
 
     base: SGD
     wanted: Sequence[int]
     splits: Sequence[str] | None
     milestones: Collection[int]
     snapshots: Mapping[int, Snapshot]
-    """By id of the learner."""
+    """Snapshots by id of the learner."""
     tick: Callable[[int], None]
 
 
@@ -279,7 +279,7 @@ def _errors(stack: Stack, theta: Stacked, splits: Sequence[str]) -> dict[str, Te
 
 
 def batched_fitness(losses: Sequence[Loss], learners: Sequence[Learner], config: SearchConfig) -> list[float]:
-    """As `training.fitness`, for all losses at once.
+    """Compute `training.fitness` for all losses at once.
 
     Raises:
         NotBatchable: the losses form no program, or the network can't be stacked.
@@ -294,7 +294,7 @@ def batched_fitness(losses: Sequence[Loss], learners: Sequence[Learner], config:
 def batched_minimise_predictions(
     losses: Sequence[Loss], y_pred: Tensor, y_true: Tensor, config: SearchConfig, weight: Tensor | None = None
 ) -> Tensor:
-    """As `filters.minimise_predictions`, for all losses at once: (P, *y_pred.shape).
+    """Run `filters.minimise_predictions` for all losses at once: (P, *y_pred.shape).
 
     Raises:
         NotBatchable: the losses form no program.

@@ -28,20 +28,20 @@ class _Level:
     rows: int
     inner: int
     first: Tensor
-    """For each inner node, the row of its first child in the next level."""
+    """Row of each inner node's first child in the next level."""
     second: Tensor
-    """For each binary node, the row of its second child."""
+    """Row of each binary node's second child."""
     parents: Tensor
-    """For each row of the next level, its parent's place among first, then second, arguments."""
+    """Place of each next-level row's parent among first, then second, arguments."""
     weights: Tensor
-    """For each row, its place in the flattened phi."""
+    """Place of each row in the flattened phi."""
     candidates: Tensor
-    """For each leaf f, its candidate."""
+    """Candidate of each leaf f."""
 
 
 @dataclass
 class _Block:
-    """What the sweeps over one level leave behind, each (rows, elements)."""
+    """Results of the sweeps over one level, each (rows, elements)."""
 
     weight: Tensor
     value: Tensor

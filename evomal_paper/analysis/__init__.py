@@ -1,1 +1,1 @@
-"""What is asked of learned losses: landscapes, transfer, learning rates, run-time, and what they are like."""
+"""Analyses of learned losses: landscapes, transfer, learning rates, run-time, shapes and families."""

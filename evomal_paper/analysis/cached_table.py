@@ -27,7 +27,7 @@ class Piece:
     folder: Path
     name: str
     configuration: dict[str, Any]
-    """What the table is a function of, as JSON-ready data."""
+    """Inputs that determine the table, as JSON-ready data."""
     renewed_by: str = ""
     """A key of the configuration: a table with another value there is an old one, and is computed anew."""
 
@@ -75,7 +75,7 @@ class Piece:
 
 
 def training_configuration(sizes: Profile, loss: Loss) -> dict[str, Any]:
-    """What final trainings depend on: a profile's settings beside the defaults, and the loss by its digest.
+    """Inputs of final trainings: a profile's settings beside the defaults, and the loss by its digest.
 
     Defaults are left out, so that a setting that is added later with one leaves what was computed valid.
     """

@@ -11,7 +11,7 @@ from evomal_paper.experiments.profiles import Problem
 
 KEYS = ["group", "task"]
 MARGIN = 0.01
-"""What a training error must be lower than a constant answer's by, for the network to have learned anything."""
+"""Margin by which a training error must be below a constant answer's for the network to have learned anything."""
 
 
 def constant_answers(problem: Problem) -> pd.DataFrame:
@@ -31,7 +31,7 @@ def _of_the_most_frequent(task: Task) -> float:
 
 
 def learned_nothing(last: pd.DataFrame, constant: pd.DataFrame) -> pd.DataFrame:
-    """How many trainings end with a training error that is not below a constant answer's by MARGIN.
+    """Number of trainings that end with a training error not below a constant answer's by MARGIN.
 
     Args:
         last: `Results.last()` of one experiment of classification.

@@ -34,7 +34,7 @@ def value_and_slope(loss: Loss, f: Any, y: Any) -> tuple[np.ndarray, np.ndarray]
 
 
 def effective_loss(loss: Loss, p: Any, classes: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """What a softmax makes of a loss of single outputs: its value when the true class has probability p.
+    """Value of a loss behind a softmax when the true class has probability p, and its slope.
 
     The classes' probabilities sum to 1. Where the others share the rest equally, the loss of an example is
     M(1, p) + (C − 1)·M(0, (1 − p)/(C − 1)), GECCO Eq. 2. The share of the wrong classes matters: label

@@ -36,7 +36,7 @@ LOPSIDED = 0.1
 
 @dataclass(frozen=True)
 class Shape:
-    """What `describe` found: the family, whether the two kinds of error cost differently, and the numbers."""
+    """Findings of `describe`: the family, whether the two kinds of error cost differently, and the numbers."""
 
     family: str
     asymmetric: bool = False
@@ -220,7 +220,7 @@ def regression(loss: Loss) -> Shape:
 
 
 def _tail(loss: Loss, middle: np.ndarray) -> float:
-    """By what factor the mean |∂M/∂f| grows from errors of ±4 to errors of ±8."""
+    """Factor by which the mean |∂M/∂f| grows from errors of ±4 to errors of ±8."""
     near, far = (
         np.abs(value_and_slope(loss, middle + np.array([-error, error]), Y[:, None])[1]).mean()
         for error in (4.0, 8.0)

@@ -29,11 +29,11 @@ from evomal_paper.runs.tables import KEYS, Results
 from evomal_paper.statistics import against, spread
 
 MEASURES = {"task": "task loss", "own": "the loss that trained it", "error": "error"}
-"""What a height can be: cross-entropy or squared error; the network's own loss; the error rate or MSE."""
+"""Measures of height: cross-entropy or squared error; the network's own loss; the error rate or MSE."""
 
 AXES = ("x", "y")
 RADIUS = 0.5
-"""How far from the trained network its sharpness is taken: in the norms of its filters."""
+"""Distance from the trained network at which its sharpness is taken, in the norms of its filters."""
 
 
 def _odd(value: int) -> int:
@@ -48,10 +48,10 @@ class Grid(Config):
     points: Annotated[int, AfterValidator(_odd)] = 51
     """Points along each axis."""
     radius: PositiveFloat = 1.0
-    """Of the axes, in units of each filter's own norm."""
+    """Half length of the axes, in units of each filter's own norm."""
     dimensions: Literal[1, 2] = 1
     rows: Positive = 10_000
-    """At most so many of the first rows of the training part are measured."""
+    """Largest number of rows of the training part that are measured."""
 
     def offsets(self) -> Tensor:
         """The coordinates of all points, (points^dimensions, dimensions), in float64."""

@@ -136,7 +136,7 @@ def _held_out(results: Results) -> pd.DataFrame:
 
 
 def family_counts(best: pd.DataFrame) -> pd.DataFrame:
-    """How many best losses are of each family, per kind of task and method, and how they train.
+    """Number of best losses of each family, per kind of task and method, and how they train.
 
     Columns: kind, method, family, losses, n (losses of that kind and method), experiments, asymmetric, and the
     median of their held-out error over the baseline's, with a diverged training as infinite.

@@ -1,4 +1,4 @@
-"""Is a learned loss a learning rate in disguise? Errors over a grid of rates (TPAMI'23 section V-E, Figure 8)."""
+"""Errors over a grid of learning rates: is a learned loss a rate in disguise? (TPAMI'23 section V-E, Figure 8.)"""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def common_seeds(final: pd.DataFrame) -> pd.DataFrame:
 
 
 def tuning_split(final: pd.DataFrame) -> str:
-    """What a rate is chosen by: the validation part, or the training part of tasks without one; no test data."""
+    """Part that chooses a rate: validation, or training for tasks without one; never test data."""
     return "validation" if (final["split"] == "validation").any() else "train"
 
 

@@ -1,4 +1,4 @@
-"""What base networks trained with different losses say of single test rows."""
+"""Predictions for single test rows of base networks trained with different losses."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _of_each_class(logits: Tensor, kind: Kind) -> Tensor:
 
 
 def right_and_wrong(table: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
-    """How many test rows the networks of two losses get right: both, one alone, or neither."""
+    """Number of test rows that the networks of two losses get right: both, one alone, or neither."""
     right = {name: table[name] == table["label"] for name in (first, second)}
     counts = {
         "both right": (right[first] & right[second]).sum(),

@@ -1,4 +1,4 @@
-"""What meta-training costs and what the filters save, from the records of runs (TPAMI Table V, Figure 5)."""
+"""Cost of meta-training and savings of the filters, from the records of runs (TPAMI Table V, Figure 5)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from evomal_paper.runs.run import Run
 from evomal_paper.runs.tables import Results, load_or_run
 
 PHASES = ("local search", "filters", "fitness")
-"""What meta-training consists of. The seconds "filter: …" are parts of those of the filters."""
+"""Phases of meta-training. The seconds "filter: …" are parts of those of the filters."""
 
 OUTCOMES = {
     "cached": "symbolic archive",
@@ -27,7 +27,7 @@ OUTCOMES = {
     "equivalent": "gradient equivalence",
     "trained": "loss evaluation",
 }
-"""What becomes of the candidates of a generation, in the order in which it is decided."""
+"""Outcomes of a generation's candidates, in the order in which they are decided."""
 
 PUBLISHED_SHARES = {"cached": 0.10, "optimised": 0.90, "trained": 0.25}
 """Mean shares of the population that TPAMI section V-B1 names, each with "~"."""
@@ -45,7 +45,7 @@ runs of its own: seconds are compared only with those of runs computed along wit
 
 
 def machines(runs: Sequence[Run]) -> pd.DataFrame:
-    """What the runs were computed on: processor, cores, GPU if one was used, and the number of runs."""
+    """Machines of the runs: processor, cores, GPU if one was used, and the number of runs."""
     rows = []
     for run in runs:
         found = (run.record() or {}).get("hardware", {})
@@ -97,7 +97,7 @@ def table_v(spent: pd.DataFrame) -> pd.DataFrame:
 
 
 def ratios(spent: pd.DataFrame) -> pd.DataFrame:
-    """How many times as long as each other method's EvoMAL's meta-training takes, published and measured.
+    """Ratio of EvoMAL's time of meta-training to each other method's, published and measured.
 
     Args:
         spent: the table of `seconds`, of one profile.

@@ -57,7 +57,7 @@ def _baseline(name: str, lr: float, momentum: float, seed: int) -> pd.DataFrame:
 
 
 def scores(measured: pd.DataFrame, in_sample: float, out_of_sample: float) -> pd.DataFrame:
-    """How far each setting is from the two published errors, nearest first.
+    """Distance of each setting from the two published errors, nearest first.
 
     A setting is (lr, momentum, learn_on): `learn_on` is the task that is learned on, the others are the test
     tasks. Errors are those of the part that cells of Table 2 are compared with (`paper.COMPARED`). The distance is

@@ -39,7 +39,7 @@ def beats_in_table_2(evidence: Evidence, rivals: Sequence[str]) -> Finding:
 
 
 def first_generation(histories: pd.DataFrame, target: pd.Series) -> pd.Series:
-    """For each seed, the first generation whose best fitness is at most the seed's target; inf if none is.
+    """First generation of each seed whose best fitness is at most the seed's target; inf if none is.
 
     Args:
         histories: one method's rows of `Results.histories`, of one experiment and profile.
@@ -50,7 +50,7 @@ def first_generation(histories: pd.DataFrame, target: pd.Series) -> pd.Series:
 
 
 def generations_to_match(histories: pd.DataFrame, rivals: tuple[str, ...] = ("random", "gp-lfl")) -> pd.DataFrame:
-    """How many generations EvoMAL and a rival need to reach the rival's own final best fitness.
+    """Generations that EvoMAL and a rival need to reach the rival's own final best fitness.
 
     At a seed both start from the same initial weights and batches, so their fitness can be compared. One row per
     experiment, rival and seed: target (the rival's final best fitness), ours and theirs (generations, counted from

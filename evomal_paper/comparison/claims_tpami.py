@@ -28,7 +28,7 @@ from evomal_paper.sentences import interval
 from evomal_paper.statistics import LEVEL, holm
 
 NEAR = 0.05
-"""How far a share may lie from the published one: five percentage points."""
+"""Largest distance of a share from the published one: five percentage points."""
 ABOUT_TWICE = (1.5, 3.0)
 """Ratios of run times that count as "approximately twice"."""
 EARLY = 5

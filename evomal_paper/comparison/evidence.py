@@ -70,15 +70,15 @@ class Evidence:
         return sorted(names, key=strength)
 
     def at(self, profile: str) -> Evidence:
-        """What was measured under one profile."""
+        """Select what was measured under one profile."""
         return self._where(lambda table: table["profile"] == profile)
 
     def of(self, profiles: Mapping[str, str]) -> Evidence:
-        """What was measured of some experiments, each under the profile named for it."""
+        """Select what was measured of some experiments, each under the profile named for it."""
         return self._where(lambda table: table["profile"] == table["experiment"].map(profiles))
 
     def about(self, experiments: Iterable[str]) -> Evidence:
-        """What was measured of some experiments; a transfer belongs to its target."""
+        """Select what was measured of some experiments; a transfer belongs to its target."""
         return self._where(lambda table: table["experiment"].isin([*experiments]))
 
     def _where(self, kept: Callable[[pd.DataFrame], pd.Series]) -> Evidence:

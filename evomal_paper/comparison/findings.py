@@ -1,4 +1,4 @@
-"""What the claims of the papers have in common: a finding, and comparisons of EvoMAL with other methods."""
+"""Findings on the papers' claims, and comparisons of EvoMAL with other methods."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def corrected(found: pd.DataFrame) -> pd.Series:
 
 
 def untestable(found: pd.DataFrame) -> str:
-    """On which experiments no comparison can be significant for want of seeds; empty if there is none.
+    """Experiments on which no comparison can be significant for want of seeds, in words; empty if there is none.
 
     Args:
         found: a row per comparison, with the columns experiment and n.

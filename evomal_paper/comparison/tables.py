@@ -81,7 +81,7 @@ def _numbers_of(cell: dict, whose: str = "") -> str:
 
 
 def _from_new(cell: dict) -> str:
-    """As `_numbers_of`, from new starts; "" for what has no start."""
+    """Numbers of a cell from new starts; "" for what has no start."""
     if np.isnan(cell.get("new diverged", np.nan)):
         return ""
     new = {name: cell[f"new {name}"] for name in ("mean", "sd")}
@@ -89,7 +89,7 @@ def _from_new(cell: dict) -> str:
 
 
 def _lost(cell: dict) -> int:
-    """How many runs diverged from new starts."""
+    """Number of runs that diverged from new starts."""
     return 0 if np.isnan(cell["new diverged"]) else int(cell["new diverged"])
 
 

@@ -99,7 +99,7 @@ def _with_new_starts(values: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_setting(table: pd.DataFrame) -> pd.DataFrame:
-    """How many published cells each change explains: those whose distance from the paper it at least halves.
+    """Number of published cells that each change explains: those whose distance from the paper it at least halves.
 
     Args:
         table: of `variants`.

@@ -34,9 +34,9 @@ NEW = ["new mean", "new sd", "new diverged"]
 """Columns of what was measured from new initial weights and batches, beside what the cell is compared with."""
 
 AGREEMENT = 0.05
-"""How far apart two means may be, as a share of the published one, to agree whatever the interval says."""
+"""Largest difference of two means, as a share of the published one, that agree whatever the interval says."""
 TOLERANCE = 0.5
-"""How wide the interval of a difference may be, to each side, as a share of the published mean; two seeds would
+"""Largest width of a difference's interval, to each side, as a share of the published mean; two seeds would
 agree with anything otherwise."""
 
 RULE = f"""\
@@ -71,16 +71,16 @@ The authors' code tests a loss from the initial weights and batches that selecte
 that search. `paper` and the profiles made after it are compared so; errors from new starts stand beside."""
 
 PLACE = ["table", "experiment", "profile", "group", "split"]
-"""What the methods are compared within."""
+"""Columns within which methods are compared."""
 CELL = ["table", "experiment", "group", "method"]
-"""What identifies a published number."""
+"""Columns that identify a published number."""
 
 
 _STRENGTH = ("paper", "calibrated", "text", "narrow", "quick", "smoke")
 
 
 def strength(profile: str) -> tuple[bool, int, bool, str]:
-    """What profiles are sorted by, the fairest comparison with the papers first.
+    """Sort key of profiles, the fairest comparison with the papers first.
 
     That is paper, calibrated, text, narrow, quick, smoke; each after its variant with the split of the authors'
     code, where there is one; and other variants after all of these.
@@ -321,13 +321,13 @@ def every_cell(values: pd.DataFrame) -> pd.DataFrame:
 
 
 def _first_seen(column: pd.Series) -> pd.Series:
-    """What a column is sorted by: methods in their one order, all else as the papers name it first."""
+    """Sort key of a column: methods in their one order, all else as the papers name it first."""
     order = list(METHODS) if column.name == "method" else list(dict.fromkeys(column))
     return column.map(order.index)
 
 
 def counts(cells: pd.DataFrame, by: str = "table") -> pd.DataFrame:
-    """How many published cells have which verdict, by the headline row of each; with a row of all.
+    """Number of published cells of each verdict, by the headline row of each; with a row of all.
 
     Args:
         cells: the table of `every_cell`.
@@ -341,7 +341,7 @@ def counts(cells: pd.DataFrame, by: str = "table") -> pd.DataFrame:
 
 
 def undecided(cells: pd.DataFrame) -> pd.Series:
-    """Which cells are not reproduced for want of evidence: of one run, or with an interval too wide to agree."""
+    """Mask of cells not reproduced for want of evidence: of one run, or with an interval too wide to agree."""
     return (cells["verdict"] == NOT) & cells["why"].str.startswith((ONE_RUN, TOO_WIDE))
 
 

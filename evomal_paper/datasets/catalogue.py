@@ -88,7 +88,7 @@ class DataSet:
     files: tuple[tuple[str, Callable[[Path], Arrays]], ...] = ()
     """Places in the data folder that it can be read from, beside NAME.npz with an array for each part."""
     remotes: Callable[[], Sequence[Remote]] | None = None
-    """What a download consists of, each to be put in a place that `files` names."""
+    """Files of a download, each to be put in a place that `files` names."""
 
     def load(self, *, download: bool = False, progress: bool = True) -> Arrays:
         """The arrays that `parts` names, for example the features x and labels y.
@@ -129,7 +129,7 @@ class DataSet:
         return f"at hand: {shapes}; {check}; {self.origin}"
 
     def remedy(self, folder: Path) -> str:
-        """How to get the data set into a folder."""
+        """Explain how to get the data set into a folder."""
         by_hand = self._by_hand(folder)
         return by_hand if self.remotes is None else f"`evomal data {self.name} --download` gets it, or {by_hand}"
 

@@ -46,7 +46,7 @@ class Remote:
     path: str
     urls: tuple[str, ...]
     checksum: str | None = None
-    """For example "md5:…" or "sha256:…"."""
+    """Checksum such as "md5:…" or "sha256:…"."""
 
     def download(self, folder: Path, progress: bool = True) -> None:
         """Write the file under a folder, from the first address that serves it whole.
@@ -155,7 +155,7 @@ _TORCHVISION: list[Library] = []  # a declaration ends with its library object
 
 
 def torchvision_files(name: str) -> Sequence[Remote]:
-    """What torchvision's data set of a class name is made of, from its own list of addresses and checksums."""
+    """Files of torchvision's data set of a class name, from its own list of addresses and checksums."""
     source = getattr(import_torchvision().datasets, name)
     if hasattr(source, "mirrors"):  # MNIST and its kin
         return [

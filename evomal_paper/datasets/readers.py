@@ -25,7 +25,7 @@ UNREADABLE = (
     *(csv.Error, struct.error, tarfile.TarError, zipfile.BadZipFile, zlib.error),
     *(SyntaxError, tokenize.TokenError),  # numpy's parser of the headers of arrays
 )
-"""What reading a damaged, truncated or foreign file raises."""
+"""Errors that reading a damaged, truncated or foreign file raises."""
 
 NATIONALITIES = (
     *("Arabic", "Chinese", "Czech", "Dutch", "English", "French", "German", "Greek"),

@@ -20,7 +20,7 @@ class Augmentation:
     padding: int = 4
     flip: bool = True
     black: tuple[float, ...] = (0.0,)
-    """What a black pixel became by standardisation: one value, or one for each channel."""
+    """Value of a black pixel after standardisation: one, or one for each channel."""
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Images (rows, channels, height, width), changed; a CPU generator's draws are the same on all devices."""

@@ -51,7 +51,7 @@ INITIALISATIONS = {
     **dict.fromkeys(("alexnet", "vgg16", "allcnnc", "resnet18"), "he_fan_in"),
     **dict.fromkeys(("preresnet", "wideresnet", "pyramidnet"), "he_fan_out"),
 }
-"""How the authors' code draws the initial weights of each network."""
+"""Initial weights of each network as the authors' code draws them."""
 VALIDATION = 0.1
 """Share of the training images (TPAMI section IV-B)."""
 

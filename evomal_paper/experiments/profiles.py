@@ -32,7 +32,7 @@ changed, see `Profile.changed`."""
 
 
 def protocol(profile: str) -> str:
-    """What a reader must know of a profile before comparing, as a sentence after a blank; "" for the paper's."""
+    """Caution before comparing with a profile, as a sentence after a blank; "" for the paper's."""
     base, _, changes = profile.partition("@")
     said = {
         "paper": "",
@@ -58,11 +58,11 @@ class Profile(Config):
     hidden: tuple[Positive, ...] = ()
     """Widths of the base network's hidden layers, where the experiment leaves them open."""
     split: Literal["disjoint", "leaking"] = "disjoint"
-    """How tabular data are split: 60:20:20, or as in the authors' code, with training rows among the test rows."""
+    """Split of tabular data: 60:20:20, or as in the authors' code, with training rows among the test rows."""
     rows: Literal["sklearn0", "draw"] = "sklearn0"
     """The order of the rows that tabular data are split in: as in the authors' code, or a random one."""
     draw: Count = 0
-    """Which random order of the rows tabular data are split in, with rows="draw"; the same for all seeds."""
+    """Number of the random order of the rows of tabular data, with rows="draw"; the same for all seeds."""
     validation_draw: Literal["seed", "fixed"] = "seed"
     """Whether the validation images differ from seed to seed."""
     augment_validation: Flag = False
@@ -72,18 +72,18 @@ class Profile(Config):
     network: Literal["code", "code-2023", "text"] = "code"
     """The form of AllCNN-C and PreResNet: of the authors' code (2022 or 2023), or of the text."""
     test_start: Literal["search", "new"] = "search"
-    """Which meta-tests are compared with published cells: from the initial weights and batches that the search
+    """Start of the meta-tests compared with published cells: the initial weights and batches that the search
     saw, or from new ones. Both are always computed."""
     learn_on: Count = 0
-    """Which of the experiment's tasks a loss is learned on, where it has several; the others are test tasks."""
+    """Number of the task on which a loss is learned, of several; the others are test tasks."""
     test_milestones: tuple[Positive, ...] = ()
     """Steps of meta-testing after which the base learning rate is multiplied by 0.1."""
     images: Count = 0
-    """How many training images are used, those of the validation part among them; 0: all."""
+    """Number of training images, those of the validation part among them; 0: all."""
     test_images: Count = 0
-    """How many test images are used; 0: all."""
+    """Number of test images; 0: all."""
     points: Positive = 50
-    """At how many steps of meta-testing errors are measured, about."""
+    """Approximate number of steps of meta-testing at which errors are measured."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -185,7 +185,7 @@ def _text(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """What a run works on: tasks to learn a loss from, new tasks to test it on, and the base network.
+    """Inputs of a run: tasks to learn a loss from, new tasks to test it on, and the base network.
 
     Meta-training tasks are tested as "in-sample", test tasks as "out-of-sample".
     """
@@ -211,7 +211,7 @@ class Experiment:
     problem: Callable[[Profile, int], Problem]
     dataset: DataSet | None = None
     settings: tuple[str, ...] = ()
-    """Which of SOME the experiment's problem depends on."""
+    """Settings of SOME on which the experiment's problem depends."""
 
     def profile(self, name: str) -> Profile:
         """The profile of a name, with the changes that follow an `@` in it.

@@ -70,7 +70,7 @@ COMMON = SearchConfig(
     taylor_sigma=1.2,
     **CODE,
 )
-"""What both papers share."""
+"""Settings of both papers."""
 
 GECCO23 = COMMON.replace(
     function_set="gecco23",

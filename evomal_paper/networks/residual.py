@@ -147,6 +147,6 @@ def _convolution(inputs: int, filters: int, kernel: int, stride: int = 1) -> nn.
 
 
 def _head(channels: int, classes: int) -> tuple[nn.Module, ...]:
-    """From the last unit to logits."""
+    """Layers from the last unit to logits."""
     pooled = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return (nn.BatchNorm2d(channels), nn.ReLU(), *pooled, nn.Linear(channels, classes))

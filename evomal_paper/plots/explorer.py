@@ -59,7 +59,7 @@ def curves_of(loss: Loss, y: float, phi: Sequence[float] | None = None) -> pd.Da
 
 
 def envelope_of(loss: Loss, y: float, share: float = 0.2) -> pd.DataFrame:
-    """How far the curves of a loss go when any one weight is moved by a share of itself, up or down.
+    """Envelope of the curves of a loss when any one weight is moved by a share of itself, up or down.
 
     Returns:
         The columns of `curves_of`, and lowest and highest value and gradient over the moved weights; the

@@ -37,12 +37,12 @@ styled = mpl.rc_context(
         "legend.handlelength": 3.2,
     }
 )
-"""What every figure is drawn and rendered with, whatever the user's own settings are."""
+"""Decorator: draw and render with the project's look, whatever the user's own settings are."""
 
 
 @dataclass(frozen=True)
 class Style:
-    """How one method is drawn; dashes are lengths of segments and gaps, none for a solid line."""
+    """Look of one method; dashes are lengths of segments and gaps, none for a solid line."""
 
     color: str
     dashes: tuple[float, ...]
@@ -254,7 +254,7 @@ def arsinh_scale(axes: Axes) -> None:
 
 
 def loss_line(name: str, number: int) -> dict[str, Any]:
-    """How the loss of a name is drawn that is the number-th of its panel; number 0 is the task loss."""
+    """Look of the loss of a name that is the number-th of its panel; number 0 is the task loss."""
     if name in STYLES and name != "baseline":
         return STYLES[name].line
     if number == 0:

@@ -17,7 +17,7 @@ from evomal_paper.published.tables import LABELS, TABLES
 
 COLOURS = {REPRODUCED: "#009E73", FITTED: "#CC79A7", DIRECTION: "#56B4E9", NOT: "#E69F00", NOT_RUN: "#E8E8E8"}
 LETTERS = {REPRODUCED: "R", FITTED: "C", DIRECTION: "D", NOT: "N", NOT_RUN: ""}
-"""What is read where colours are not."""
+"""Letters for readers who do not see the colours."""
 
 
 def row_names(cells: pd.DataFrame) -> pd.Series:

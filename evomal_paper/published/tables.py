@@ -84,7 +84,7 @@ ODDITIES = {
         "hours: only the order of the methods can be expected to come out the same.",
     ),
 }
-"""What is known to be odd about a table, or unstated, in Markdown: to be said wherever it is compared."""
+"""Oddities of each table and what it leaves unstated, in Markdown: to be said wherever it is compared."""
 
 
 def published(table: str | None = None) -> pd.DataFrame:

@@ -111,7 +111,7 @@ def _record(run: Run, result: SearchResult, seconds: dict[str, float], device: s
 
 
 def _tasks(problem: Problem) -> dict[str, Any]:
-    """Which tasks they were: the papers do not say, for example, which classes form which task."""
+    """Describe the tasks: the papers do not say, for example, which classes form which task."""
     return {
         "tasks": dict(
             zip(GROUPS, ([task.name for task in part] for part in (problem.train, problem.test)), strict=True)

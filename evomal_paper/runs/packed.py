@@ -144,7 +144,7 @@ class Pack:
         write_atomic(self.index, _as_lines({key: run.record for key, run in content.items()}))
 
     def content(self, key: Key) -> Finished:
-        """As `finished`, with the parts as they are found; one that is missing is empty."""
+        """Parts of a finished run as they are found; one that is missing is empty."""
         record = self.records()[key]
         read = {name: _read(self.folder / f"{name}.csv.gz", _texts) for name in TABLES}
         tables = {name: texts.get(key) or _canonical(name, [], []) for name, texts in read.items()}

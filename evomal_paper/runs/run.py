@@ -81,7 +81,7 @@ class Run:
         return experiment(self.experiment).profile(self.profile)
 
     def configuration(self) -> dict[str, Any]:
-        """What the run's results are a function of, beside the code."""
+        """Inputs that determine the run's results, beside the code."""
         sizes = self.sizes.model_dump(mode="json")
         sizes["search"].pop("engine")  # engines differ by rounding only
         sizes.pop("seeds")

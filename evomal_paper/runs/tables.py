@@ -62,7 +62,7 @@ class Results:
         return self.last(start).groupby(keys, observed=True, sort=False)["error"].mean().reset_index()
 
     def compared(self) -> pd.DataFrame:
-        """As `final`, from the start that the profile compares with published cells, and from new ones beside.
+        """Final errors from the start that the profile compares with published cells, and from new ones beside.
 
         The columns error and "error from new starts".
         """
@@ -159,7 +159,7 @@ def load(runs: Sequence[Run]) -> Results:
 
 
 def load_readable(runs: Sequence[Run]) -> Results | None:
-    """As `load`, without runs whose files are damaged, which a warning names; None if none is left."""
+    """Load runs except those with damaged files, which a warning names; None if none is left."""
     parts = []
     for run in runs:
         try:

@@ -95,7 +95,7 @@ def _first_cell(before: str, now: str) -> str:
 
 
 def _cause(run: Run, device: str) -> str:
-    """What it was made with, if that was something else."""
+    """Likely cause of a difference: other versions or hardware than here."""
     record = run.record() or {}
     made = {name: record.get(name) for name in ("versions", "hardware")}
     difference = first_difference(made, {"versions": versions(), "hardware": hardware(device)})

@@ -20,6 +20,9 @@ HEAVY = {
 }
 """Packages that `import evomal_core` leaves alone until they are used."""
 
+FRAGMENTS = {"As", "At", "By", "From", "How", "Of", "That", "These", "Those", "What", "Which"}
+"""Words that no docstring opens with: what follows is half a sentence."""
+
 
 def name_of(path: Path) -> str:
     parts = list(path.relative_to(ROOT).with_suffix("").parts)
@@ -90,6 +93,7 @@ def test_a_circle_and_a_hidden_import_are_noticed() -> None:
     assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
     assert hidden_imports(ast.parse("import os\ndef f():\n    from pandas.api import types")) == {"pandas"}
     assert imports_of(ast.parse("from a import b, c"), {"a", "a.b"}) == {"a.b", "a"}
+    assert list(openings(ast.parse("'''As said.'''\nclass C:\n    x: int\n    '''What, so.'''"))) == ["As", "What"]
 
 
 def test_importing_the_core_is_light() -> None:
@@ -131,3 +135,18 @@ def test_the_library_works_without_the_extras_and_names_the_one_that_is_missing(
     assert done.stdout.startswith("SearchResult(evomal"), done.stderr
     assert "this needs pandas, which is not installed: pip install 'evomal[paper]'" in done.stdout
     assert "pip install 'evomal[paper]'" in done.stderr
+
+
+def openings(tree: ast.AST) -> Iterator[str]:
+    """The first word of each docstring, those of attributes included."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        for statement in body if isinstance(body, list) else []:
+            match statement:
+                case ast.Expr(ast.Constant(str(text))):
+                    yield text.split()[0].rstrip(",:")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstrings_open_with_a_verb_or_a_noun(name: str) -> None:
+    assert not FRAGMENTS & set(openings(TREES[name]))
