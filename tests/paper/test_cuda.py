@@ -270,6 +270,7 @@ def test_analyses_are_the_same_on_both_devices(tmp_path: Any, monkeypatch: pytes
         pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_real_gpu_local_search_agrees_with_the_cpu() -> None:
     texts = ("square(sub(f, y))", "abs(sub(f, y))", "tanh(mul(f, y))")

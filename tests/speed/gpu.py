@@ -2,8 +2,8 @@
 
     python -m tests.speed.gpu --limit 400 --out gpu
 
-It writes small files into the folder `--out`: checks.json (each network's meta-gradient against float64 on the
-CPU), speed.json (the table), and the runs, packed. Called again with the same folder it goes on where it stopped.
+It writes small files into the folder `--out`: checks.json (the tests that need a GPU, and each network's
+meta-gradient against float64 on the CPU), speed.json (the table), and the runs, packed. Called again with the same folder it goes on where it stopped.
 `--device cpu --tiny` tries all of it without a GPU, at sizes that say nothing about speed.
 """
 
@@ -41,6 +41,9 @@ from tests.speed.networks import LETTERS, LONGEST
 
 RUNS = ("sine/paper/evomal/seed-0", "mnist/paper/evomal/seed-0", "surname/paper/evomal/seed-0")
 """The runs of paper scale, in order, as `evomal show` names them."""
+ROOT = Path(__file__).parents[2]
+TESTS = ("tests/paper/test_cuda.py", "tests/speed/test_gpu.py")
+"""Where the tests are that need a GPU."""
 STOPPING = 20
 """Seconds that a run has for its checkpoint when the time is up."""
 FITNESS_STEPS = 100
@@ -197,6 +200,14 @@ class Notes:
         print(f"{self.path.stem}: {name}: {self.held[name]}", flush=True)
 
 
+def tests_of_a_gpu(deadline: float) -> str:
+    """The last line of pytest on the tests that need a GPU, which also run without one, and are skipped."""
+    command = [sys.executable, "-m", "pytest", "-m", "cuda", "-o", "addopts=", "-p", "no:cacheprovider", *TESTS]
+    left = max(deadline - time.monotonic(), 1.0)
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=left, check=False)
+    return (found.stdout.strip() or found.stderr.strip()).splitlines()[-1]
+
+
 def run_on(name: str, device: str, results: Path, deadline: float) -> bool:
     """Compute a run, or go on with it, until the deadline; whether it was completed."""
     experiment_name, profile, method, seed = name.split("/")
@@ -243,6 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     options.out.mkdir(parents=True, exist_ok=True)
     checks, table = Notes(options.out / "checks.json"), Notes(options.out / "speed.json")
+    checks.note("tests", partial(tests_of_a_gpu, deadline), deadline)
     for case in cases(options.tiny):
         checks.note(case.name, partial(check, case, options.device), deadline)
         checks.note(f"{case.name}, float64", partial(check, case, options.device, torch.float64), deadline)
