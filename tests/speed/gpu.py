@@ -3,7 +3,8 @@
     python -m tests.speed.gpu --limit 400 --out gpu
 
 It writes small files into the folder `--out`: checks.json (the tests that need a GPU, and each network's
-meta-gradient against float64 on the CPU), speed.json (the table), and the runs, packed. Called again with the same folder it goes on where it stopped.
+meta-gradient against float64 on the CPU), speed.json (the table), and the runs, packed. Called again with the same
+folder it goes on where it stopped.
 `--device cpu --tiny` tries all of it without a GPU, at sizes that say nothing about speed.
 """
 
