@@ -210,7 +210,7 @@ def _cell(
 def _is_fitted(method: str, place: Mapping[str, str]) -> bool:
     """Whether a cell was made to agree: ML³'s weights, or a GECCO baseline whose base settings or task it chose.
 
-    These were chosen by the baseline's published errors (the modules `calibration` and `quick_rate`): those of
+    These were chosen by the baseline's published errors (`base_settings`): those of
     `calibrated` by both, `quick`'s, where they aren't as stated, by the in-sample one.
     """
     if place["table"] == "3":

@@ -8,7 +8,7 @@ digits, which need no download.
 
 At the stated base learning rate (1e-3) some of the short trainings of the `quick` profiles would learn nothing.
 Theirs is the round one at which the baseline comes nearest to its published in-sample error, on the training rows
-of the task that is learned on: `python -m evomal_paper.base_settings.quick_rate mnist`. CIFAR-10's is lower: the
+of the task that is learned on: `python -m evomal_paper.base_settings quick-rate mnist`. CIFAR-10's is lower: the
 baseline comes nearest at its best rate, where a learned loss has nothing to gain.
 """
 

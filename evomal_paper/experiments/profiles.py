@@ -143,7 +143,7 @@ SOME = (
 """Settings of profiles that only some experiments have."""
 
 CALIBRATED = Path(__file__).parents[1] / "published" / "calibrated.json"
-"""Settings under which the baseline meets its published errors, as the module `calibration` found them."""
+"""Settings under which the baseline meets its published errors, as `base_settings` found them."""
 
 
 def calibrated(name: str, paper: Profile) -> dict[str, Profile]:

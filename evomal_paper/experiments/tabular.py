@@ -1,7 +1,7 @@
 """TPAMI'23's tabular regressions (section IV-B, Table III), and their two splits.
 
 The stated base learning rate, 0.01, makes training diverge on California Housing, whose features have extreme
-outliers. `python -m evomal_paper.base_settings.base_rate california` looks for the nearest rate that trains,
+outliers. `python -m evomal_paper.base_settings base-rate california` looks for the nearest rate that trains,
 with the task loss alone; it is what the profiles `quick`, `narrow` and `calibrated` of that data set use, while
 `paper` keeps the stated one.
 """
@@ -22,7 +22,7 @@ from evomal_paper.experiments.profiles import TINY, Experiment, Problem, Profile
 from evomal_paper.experiments.protocols import TPAMI23, few_steps
 
 NEAREST_RATES = {"california": 0.002}
-"""Base learning rates of the data sets that the stated one does not train, as `base_rate` found them."""
+"""Base learning rates of the data sets that the stated one does not train, as `base_settings` found them."""
 
 
 def split_rows(count: int, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 
 from evomal_core.files import read_json, write_json
-from evomal_paper.base_settings import base_rate, calibration, quick_rate
-from evomal_paper.base_settings.baselines import MEASURED, baseline_errors
-from evomal_paper.base_settings.calibration import scores
+from evomal_paper import base_settings
+from evomal_paper.base_settings import MEASURED, baseline_errors, scores
 from evomal_paper.experiments import profiles, tabular
 from evomal_paper.experiments.catalogue import EXPERIMENTS, experiment
 
@@ -63,9 +62,9 @@ def test_only_the_part_that_the_table_is_compared_with_counts():
 def test_what_is_frozen_is_what_the_committed_measurements_say(name, tmp_path, monkeypatch):
     frozen = read_json(profiles.CALIBRATED)
     shutil.copytree(MEASURED / name, tmp_path / name)
-    monkeypatch.setattr(calibration, "CALIBRATED", tmp_path / "calibrated.json")
-    monkeypatch.setattr(calibration, "_baseline", lambda *setting: pytest.fail(f"{setting} is not measured"))
-    assert calibration.calibrate(name, tmp_path) == frozen[name]
+    monkeypatch.setattr(base_settings, "CALIBRATED", tmp_path / "calibrated.json")
+    monkeypatch.setattr(base_settings, "_at_setting", lambda *setting: pytest.fail(f"{setting} is not measured"))
+    assert base_settings.calibrate(name, tmp_path) == frozen[name]
     assert (tmp_path / f"{name}.csv").read_text() == (MEASURED / f"{name}.csv").read_text()
     found = EXPERIMENTS[name].profile("calibrated")
     chosen = {"lr": found.search.base.lr, "momentum": found.search.base.momentum, "learn_on": found.learn_on}
@@ -81,36 +80,48 @@ def test_all_seeds_are_spent_on_the_settings_nearest_with_the_first(tmp_path, mo
         rows = [{"task": task, "split": "train", "error": near} for task in range(2)]
         return pd.DataFrame(rows).assign(lr=lr, momentum=momentum, seed=seed)
 
-    monkeypatch.setattr(calibration, "CALIBRATED", tmp_path / "calibrated.json")
-    monkeypatch.setattr(calibration, "_baseline", baseline)
-    nearest = calibration.calibrate("cifar10", tmp_path)  # published: 0.0654 and 0.1
-    assert asked[:10] == [(*setting, 0) for setting in calibration.GRID]
+    monkeypatch.setattr(base_settings, "CALIBRATED", tmp_path / "calibrated.json")
+    monkeypatch.setattr(base_settings, "_at_setting", baseline)
+    nearest = base_settings.calibrate("cifar10", tmp_path)  # published: 0.0654 and 0.1
+    assert asked[:10] == [(*setting, 0) for setting in base_settings.GRID]
     finalists = [(0.02, 0.0), (0.01, 0.0), (0.005, 0.0)]
     assert asked[10:] == [(*setting, seed) for setting in finalists for seed in (1, 2)]
     assert (nearest["lr"], nearest["momentum"], nearest["seeds"]) == (0.02, 0.0, 3)
     table = pd.read_csv(tmp_path / "cifar10.csv")
     assert table["seeds"].tolist() == [3] * 6 + [1] * 14
-    calibration.calibrate("cifar10", tmp_path)
+    base_settings.calibrate("cifar10", tmp_path)
     assert len(asked) == 16
 
 
 def test_an_experiment_without_two_published_cells_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no baseline of 'diabetes'; it has sine, mnist"):
-        calibration.calibrate("diabetes", tmp_path)
+        base_settings.calibrate("diabetes", tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("command", [calibration, quick_rate, base_rate], ids=lambda command: command.__name__)
+@pytest.mark.parametrize("command", ["calibration", "quick-rate", "base-rate"])
 @pytest.mark.parametrize("names", [["california", "mnist", "nosuch"], [], ["--nosuch"]], ids=str)
 def test_a_wrong_name_stops_a_command_before_it_measures(command, names, monkeypatch, capsys):
-    for step in ("measure", "calibrate"):
-        monkeypatch.setattr(command, step, lambda *_: pytest.fail("measured"), raising=False)
+    monkeypatch.setattr(base_settings, "baseline_errors", lambda *_: pytest.fail("measured"))
     with pytest.raises(SystemExit) as stopped:
-        command.main(names)
+        base_settings.main([command, *names])
     assert stopped.value.code == 2
     said = capsys.readouterr().err
-    assert f"usage: python -m {command.__name__}" in said
+    assert f"usage: python -m evomal_paper.base_settings {command}" in said or names == ["--nosuch"]
     assert "nosuch" not in names or "choose from" in said
+
+
+def test_a_command_keeps_the_errors_and_prints_the_rate(tmp_path, monkeypatch, capsys):
+    def errors(name, profile, seed, purpose):
+        error = 1.5 if profile.search.base.lr > 0.003 else 0.1
+        return pd.DataFrame({"seed": [seed], "task": [0], "split": ["train"], "error": [error]})
+
+    monkeypatch.setattr(base_settings, "MEASURED", tmp_path)
+    monkeypatch.setattr(base_settings, "baseline_errors", errors)
+    assert base_settings.main(["base-rate", "california"]) == base_settings.main(["quick-rate", "digits"]) == 0
+    assert {"california 0.003", "digits 0.001"} <= set(capsys.readouterr().out.splitlines())
+    assert len(pd.read_csv(tmp_path / "base-rate-california.csv")) == 2 + 5
+    assert len(pd.read_csv(tmp_path / "quick-rate-digits.csv")) == 5 * 3
 
 
 def test_what_is_measured_is_a_training_with_the_task_loss():
@@ -129,8 +140,8 @@ def test_what_is_measured_is_a_training_with_the_task_loss():
 def test_a_quick_rate_is_the_one_nearest_to_the_published_error():
     errors = {0.001: 0.5, 0.003: 0.08, 0.01: 0.03, 0.03: np.inf}  # published for MNIST: 0.0414
     found = pd.DataFrame([{"rate": rate, "seed": 0, "error": error} for rate, error in errors.items()])
-    assert quick_rate.nearest("mnist", found) == quick_rate.nearest("digits", found) == 0.01
-    assert quick_rate.nearest("mnist", found.assign(error=0.0)) == 0.001
+    assert base_settings.nearest_rate("mnist", found) == base_settings.nearest_rate("digits", found) == 0.01
+    assert base_settings.nearest_rate("mnist", found.assign(error=0.0)) == 0.001
 
 
 @pytest.mark.parametrize("path", sorted(MEASURED.glob("*-rate-*.csv")), ids=lambda path: path.stem)
@@ -139,8 +150,8 @@ def test_the_frozen_rates_are_what_the_committed_measurements_say(path):
     kind, _, name = path.stem.partition("-rate-")
     if kind == "quick":
         assert set(zip(found["rate"], found["seed"], strict=True)) == {
-            (rate, seed) for rate in quick_rate.RATES for seed in quick_rate.SEEDS
+            (rate, seed) for rate in base_settings.QUICK_RATES for seed in base_settings.SEEDS
         }
-        assert quick_rate.nearest(name, found) == experiment(name).profile("quick").search.base.lr
+        assert base_settings.nearest_rate(name, found) == experiment(name).profile("quick").search.base.lr
     else:
-        assert base_rate.nearest(name, found) == tabular.NEAREST_RATES[name]
+        assert base_settings.largest_rate(name, found) == tabular.NEAREST_RATES[name]

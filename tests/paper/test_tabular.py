@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from evomal_paper.base_settings import base_rate
+from evomal_paper import base_settings
 from evomal_paper.datasets.catalogue import DATASETS
 from evomal_paper.experiments import tabular
 from evomal_paper.experiments.catalogue import EXPERIMENTS, experiment, profile_table
@@ -125,7 +125,7 @@ def test_only_california_leaves_the_stated_rate_and_not_in_paper():
         "text": 0.01,
         "calibrated": found,
     }
-    assert found in base_rate.RATES
+    assert found in base_settings.BASE_RATES
     changed = profile_table("california", "calibrated")
     assert changed.to_dict("records") == [
         {"setting": "search.base.lr", "paper": "0.01", "calibrated": f"{found:g}"}
@@ -135,12 +135,12 @@ def test_only_california_leaves_the_stated_rate_and_not_in_paper():
 def test_the_nearest_rate_is_the_largest_that_trains_at_every_seed(capsys):
     errors = {(0.01, 0): np.inf, (0.003, 0): 0.5, (0.003, 1): 1.5, (0.002, 0): 0.5, (0.002, 1): 0.6}
     found = pd.DataFrame([{"rate": rate, "seed": seed, "error": e} for (rate, seed), e in errors.items()])
-    assert base_rate.nearest("boston", found) == 0.002
+    assert base_settings.largest_rate("boston", found) == 0.002
     with pytest.raises(ValueError, match=r"none of the rates 0\.01, 0\.003 trains boston"):
-        base_rate.nearest("boston", found[found["rate"] > 0.002])
+        base_settings.largest_rate("boston", found[found["rate"] > 0.002])
     small = experiment("diabetes").profile("smoke").replace(test_steps=200)
-    measured = base_rate.measure("diabetes", small, (1000.0, 0.01, 0.001))
+    measured = base_settings.measure_base_rates("diabetes", small, (1000.0, 0.01, 0.001))
     assert measured["rate"].tolist() == [1000.0] + [0.01] * 5  # the first failed at its first seed
-    assert base_rate.nearest("diabetes", measured) == 0.01
+    assert base_settings.largest_rate("diabetes", measured) == 0.01
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("diabetes: rate 1000, seed 0: training error")

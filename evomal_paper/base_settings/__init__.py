@@ -1,1 +1,0 @@
-"""Base learning rates that the papers leave open, measured with the baseline."""
