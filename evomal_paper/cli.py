@@ -140,7 +140,7 @@ def _shared(command: argparse.ArgumentParser, *names: str) -> None:
             "--profile",
             {
                 "default": "quick",
-                "help": "smoke, quick (default), narrow, paper, calibrated; with changes: quick@base.lr=0.003",
+                "help": "smoke, quick (default), narrow, paper, text, calibrated; changed: quick@base.lr=0.003",
             },
         ),
         "device": ("--device", {"default": "cpu", "help": "cpu (default) or cuda"}),
@@ -249,6 +249,7 @@ def _run(options: argparse.Namespace) -> None:
         jobs=_jobs(options.jobs),
         progress=not options.quiet,
     )
+    print("Final errors from new initial weights and batches:")
     print(results.summary().to_string(index=False, float_format="{:.4g}".format))
 
 

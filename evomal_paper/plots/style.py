@@ -258,7 +258,7 @@ def loss_line(name: str, number: int) -> dict[str, Any]:
     if name in STYLES and name != "baseline":
         return STYLES[name].line
     if number == 0:
-        return {"color": "black", "linestyle": "-", "linewidth": 1.0}
+        return {"color": "black", "linestyle": "-", "linewidth": 1.0, "zorder": 3}  # thin, on top of the others
     return list(STYLES.values())[-1 - (number - 1) % (len(STYLES) - 1)].line
 
 

@@ -64,13 +64,15 @@ ODDITIES = {
         "The text says that EvoMAL is best everywhere but on CIFAR-10 VGG-16; by the table's means it is also "
         "behind TaylorGLO on MNIST with the MLP, and behind the baseline on CIFAR-100 PyramidNet.",
         "In the authors' TaylorGLO the roles of prediction and label are swapped, so that three of its eight "
-        "parameters never reach the gradient. Here all of its terms depend on the prediction.",
+        "parameters never reach the gradient. `paper`, and the profiles made after it, have it so; in `text` all "
+        "of its terms depend on the prediction.",
     ),
     "III": (
         "The authors' public code splits the 40 % that are not for training a second time, in such a way that "
         "its test part contains the training and validation rows and 60 % of the rows stay unused. The "
-        "published numbers most probably come from that split: profiles that end in `@split=leaking` have it, "
-        "and are what a published cell is compared with first. All others keep the three parts apart.",
+        "published numbers come from that split, and these very rows: `paper`, `calibrated` and profiles that end "
+        "in `@split=leaking` have it, and are what a published cell is compared with first. All others keep the "
+        "three parts apart.",
         "California Housing has features with extreme outliers; at the stated learning rate the baseline "
         "diverges.",
         "TaylorGLO: as in Table II.",
