@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import nbformat
-from nbconvert import HTMLExporter
-
 from evomal_core.files import check_writable, write_atomic
+from evomal_core.lazy import LazyModule
 from evomal_paper.reproduce import execute
+
+nbconvert = LazyModule("nbconvert")
+nbformat = LazyModule("nbformat")
 
 NOTEBOOK = "13_paper_vs_measured"
 
@@ -27,5 +28,5 @@ def write_report(results_dir: Path | str, output: Path | str) -> None:
         executed = Path(folder) / f"{NOTEBOOK}.ipynb"
         execute(NOTEBOOK, {"results_dir": str(Path(results_dir).resolve())}, executed)
         notebook = nbformat.read(executed, as_version=4)
-    page, _ = HTMLExporter(exclude_input=True).from_notebook_node(notebook)
+    page, _ = nbconvert.HTMLExporter(exclude_input=True).from_notebook_node(notebook)
     write_atomic(output, page)

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import papermill
-
 from evomal_core.checks import refuse_unknown
 from evomal_core.devices import check_device
 from evomal_core.files import check_writable
+from evomal_core.lazy import LazyModule
 from evomal_paper.experiments.catalogue import EXPERIMENTS, experiment
 from evomal_paper.experiments.profiles import PROFILES, Experiment
+
+papermill = LazyModule("papermill")
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 LISTS = ("datasets", "experiments", "rows")

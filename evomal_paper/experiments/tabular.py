@@ -13,13 +13,15 @@ from functools import partial
 
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 
+from evomal_core.lazy import LazyModule
 from evomal_core.models import mlp
 from evomal_core.tasks import Scale, Task
 from evomal_paper.datasets.catalogue import DATASETS
 from evomal_paper.experiments.profiles import TINY, Experiment, Problem, Profile, literal
 from evomal_paper.experiments.protocols import TPAMI23, few_steps
+
+model_selection = LazyModule("sklearn.model_selection")
 
 NEAREST_RATES = {"california": 0.002}
 """Base learning rates of the data sets that the stated one does not train, as `base_settings` found them."""
@@ -31,8 +33,8 @@ def split_rows(count: int, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarr
     The rows are split 60:40, then the 40 % in halves. "disjoint" trains on the 60 %; "leaking", as in the authors'
     code, trains and validates on those halves and tests on both.
     """
-    most, others = train_test_split(np.arange(count), test_size=0.4, random_state=0)
-    first, second = train_test_split(others, test_size=0.5, random_state=0)
+    most, others = model_selection.train_test_split(np.arange(count), test_size=0.4, random_state=0)
+    first, second = model_selection.train_test_split(others, test_size=0.5, random_state=0)
     return (most, first, second) if split == "disjoint" else (first, second, others)
 
 
