@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from evomal_core.config import SearchConfig
-from evomal_core.devices import plain_torch, threads_for
+from evomal_core.devices import one_thread, plain_torch, threads_for
 from evomal_core.engines import fitness, local_search, promises
 from evomal_core.filters import Samples
 from evomal_core.lazy import LazyModule
@@ -127,14 +127,15 @@ class Unknown:
     worker: str
 
 
-KEPT = 4
-_BENCHES: OrderedDict[str, Bench] = OrderedDict()
-"""Benches that this process was sent, by the names of their content, the last ones used at the end."""
+KEPT = 2**30
+"""Bytes of benches that a worker keeps beside the one in use."""
+_BENCHES: OrderedDict[str, tuple[Bench, int]] = OrderedDict()
+"""Benches that this process was sent, and their bytes, by the names of their content, the last used at the end."""
 _WORKING = Lock()
 """One evaluation at a time in a process: its random generators belong to all threads."""
 
 
-def work(wanted: dict[str, str], name: str, content: bytes | None, phase: str, losses: bytes) -> Any:
+def work(wanted: dict[str, str], name: str, content: bytes | None, phase: str, losses: bytes, number: int) -> Any:
     """Do a unit's part of a phase in a worker; `Unknown` where it lacks the bench of that name.
 
     Args:
@@ -143,31 +144,50 @@ def work(wanted: dict[str, str], name: str, content: bytes | None, phase: str, l
         content: the bench, where the worker is known to lack it.
         phase: a method of the bench.
         losses: the candidates.
+        number: tells two calls apart.
 
     Raises:
         WorkerError: the worker has other versions, or can't load what it was sent.
     """
     with _WORKING:
         here = platform.node()
-        for package, version in versions().items():
-            if version != wanted[package]:
-                raise WorkerError(
-                    f"the worker on {here} has {package} {version}, the caller {wanted[package]}; install the same"
-                )
+        _check_versions(wanted)
         if name not in _BENCHES and content is None:
             return Unknown(f"{here} {os.getpid()}")
         try:
-            bench = _BENCHES[name] if name in _BENCHES else cloudpickle.loads(content)
+            if content is not None and name not in _BENCHES:
+                _BENCHES[name] = cloudpickle.loads(content), len(content)
+            bench, _ = _BENCHES[name]
             candidates = cloudpickle.loads(losses)
         except Exception as error:
             raise WorkerError(
                 f"the worker on {here} can't load what it was sent ({type(error).__name__}: {error}); install "
                 "there what the model, the metric and the tasks come from"
             ) from None
-        _BENCHES[name] = bench
         _BENCHES.move_to_end(name)
-        while len(_BENCHES) > KEPT:
+        while len(_BENCHES) > 1 and sum(size for _, size in _BENCHES.values()) > KEPT:
             _BENCHES.popitem(last=False)
         weights = sum(weights.numel() for weights in bench.learners[0].theta.values())
         with plain_torch(bench.learners[0].device), threads_for(weights):
             return getattr(bench, phase)(candidates, lambda: None)
+
+
+def call(wanted: dict[str, str], content: bytes) -> Any:
+    """Call a pickled function with its arguments in a worker, on one thread.
+
+    Raises:
+        WorkerError: the worker has other versions.
+    """
+    with _WORKING, one_thread():
+        _check_versions(wanted)
+        function, arguments = cloudpickle.loads(content)
+        return function(*arguments)
+
+
+def _check_versions(wanted: dict[str, str]) -> None:
+    for package, version in versions().items():
+        if version != wanted[package]:
+            raise WorkerError(
+                f"the worker on {platform.node()} has {package} {version}, the caller {wanted[package]}; "
+                "install the same"
+            )

@@ -7,11 +7,13 @@ kept in the checkpoint, so that a search that stops in the middle of a generatio
 from __future__ import annotations
 
 import copy
+import itertools
+import logging
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import (
-    FIRST_COMPLETED,
     BrokenExecutor,
     CancelledError,
     Executor,
@@ -20,20 +22,27 @@ from concurrent.futures import (
     wait,
 )
 from itertools import pairwise
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 import torch
 
-from evomal_core.bench import Bench, Tick, Unknown, WorkerError, cloudpickle, packed, versions, work
+from evomal_core.bench import Bench, Tick, Unknown, WorkerError, call, cloudpickle, packed, versions, work
 from evomal_core.losses import Loss
 from evomal_core.session import OutOfTimeError, Search
 from evomal_core.unroll import Tuned
+
+log = logging.getLogger("evomal")
 
 Units = Mapping[int, Sequence[Loss]]
 SAVED_EVERY = 60.0
 """Seconds between two saves within a generation."""
 SILENCE = 600.0
-"""Seconds, or 20 times as long as a unit took so far if that is more, after which silent workers are given up."""
+"""Seconds without an answer, or 20 times the longest time between two so far if that is more, after which units
+are given to other workers, and after as many more the search ends."""
+FIRST_SILENCE = 3600.0
+"""The same as long as it is not known how long a unit takes."""
+_NUMBERS = itertools.count()
 
 
 class Source(Protocol):
@@ -64,15 +73,25 @@ class Pool:
     def __init__(self, bench: Bench, executor: Executor) -> None:
         self.executor, self.meta_steps = executor, max(bench.config.meta_steps, 1)
         self.name, self.content = packed(bench)
-        self.longest = 0.0
+        self.longest: float | None = None
+        """The longest time in seconds between two answers so far."""
         self.sent: set[str] = set()
         """Workers for which the bench was sent, though an executor may have given it to another."""
 
-    def _submit(self, phase: str, losses: Sequence[Loss], content: bytes | None = None) -> Future:
-        try:
-            return self.executor.submit(work, versions(), self.name, content, phase, cloudpickle.dumps(losses))
-        except RuntimeError as error:  # it was shut down, or its workers are gone
-            raise _lost(error) from error
+    @property
+    def patience(self) -> float:
+        """Seconds after which silent workers are taken for lost."""
+        return FIRST_SILENCE if self.longest is None else max(SILENCE, 20 * self.longest)
+
+    def submit(self, phase: str, losses: Sequence[Loss], content: bytes | None) -> Future:
+        """Have a unit evaluated.
+
+        Raises:
+            WorkerError: the executor was shut down, or its workers are gone.
+        """
+        # a number of its own: Dask answers two calls with the same arguments once
+        given = versions(), self.name, content, phase, cloudpickle.dumps(losses), next(_NUMBERS)
+        return _submitted(self.executor, work, *given)
 
     def results(self, phase: str, units: Units, tick: Tick, over: Callable[[], bool]) -> Iterator[tuple[int, Any]]:
         """Units as they are done, until all are or `over()`.
@@ -80,42 +99,114 @@ class Pool:
         Raises:
             WorkerError: the workers are gone, or silent for too long, or have other versions.
         """
-        waiting = {self._submit(phase, losses): number for number, losses in units.items()}
-        carrying: set[Future] = set()
-        parked: list[int] = []
-        begin = heard = time.monotonic()
+        asked = _Asked(self, phase, units)
         try:
-            while waiting and not over():
-                ready, _ = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
-                now = time.monotonic()
-                if ready:
-                    heard = now
-                elif now - heard > max(SILENCE, 20 * self.longest):
-                    raise WorkerError(f"no worker has answered for {now - heard:.0f} s; look for those that hang")
-                for future in ready:
-                    number, found = waiting.pop(future), _answer(future)
-                    carrying.discard(future)
-                    if not isinstance(found, Unknown):
-                        self.longest = max(self.longest, now - begin)
-                        for _ in range(len(found) * self.meta_steps if phase == "local_search" else 0):
-                            tick()
-                        yield number, found
-                    elif found.worker in self.sent and carrying:
-                        parked.append(number)
-                    else:
-                        self.sent.add(found.worker)
-                        carrying.add(sending := self._submit(phase, units[number], self.content))
-                        waiting[sending] = number
-                if not carrying:
-                    waiting |= {self._submit(phase, units[number]): number for number in parked}
-                    parked.clear()
+            while asked.missing and not over():
+                number, found = asked.answer()
+                if found is not None:
+                    for _ in range(len(found) * self.meta_steps if phase == "local_search" else 0):
+                        tick()
+                    yield number, found
         finally:
-            running = [future for future in waiting if not future.cancel()]
+            running = [future for future in asked.waiting if not future.cancel()]
             if isinstance(self.executor, ThreadPoolExecutor):
-                wait(running)  # this thread is about to compute in the same process
+                wait(running, timeout=self.patience)  # this thread is about to compute in the same process
 
 
-def _answer(future: Future) -> Any:
+class _Asked:
+    """The units of one phase that an executor was asked for.
+
+    Attributes:
+        missing: the units that are not done.
+        waiting: calls without an answer; a unit may have two of them.
+    """
+
+    def __init__(self, pool: Pool, phase: str, units: Units) -> None:
+        self.pool, self.phase, self.units = pool, phase, units
+        self.missing = set(units)
+        self.waiting: dict[Future, int] = {}
+        self.answers: SimpleQueue[Future] = SimpleQueue()
+        self.carrying: set[Future] = set()
+        self.parked: list[int] = []
+        self.heard = time.monotonic()
+        self.again = False
+        for number in units:
+            self._ask(number)
+
+    def _ask(self, number: int, content: bytes | None = None) -> Future:
+        future = self.pool.submit(self.phase, self.units[number], content)
+        self.waiting[future] = number
+        future.add_done_callback(self.answers.put)
+        return future
+
+    def answer(self) -> tuple[int, Any]:
+        """A unit with what was found; None where nothing new is known after a second."""
+        try:
+            future = self.answers.get(timeout=1.0)
+        except Empty:
+            self._check_silence()
+            return -1, None
+        now = time.monotonic()
+        silent, self.heard = now - self.heard, now
+        number, found = self.waiting.pop(future), answer_of(future)
+        self.carrying.discard(future)
+        if number not in self.missing:  # it was asked for twice
+            found = None
+        elif isinstance(found, Unknown):
+            self._send(number, found.worker)
+            found = None
+        else:
+            self.pool.longest = max(self.pool.longest or 0.0, silent)
+            self.missing.discard(number)
+        while self.parked and not self.carrying:
+            self._ask(self.parked.pop())
+        return number, found
+
+    def _send(self, number: int, worker: str) -> None:
+        """Send the bench with a unit, unless it is on its way to that worker."""
+        if worker in self.pool.sent and self.carrying:
+            self.parked.append(number)
+        else:
+            self.pool.sent.add(worker)
+            self.carrying.add(self._ask(number, self.pool.content))
+
+    def _check_silence(self) -> None:
+        """Ask once more for what silent workers were asked for; then give up."""
+        silent = time.monotonic() - self.heard
+        if silent <= self.pool.patience:
+            return
+        if self.again:
+            raise WorkerError(f"no worker has answered for {silent:.0f} s; look for those that hang")
+        log.warning("no worker has answered for %.0f s; what they were asked for is given to others", silent)
+        self.again, self.heard = True, time.monotonic()
+        for number in self.missing:
+            self._ask(number, self.pool.content)
+
+
+def called(executor: Executor, function: Callable[..., Any], *arguments: Any) -> Any:
+    """The value of a function, computed by one of an executor's workers.
+
+    Raises:
+        WorkerError: the workers are gone, or have other versions.
+    """
+    return answer_of(_submitted(executor, call, versions(), cloudpickle.dumps((function, arguments))))
+
+
+def _submitted(executor: Executor, function: Callable[..., Any], *arguments: Any) -> Future:
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
+            return executor.submit(function, *arguments)
+    except RuntimeError as error:  # it was shut down, or its workers are gone
+        raise _lost(error) from error
+
+
+def answer_of(future: Future) -> Any:
+    """The result of a call.
+
+    Raises:
+        WorkerError: the workers are gone, or can't do it.
+    """
     try:
         return future.result()
     except WorkerError:
@@ -123,14 +214,22 @@ def _answer(future: Future) -> Any:
     except (BrokenExecutor, CancelledError) as error:
         raise _lost(error) from error
     except Exception as error:
+        if isinstance(error, ImportError) or "deserializ" in str(error):
+            raise WorkerError(
+                f"a worker or the scheduler can't load this package ({_line(error.__cause__ or error)}); "
+                "install there what is here"
+            ) from error
         if type(error).__module__.split(".")[0] in ("distributed", "dask"):
             raise _lost(error) from error
         raise
 
 
 def _lost(error: BaseException) -> WorkerError:
-    problem = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return WorkerError(f"the executor's workers are gone ({type(error).__name__}: {problem:.120})")
+    return WorkerError(f"the executor's workers are gone ({_line(error)})")
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no reason given':.120}"
 
 
 class Workers:

@@ -191,16 +191,44 @@ def test_whenever_workers_are_lost_no_candidate_is_lost_or_counted_twice(at, tmp
 
 
 class Silent(Executor):
-    """Stands for workers that never answer."""
+    """Stands for workers of which some never answer."""
+
+    def __init__(self, silent) -> None:
+        self.silent, self.count = silent, 0
 
     def submit(self, function, /, *arguments):
-        return Future()
+        future: Future = Future()
+        self.count += 1
+        if not self.silent(self.count):
+            future.set_result(function(*arguments))
+        return future
 
 
-def test_workers_that_never_answer_are_given_up(monkeypatch):
+@pytest.fixture
+def impatient(monkeypatch):
     monkeypatch.setattr(workers, "SILENCE", 1.0)
+    monkeypatch.setattr(workers, "FIRST_SILENCE", 1.0)
+
+
+def test_workers_that_never_answer_are_given_up(impatient):
     with pytest.raises(WorkerError, match=r"no worker has answered for . s"):
-        learn(executor=Silent())
+        learn(executor=Silent(lambda call: True))
+
+
+@pytest.mark.parametrize("last", [1, 4, 11])
+def test_what_one_silent_worker_was_asked_for_is_given_to_others(last, impatient, caplog):
+    config = tiny_config(generations=1, engine="jvp")
+    executor = Silent(lambda call: call == last)
+    assert outcome(learn(config=config, executor=executor)) == outcome(learn(config=config))
+    assert "is given to others" in caplog.text
+
+
+def test_workers_without_the_package_are_told_what_to_install():
+    def fault(number):
+        raise ModuleNotFoundError("No module named 'evomal_core'")
+
+    with pytest.raises(WorkerError, match=r"can't load this package .*'evomal_core'\); install there"):
+        learn(executor=Backwards(1, fault))
 
 
 def test_a_worker_of_another_version_is_named(monkeypatch):
