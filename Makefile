@@ -25,7 +25,7 @@ endef
 python_problem = $(if $(shell command -v $(PYTHON)),$(shell $(PYTHON) -c '$(PYTHON_CHECK)' || echo $(PYTHON) does not run),$(PYTHON) is not installed: name a Python of 3.11 to 3.13, as in make PYTHON=python3.12)
 refuse = $(if $(1),$(error $(1)))
 
-.PHONY: help install reproduce test lint notebooks benchmark clean
+.PHONY: help install reproduce test lint docs notebooks benchmark clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -40,7 +40,7 @@ install: $(READY) ## set up .venv (the others do it by themselves)
 $(READY): pyproject.toml constraints.txt
 	@$(call refuse,$(python_problem))echo 'Setting up .venv with $(PYTHON): some minutes, once.'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[paper,notebooks,dev,fast]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[paper,notebooks,dev,fast,docs]'
 	@touch $@
 
 reproduce: $(READY) ## run the papers' experiments; tables, figures and executed notebooks go to results/
@@ -54,6 +54,9 @@ lint: $(READY) ## check style and types only
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+docs: $(READY) ## build the documentation's site into site/
+	$(BIN)/mkdocs build --strict
+
 notebooks: $(READY) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
@@ -61,5 +64,5 @@ benchmark: $(READY) ## measure the speed of the engines
 	$(BIN)/python -m tests.speed
 
 clean: ## remove .venv and caches; data/ and results/ stay
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . '(' -name __pycache__ -o -name .ipynb_checkpoints ')' -prune -exec rm -rf {} +

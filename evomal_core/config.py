@@ -96,7 +96,7 @@ class Optimizer(Config):
 
     Args:
         name: a class of `torch.optim`; the first argument, without its name.
-        options: whatever else that class takes, by name.
+        **values: the fields below, and whatever else that class takes, by name.
 
     Raises:
         ValueError: `torch.optim` has no such optimiser, or it does not take these options.

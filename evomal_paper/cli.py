@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - the reader of our output is gone
         return 0
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
         if os.environ.get("EVOMAL_TRACEBACK"):
             raise
         print(f"evomal: error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -77,6 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     command = _command(commands, "list", _list, "list experiments and profiles, with data at hand and minutes")
     command = _command(commands, "run", _run, "compute runs of one experiment; finished ones are left alone")
     _shared(command, "experiment", "method", "seeds", "profile", "device", "results", "jobs", "quiet")
+    command.add_argument(
+        "--cluster",
+        default="",
+        metavar="C",
+        help="a Dask scheduler's address, or local:N for N workers here: they compute the candidates of all runs",
+    )
 
     command = _command(
         commands, "verify", _verify, "compute complete runs anew, elsewhere, and say where they differ"
@@ -248,6 +254,7 @@ def _run(options: argparse.Namespace) -> None:
         results_dir=options.results_dir,
         jobs=_jobs(options.jobs),
         progress=not options.quiet,
+        cluster=options.cluster,
     )
     print("Final errors from new initial weights and batches:")
     print(results.summary().to_string(index=False, float_format="{:.4g}".format))

@@ -9,9 +9,10 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -23,8 +24,10 @@ from evomal_core.files import write_json
 from evomal_core.locks import locked
 from evomal_core.result import SearchResult
 from evomal_core.search import learn_loss
+from evomal_core.workers import called
 from evomal_paper.experiments.catalogue import experiment
 from evomal_paper.experiments.profiles import Problem
+from evomal_paper.runs.cluster import check_cluster, executor_of, scheduler
 from evomal_paper.runs.machine import hardware, versions
 from evomal_paper.runs.meta_test import GROUPS, _formula, meta_test
 from evomal_paper.runs.packed import Finished, write_work
@@ -34,7 +37,9 @@ from evomal_paper.runs.run import Run
 log = logging.getLogger("evomal")
 
 
-def compute(run: Run, device: str = "cpu", progress: bool = True, wait: bool = True) -> str:
+def compute(
+    run: Run, device: str = "cpu", progress: bool = True, wait: bool = True, scheduler_address: str = ""
+) -> str:
     """Compute a run, going on from its last generation if it was stopped; a complete one is left alone.
 
     Args:
@@ -42,6 +47,7 @@ def compute(run: Run, device: str = "cpu", progress: bool = True, wait: bool = T
         device: "cpu" or "cuda".
         progress: whether bars are shown.
         wait: wait for another process that computes the run, or leave it to that.
+        scheduler_address: of Dask, whose workers evaluate the candidates and meta-test; none for this process.
 
     Returns:
         "" if the run is complete, else the process that computes it.
@@ -56,14 +62,14 @@ def compute(run: Run, device: str = "cpu", progress: bool = True, wait: bool = T
         if owner:
             return owner
         if not run.is_finished:
-            with one_thread():
-                write_work(run.work, _search_and_test(run, device, progress))
+            with one_thread(), executor_of(scheduler_address) as executor:
+                write_work(run.work, _search_and_test(run, device, progress, executor))
         if run.work.exists():
             fold_in(run)
     return ""
 
 
-def _search_and_test(run: Run, device: str, progress: bool) -> Finished:
+def _search_and_test(run: Run, device: str, progress: bool, executor: Executor | None) -> Finished:
     begin = time.perf_counter()
     write_json(run.work / "run.json", {"status": "running", "configuration": run.configuration()})
     problem = experiment(run.experiment).problem(run.sizes, run.seed)
@@ -77,13 +83,17 @@ def _search_and_test(run: Run, device: str, progress: bool) -> Finished:
         device=device,
         progress=progress,
         compare=False,  # the baseline is a method of its own
+        executor=executor,
     )
     if result.stopped:
         raise KeyboardInterrupt  # half a search is no run
     searched = time.perf_counter()
     # Where no candidate trains, the least bad one is tested all the same: its errors are the run's result.
     loss = result.best_evaluation.loss
-    rows = meta_test(loss, problem, run.sizes, run.seed, device, run.work, progress)
+    if executor is None:
+        rows = meta_test(loss, problem, run.sizes, run.seed, device, run.work, progress)
+    else:
+        rows = called(executor, meta_test, loss, problem, run.sizes, run.seed, device)
     tested = time.perf_counter()
     tables = {"history": pd.DataFrame(result.generations), "test": pd.DataFrame(rows), "front": result.table()}
     seconds = result.seconds | {"meta-test": tested - searched, "last session": tested - begin}
@@ -119,22 +129,29 @@ def _tasks(problem: Problem) -> dict[str, Any]:
     }
 
 
-def compute_all(runs: Sequence[Run], device: str = "cpu", jobs: int = 1, progress: bool = True) -> None:
+def compute_all(
+    runs: Sequence[Run], device: str = "cpu", jobs: int = 1, progress: bool = True, cluster: str = ""
+) -> None:
     """Compute all incomplete runs, as `computed` does."""
-    for _ in computed(runs, device, jobs, progress):
+    for _ in computed(runs, device, jobs, progress, cluster):
         pass
 
 
-def computed(runs: Sequence[Run], device: str = "cpu", jobs: int = 1, progress: bool = True) -> Iterator[Run]:
+def computed(
+    runs: Sequence[Run], device: str = "cpu", jobs: int = 1, progress: bool = True, cluster: str = ""
+) -> Iterator[Run]:
     """Each run as soon as it is complete: first those that are, then the others, computed `jobs` at a time.
 
     With 0 jobs there is one for each core, on CUDA one; each computes on one thread. All runs are checked
-    before the first one starts. Runs that another process computes come last.
+    before the first one starts. Runs that another process computes come last. With a cluster, see
+    `cluster.scheduler`, its workers evaluate the candidates and meta-test.
 
     Raises:
-        ValueError: a run on disk is of another configuration, or the device or `jobs` makes no sense.
+        ValueError: a run on disk is of another configuration, or the device, `jobs` or `cluster` makes no sense.
+        OSError: the cluster's scheduler does not answer.
     """
     place = check_device(device)
+    check_cluster(cluster)
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 0:
         raise ValueError(f"jobs is a whole number of at least 0, got {jobs!r}")
     todo = [run for run in runs if not run.is_complete]
@@ -143,28 +160,34 @@ def computed(runs: Sequence[Run], device: str = "cpu", jobs: int = 1, progress: 
             raise FileNotFoundError(missing)
     yield from (run for run in runs if run not in todo)
     jobs = min(jobs or (1 if place.type == "cuda" else os.cpu_count()) or 1, len(todo))
+    if not todo:
+        return
     elsewhere = []
-    for run, owner in _attempted(todo, device, jobs, progress, wait=False):
-        if owner:
-            elsewhere.append(run)
-            log.warning("run %s is in use by %s; it is left for last", run, owner)
-        else:
-            yield run
-    yield from (run for run, _ in _attempted(elsewhere, device, jobs, progress, wait=True))
+    with ExitStack() as stack:
+        with _children_ignore_sigint():
+            address = stack.enter_context(scheduler(cluster))
+        attempted = partial(_attempted, device=device, jobs=jobs, progress=progress, address=address)
+        for run, owner in attempted(todo, wait=False):
+            if owner:
+                elsewhere.append(run)
+                log.warning("run %s is in use by %s; it is left for last", run, owner)
+            else:
+                yield run
+        yield from (run for run, _ in attempted(elsewhere, wait=True))
 
 
 def _attempted(
-    runs: Sequence[Run], device: str, jobs: int, progress: bool, wait: bool
+    runs: Sequence[Run], *, device: str, jobs: int, progress: bool, address: str, wait: bool
 ) -> Iterator[tuple[Run, str]]:
     """Each run with the answer of `compute`, as soon as it is given."""
     if min(jobs, len(runs)) <= 1:
-        yield from ((run, compute(run, device, progress, wait)) for run in runs)
+        yield from ((run, compute(run, device, progress, wait, address)) for run in runs)
         return
     # Started anew, not forked: a fork after torch has started threads can deadlock.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker) as pool:
         with _children_ignore_sigint():
-            futures = {pool.submit(compute, run, device, False, wait): run for run in runs}
+            futures = {pool.submit(compute, run, device, False, wait, address): run for run in runs}
         try:
             bar = tqdm(as_completed(futures), total=len(futures), unit="run", disable=not progress)
             for future in bar:

@@ -96,6 +96,7 @@ def load_or_run(
     results_dir: str | Path = "results",
     jobs: int = 1,
     progress: bool = True,
+    cluster: str = "",
 ) -> Results:
     """Load finished runs, resume interrupted ones and compute missing ones; then return their tables.
 
@@ -108,6 +109,7 @@ def load_or_run(
         results_dir: the folder of all runs.
         jobs: runs computed at once, each on one thread; 0 for as many as there are cores.
         progress: whether bars are shown.
+        cluster: the address of a Dask scheduler whose workers compute, or "local:4" for four of them here.
 
     Raises:
         ValueError: a name or seed is unknown, or a folder holds a run of another configuration.
@@ -121,7 +123,7 @@ def load_or_run(
         for seed in check_seeds(experiment(name).profile(profile).seeds if seeds is None else seeds)
         for method in check_methods(methods)
     ]
-    compute_all(runs, device, jobs, progress)
+    compute_all(runs, device, jobs, progress, cluster)
     return load(runs)
 
 

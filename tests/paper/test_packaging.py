@@ -205,7 +205,9 @@ def set_up(folder: Path) -> None:
 def test_make_help_lists_every_command(fresh):
     phony = re.findall(r"^\.PHONY: (.*)$", (fresh / "Makefile").read_text(), re.MULTILINE)
     targets = " ".join(phony).split()
-    assert {"help", "install", "reproduce", "test", "lint", "notebooks", "benchmark", "clean"} == set(targets)
+    assert {"help", "install", "reproduce", "test", "lint", "docs", "notebooks", "benchmark", "clean"} == set(
+        targets
+    )
     shown = command("make", "help", cwd=fresh).stdout
     assert re.findall(r"^make (\w+) {2,}\S", shown, re.MULTILINE) == targets
     for variable in ("PYTHON", "PROFILE", "EXPERIMENTS", "RESULTS", "JOBS"):

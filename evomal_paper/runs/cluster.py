@@ -1,0 +1,54 @@
+"""The Dask cluster whose workers compute runs: one that is there, or one started here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+
+from evomal_core.lazy import LazyModule
+
+distributed = LazyModule("distributed", "evomal[cluster]")
+CONNECT = 20
+"""Seconds that a scheduler may take to answer."""
+
+
+def check_cluster(cluster: str) -> str:
+    """The text, if it names a cluster or none.
+
+    Raises:
+        ValueError: it is `local:` without a number of workers.
+    """
+    kind, _, count = cluster.partition(":")
+    if kind == "local" and not (count.isdecimal() and int(count) > 0):
+        raise ValueError(
+            f"a cluster is the address of a Dask scheduler, or local:N for N workers here, got {cluster!r}"
+        )
+    return cluster
+
+
+@contextmanager
+def scheduler(cluster: str) -> Iterator[str]:
+    """The address of a cluster's scheduler; `local:N` starts one with N workers on this machine."""
+    kind, _, count = check_cluster(cluster).partition(":")
+    if kind == "local":
+        with distributed.LocalCluster(
+            n_workers=int(count), threads_per_worker=1, dashboard_address=":0"
+        ) as started:
+            yield started.scheduler_address
+    else:
+        yield cluster
+
+
+@contextmanager
+def executor_of(address: str) -> Iterator[Executor | None]:
+    """An executor of the scheduler's workers; None without an address.
+
+    Raises:
+        OSError: no scheduler answers there.
+    """
+    if not address:
+        yield None
+        return
+    with distributed.Client(address, timeout=CONNECT, set_as_default=False) as client:
+        yield client.get_executor()

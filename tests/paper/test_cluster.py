@@ -1,0 +1,44 @@
+"""`evomal run --cluster`: runs and candidates on a Dask cluster, to the same bits."""
+
+from __future__ import annotations
+
+import pytest
+
+from evomal_paper.cli import main
+from evomal_paper.runs import cluster
+from evomal_paper.runs.run import Run
+from evomal_paper.runs.tables import load_or_run
+
+pytest.importorskip("distributed")
+pytestmark = pytest.mark.filterwarnings("ignore")  # of Dask's own packages
+METHODS = ["baseline", "evomal"]
+
+
+def test_runs_on_a_cluster_are_the_same_bit_by_bit(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("EVOMAL_KERNELS", "0")  # else each worker loads the compiled kernels
+    chosen = ["run", "sine", "--profile", "smoke", "--method", ",".join(METHODS), "--quiet"]
+    assert main([*chosen, "--cluster", "local:1", "--jobs", "2", "--results-dir", str(tmp_path / "cluster")]) == 0
+    assert "baseline" in capsys.readouterr().out
+    load_or_run("sine", "smoke", methods=METHODS, results_dir=tmp_path / "alone", progress=False)
+    for method in METHODS:
+        ours, alone = (
+            Run("sine", "smoke", method, 0, tmp_path / name).finished() for name in ("cluster", "alone")
+        )
+        assert (ours.tables, ours.loss) == (alone.tables, alone.loss)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("local:0", "address of a Dask scheduler, or local:N for N workers here, got 'local:0'"),
+        ("local:two", "got 'local:two'"),
+        ("tcp://127.0.0.1:1", "tcp://127.0.0.1:1"),
+    ],
+)
+def test_a_cluster_that_is_not_there_is_one_line(name, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cluster, "CONNECT", 1)
+    chosen = ["run", "sine", "--profile", "smoke", "--method", "baseline", "--quiet", "--results-dir"]
+    assert main([*chosen, str(tmp_path), "--cluster", name]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert len([line for line in err.splitlines() if line.startswith("evomal")]) == 1

@@ -1,0 +1,131 @@
+"""`python -m tests.speed.cluster`: what a Dask cluster costs and wins, into results/cluster/measured.json.
+
+Bytes and milliseconds of a candidate after the first, the speed-up of two workers against one for LeNet-5, and how
+the candidates of one generation differ in duration. Seconds are of the wall clock, so the load of the machine is
+recorded beside them: on one that is busy with other work, they say little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import time
+from concurrent.futures import Executor, Future
+from functools import partial
+from pathlib import Path
+
+import torch
+from distributed import Client, LocalCluster
+
+import evomal_core as em
+from evomal_core.config import SearchConfig
+from evomal_core.engines import local_search
+from evomal_core.files import write_json
+from evomal_core.seeds import torch_rng
+from evomal_paper.networks import lenet5
+from tests.speed.cases import SINE, population, sine_learners
+
+LENET = SearchConfig(
+    population=10,
+    generations=1,
+    meta_steps=20,
+    fitness_steps=20,
+    rejection_steps=0,
+    gradient_equivalence=False,
+    symbolic_archive=False,
+    base=em.SGD(lr=0.01, batch_size=100),
+)
+TINY = LENET.replace(population=100, meta_steps=1, fitness_steps=1)
+
+
+class Counting(Executor):
+    """An executor that notes the bytes that each call sends."""
+
+    def __init__(self, executor: Executor) -> None:
+        self.executor = executor
+        self.sent: list[int] = []
+
+    def submit(self, function, /, *arguments, **keywords) -> Future:
+        """Count and pass on."""
+        self.sent.append(sum(len(a) for a in arguments if isinstance(a, bytes)))
+        return self.executor.submit(function, *arguments, **keywords)
+
+
+def images() -> em.Task:
+    """Random images of MNIST's shape."""
+    rng = torch_rng(0, "cluster")
+    x, y = torch.randn(1000, 1, 28, 28, generator=rng), torch.randint(10, (1000,), generator=rng)
+    return em.Task.from_arrays(x, y, "multiclass", name="noise")
+
+
+def search(task: em.Task, model, config: SearchConfig, executor: Executor | None, method: str = "evomal") -> float:
+    """Seconds of a search."""
+    begin = time.perf_counter()
+    em.learn_loss([task], model, method, config=config, executor=executor, progress=False, compare=False)
+    return time.perf_counter() - begin
+
+
+def costs(executor: Executor) -> dict[str, float]:
+    """Bytes and milliseconds of a candidate whose evaluation takes next to nothing."""
+    x = torch.randn(200, 4, generator=torch_rng(0, "cluster"))
+    task = em.Task.from_arrays(x, x.sum(1), "regression")
+    config = TINY.replace(engine="jvp", base=em.SGD(lr=0.01, batch_size=10))
+    counting = Counting(executor)
+    arguments = task, lambda: em.models.mlp(4, [4], 1), config
+    search(*arguments, counting, "gp-lfl")  # which brings the data to the worker, and what is compiled
+    first = max(counting.sent)
+    counting.sent.clear()
+    there, here = search(*arguments, counting, "gp-lfl"), search(*arguments, None, "gp-lfl")
+    return {
+        "bytes of the first candidate of a worker": first,
+        "bytes a candidate after the first, at most": max(counting.sent),
+        "overhead a candidate, ms": round(1000 * (there - here) / len(counting.sent), 3),
+    }
+
+
+def seconds_of_candidates(size: int = 25, steps: int = 20) -> list[float]:
+    """CPU seconds of each candidate of a first generation of Sine, its local search alone."""
+    losses, learners = population(size, "regression"), sine_learners()
+    local_search(losses[:1], learners, SINE, "batched")
+    config, seconds = SINE.replace(meta_steps=steps), []
+    for loss in losses:
+        begin = time.process_time()
+        local_search([loss], learners, config, "batched")
+        seconds.append(round(time.process_time() - begin, 5))
+    return seconds
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(prog="python -m tests.speed.cluster", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="of one worker and two, interleaved (default 3)")
+    parser.add_argument("--output", default="results/cluster/measured.json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    before = os.getloadavg()[0]
+    found: dict[str, object] = {"seconds of candidates": seconds_of_candidates()}
+    task, network = images(), partial(lenet5, 10)
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+    ):
+        one = client.get_executor(workers=[next(iter(client.scheduler_info()["workers"]))])
+        both = client.get_executor()
+        found |= costs(one)
+        search(task, network, LENET, both)  # data and kernels are there then
+        pairs = [
+            (search(task, lenet5, LENET, one), search(task, lenet5, LENET, both)) for _ in range(options.rounds)
+        ]
+    found["LeNet-5, seconds of one worker and of two"] = [[round(s, 2) for s in pair] for pair in pairs]
+    found["LeNet-5, speed-up of two workers"] = round(statistics.median(a / b for a, b in pairs), 2)
+    found["load average before and after"] = [round(before, 1), round(os.getloadavg()[0], 1)]
+    found["cores"], found["python"], found["torch"] = os.cpu_count(), platform.python_version(), torch.__version__
+    write_json(options.output, found)
+    for name, value in found.items():
+        print(f"{name}: {value}")
+
+
+if __name__ == "__main__":
+    main()
