@@ -106,7 +106,8 @@ def learn_loss(
         checkpoint: a folder to save the state in after each generation; a search that was stopped goes on
             from there when it is called again. A second search on the same folder waits for the first.
         initial: losses to start from, e.g. `["square(sub(y, f))"]`, `known_losses(kind)` or an earlier result to
-            go on from: their formulas enter the first generation, and their weights are tuned anew.
+            go on from: their formulas enter the first generation, and their weights are tuned anew. Of more
+            losses than the population has, the first are taken.
         device: "cpu", "cuda" or "cuda:1".
         progress: whether a bar is shown.
         compare: whether the fitness of the task loss itself is measured too, by one more training; a warning says
@@ -365,5 +366,10 @@ def _initial_expressions(initial: Initial, config: SearchConfig) -> list[Express
             raise ValueError(f"{expression} is {expression.height} high, above height_limit {config.height_limit}")
         expressions.append(expression)
     if len(expressions) > config.population:
-        raise ValueError(f"{len(expressions)} initial losses do not fit a population of {config.population}")
-    return expressions
+        log.warning(
+            "a population of %d takes the first %d of %d initial losses; a larger one would take more",
+            config.population,
+            config.population,
+            len(expressions),
+        )
+    return expressions[: config.population]
