@@ -330,7 +330,7 @@ EVERYDAY = SearchConfig(
     keep_better=True,
     initialisations=2,
     finalists=8,
-    finalist_initialisations=5,
+    finalist_initialisations=10,
     finalist_steps=400,
     finalist_rates=(0.3, 1.0, 3.0),
 )

@@ -169,12 +169,15 @@ class SearchResult:
         said = f"{len(self.evaluations)} losses evaluated"
         if self.stopped:
             said += f" in {len(self.generations)} generations, then stopped ({self.stopped})"
+        name = TASK_LOSSES[self.best_evaluation.loss.kind]
         if self.chosen is not None:
             said += f"; {self.chosen.recommendation(self.metric)}"
+        tuned = [finalist.mean for finalist in self.finalists if finalist.name == name]
+        if tuned and self.chosen is not None and self.chosen.name != name:
+            return f"{said}; {name}, tuned alike, has {tuned[0]:.4g}"
         if self.task_loss_fitness is None:
             return said
-        kind = self.best_evaluation.loss.kind
-        return f"{said}, {TASK_LOSSES[kind]} itself has fitness {self.task_loss_fitness:.4g}"
+        return f"{said}, {name} itself has fitness {self.task_loss_fitness:.4g}"
 
     def __repr__(self) -> str:
         return f"SearchResult({self.method}, {self._said()})\n{_aligned(self._rows())}"

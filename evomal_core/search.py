@@ -282,7 +282,8 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
 def _compared(search: Search, result: SearchResult) -> SearchResult:
     with search.timed("task loss"):
         (own,) = fitness([TaskLoss(search.kind)], search.trained, search.config)
-    if result.fitness >= own:
+    name = TASK_LOSSES[search.kind]
+    if result.fitness >= own and (result.chosen is None or result.chosen.name == name):
         known = (
             ""
             if search.initial or search.known
@@ -291,7 +292,7 @@ def _compared(search: Search, result: SearchResult) -> SearchResult:
         log.warning(
             "no loss was found that is better than %s, whose fitness is %.4g (the best found: %.4g); "
             "search longer (generations, population)%s",
-            TASK_LOSSES[search.kind],
+            name,
             own,
             result.fitness,
             known,

@@ -148,6 +148,33 @@ def paired_interval(first: Sequence[float], second: Sequence[float]) -> dict[str
     return found | {"difference": mean, "low": low, "high": high, "verdict": verdict}
 
 
+def crossed_interval(differences: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float, float]:
+    """The mean of paired differences over trainings × test rows, and the ends of its interval.
+
+    Both trainings and rows are samples, crossed with each other: the variance of the mean is σ_t²/T + σ_r²/R +
+    σ_tr²/(TR), estimated from mean squares (never below the share of either alone), with Satterthwaite's degrees
+    of freedom (1946). An interval over trainings alone takes the rows of a small test part for all there are.
+
+    Args:
+        differences: one loss's error less another's, (trainings, rows), at least two of each.
+        confidence: of the interval.
+
+    Returns:
+        The mean, the lower and the upper end.
+    """
+    trainings, rows = differences.shape
+    mean, by_training, by_row = float(differences.mean()), differences.mean(axis=1), differences.mean(axis=0)
+    rest = differences - by_training[:, None] - by_row + mean
+    both = (rest**2).sum() / ((trainings - 1) * (rows - 1)) / rest.size
+    one, other = by_training.var(ddof=1) / trainings, by_row.var(ddof=1) / rows
+    variance = max(one + other - both, one, other)
+    if variance == 0:
+        return mean, mean, mean
+    degrees = (one + other) ** 2 / (one**2 / (trainings - 1) + other**2 / (rows - 1))
+    half = float(stats.t.ppf((1 + confidence) / 2, degrees) * np.sqrt(variance))
+    return mean, mean - half, mean + half
+
+
 _INTERVAL = ["difference", "low", "high", "wins", "n", "diverged", "verdict"]
 
 

@@ -143,6 +143,14 @@ def test_finalists_hold_the_known_losses_and_the_best_that_were_found():
     assert result.chosen.mean <= min(finalist.mean for finalist in result.finalists if finalist.name)
 
 
+def test_what_is_recommended_stands_beside_the_task_loss_tuned_alike():
+    result, *_ = search()
+    named = {finalist.name: finalist for finalist in result.finalists}
+    beside = f"squared error, tuned alike, has {named['squared error'].mean:.4g}"
+    assert beside in repr(replace(result, chosen=named["Cauchy"]))
+    assert beside not in repr(replace(result, chosen=named["squared error"]))
+
+
 def test_a_result_compares_its_loss():
     result, *_ = search("multiclass", "log loss")
     found = result.compare(initialisations=2, steps=6, lrs=[0.1, 0.3])
