@@ -23,6 +23,7 @@ from evomal_core.known import known_losses, read, write
 from evomal_core.learners import make_learners
 from evomal_core.losses import LearnedLoss, Loss, TaskLoss, initial_phi
 from evomal_core.seeds import numpy_rng
+from evomal_core.tasks import Scale
 from evomal_core.training import train
 from evomal_paper.analysis.cached_table import Piece
 from evomal_paper.datasets.catalogue import DATASETS
@@ -90,14 +91,16 @@ def _pooled(images: np.ndarray) -> np.ndarray:
 def _task(name: str, kind: Any, train: Part, validation: Part, test: Part) -> em.Task:
     """A task of parts; features standardised by the training rows."""
     mean, spread = train[0].mean(axis=0), train[0].std(axis=0)
+    spread = np.where(spread > 0, spread, 1)
 
     def tensors(part: Part) -> tuple[torch.Tensor, torch.Tensor]:
         x, y = part
         labels = torch.from_numpy(y.astype(np.int64 if kind == "multiclass" else np.float32))
-        scaled = torch.from_numpy(((x - mean) / np.where(spread > 0, spread, 1)).astype(np.float32))
+        scaled = torch.from_numpy(((x - mean) / spread).astype(np.float32))
         return scaled, labels if kind == "multiclass" else labels.unsqueeze(1)
 
-    return em.Task(name, kind, tensors(train), tensors(validation), tensors(test))
+    scale = Scale(torch.from_numpy(mean), torch.from_numpy(spread))
+    return em.Task(name, kind, tensors(train), tensors(validation), tensors(test), x_scale=scale)
 
 
 def with_wrong_labels(y: np.ndarray, share: float, classes: int, rng: np.random.Generator) -> np.ndarray:

@@ -35,10 +35,12 @@ def ranked(trainings: pd.DataFrame, metric: str, limit: int = 14) -> Figure:
 def noisy_images(task: em.Task, clean: em.Task, columns: int = 10, rows: int = 2) -> Figure:
     """Training images with the label that the network is told, in red where it is wrong."""
     side = int(np.sqrt(task.features[0]))
+    x, _ = task.train
+    images = x if task.x_scale is None else task.x_scale.undo(x)
     figure, grid = new_figure(6.4, 0.85 * rows, rows, columns)
     for number, axes in enumerate(grid.ravel()):
         told, true = int(task.train[1][number]), int(clean.train[1][number])
-        axes.imshow(task.train[0][number].reshape(side, side).clamp(-2, 2), cmap="gray_r")
+        axes.imshow(images[number].reshape(side, side), cmap="gray_r")
         axes.set_title(str(told), color=LEARNED if told != true else "black", fontsize=9, pad=2)
         axes.axis("off")
     return figure
@@ -51,8 +53,8 @@ def label_shift(task: em.Task, clean: em.Task) -> Figure:
     wrong = (told != true).numpy()
     axes.plot(true[~wrong], told[~wrong], ".", color="0.6", markersize=2, label="right")
     axes.plot(true[wrong], told[wrong], ".", color=LEARNED, markersize=2, label="too high")
-    axes.set(xlabel="true label (standard deviations)", ylabel="label told")
-    axes.legend(frameon=False)
+    axes.set(xlabel="true label (standard deviations)", ylabel="label told (the same)")
+    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, markerscale=3)
     return figure
 
 
