@@ -46,6 +46,15 @@ RATES = (0.3, 1.0, 3.0)
 """Learning rates of the comparison, as multiples of the search's."""
 TRAININGS = 5
 """Initial weights that each loss is trained from in the comparison."""
+RIVALS = ("best known", "in hindsight")
+SHOWN = [
+    "data set",
+    "seed",
+    "loss",
+    "test",
+    *(f"{r}{part}" for r in RIVALS for part in ("", ": test", ": verdict")),
+]
+"""Columns of the table that is printed."""
 Data = tuple[np.ndarray, np.ndarray, Kind]
 
 
@@ -126,7 +135,7 @@ def measure(name: str, seed: int, config: em.SearchConfig = em.EVERYDAY) -> dict
         "formula": write(found.learned.loss) if isinstance(found.learned.loss, em.LearnedLoss) else "",
         "test": learned.mean(),
     }
-    for column, rival in (("best known", found.rival), ("in hindsight", found.best_rival)):
+    for column, rival in zip(RIVALS, (found.rival, found.best_rival), strict=True):
         differences = errors[rival.name] - learned
         change, low, high = crossed_interval(differences)
         row |= {
@@ -160,8 +169,9 @@ def main() -> None:
                     with chosen.rows.open("a") as file:
                         file.write(json.dumps(rows[-1]) + "\n")
     table = pd.DataFrame(rows)
-    print(table.to_string(index=False, float_format="{:.4g}".format))
-    for rival in ("best known", "in hindsight"):
+    table["loss"] = table["loss"].where(table["loss"] != "", table["formula"].str.slice(0, 40))
+    print(table[SHOWN].to_string(index=False, float_format="{:.4g}".format))
+    for rival in RIVALS:
         for column in (f"{rival}: verdict", f"{rival}: on these rows"):
             print(f"{column}: {(table[column] != 'lost').sum()} of {len(table)} not below")
 
