@@ -195,7 +195,7 @@ def measured(
         "name": name,
         "seed": seed,
         "initialisations": initialisations,
-        "search": config.model_dump(mode="json"),
+        "search": config.model_dump(mode="json", exclude_defaults=True),
     }
     piece = Piece(folder, f"{name.replace(' ', '-')}-{seed}", settings)
     return piece.load_or_compute(lambda: _measure(name, demonstration, seed, config, initialisations))

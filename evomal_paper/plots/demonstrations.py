@@ -7,25 +7,33 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import evomal_core as em
+from evomal_core.kinds import TASK_LOSSES
 from evomal_paper.plots.style import new_figure
 
 LEARNED, RIVAL, CLEAN = "#d62728", "0.45", "#1f77b4"
 """Colours of the learned loss, of rivals, and of training on the clean rows."""
+USUAL = tuple(TASK_LOSSES.values())
 
 
-def ranked(trainings: pd.DataFrame, metric: str, limit: int = 14) -> Figure:
-    """The losses by mean test error: a dot for each data seed, a diamond for the mean, the learned loss in red."""
+def ranked(trainings: pd.DataFrame, metric: str, limit: int = 13) -> Figure:
+    """The losses by mean test error: a dot for each data seed, a diamond for the mean, the learned loss in red.
+
+    Beside the best losses stand the learned and the usual one; a mean beyond the axis is written at its end.
+    """
     means = trainings.groupby(["loss", "data seed"])["test"].mean().unstack()
-    order = means.mean(axis=1).sort_values()
-    shown = [*order.index[:limit]]
-    if "learned" not in shown:
-        shown[-1] = "learned"
+    order = list(means.mean(axis=1).sort_values().index)
+    shown = [loss for place, loss in enumerate(order) if place < limit or loss in ("learned", *USUAL)]
     figure, ((axes,),) = new_figure(6.4, 0.8 + 0.28 * len(shown))
+    right = means.loc[order[:limit]].max(axis=None) * 1.05
     for place, loss in enumerate(reversed(shown)):
         color = LEARNED if loss == "learned" else CLEAN if "validation rows" in loss else RIVAL
         values = means.loc[loss].to_numpy()
+        if values.mean() > right:
+            axes.text(right, place, f"{values.mean():.3g} →", color=color, ha="right", va="center", fontsize=8)
+            continue
         axes.plot(values, np.full(len(values), place), "o", color=color, alpha=0.45, markersize=3.5)
         axes.plot(values.mean(), place, "D", color=color, markersize=5)
+    axes.set(xlim=(None, right), ylim=(-0.6, len(shown) - 0.4))
     axes.set_yticks(range(len(shown)), shown[::-1])
     axes.set_xlabel(f"test {metric}, n = {means.shape[1]} data seeds")
     axes.grid(axis="x", alpha=0.3)
