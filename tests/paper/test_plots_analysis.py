@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from evomal_paper import plots
+from evomal_paper.plots import demonstrations
 from evomal_paper.plots import landscapes as pa
 from evomal_paper.plots import learning_rate as pa_learning_rate
 
@@ -88,3 +89,29 @@ def test_transfer_errors_have_a_panel_for_each_target():
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert sorted(titles) == ["sine → boston\nin-sample", "sine → diabetes\nin-sample"]
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["Baseline", "EvoMAL"]
+
+
+def test_losses_are_ranked_by_their_means_and_those_beyond_the_axis_are_written():
+    errors = {"learned": [0.3, 0.5], "focal": [0.2, 0.3], "cross-entropy": [2.0, 3.0], "lost": [0.1, np.inf]}
+    rows = [{"loss": n, "data seed": s, "test": e} for n, each in errors.items() for s, e in enumerate(each)]
+    (axes,) = demonstrations.ranked(pd.DataFrame(rows), "error rate", limit=2).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["focal", "learned", "cross-entropy"]
+    drawn = sorted(float(x) for line in axes.get_lines() for x in line.get_xdata() if np.isfinite(x))
+    assert drawn == pytest.approx([0.25, 0.4])
+    assert [text.get_text() for text in axes.texts] == ["2.5 →"]
+    (whole,) = demonstrations.ranked(pd.DataFrame(rows), "error rate").axes
+    assert [text.get_text() for text in whole.texts] == ["inf →"]
+
+
+def test_curves_of_training_are_means_over_trainings():
+    rows = [
+        {"loss": loss, "split": split, "step": step, "error": base + seed}
+        for loss, base in (("learned", 1.0), ("cross-entropy", 2.0))
+        for split in ("test", "train")
+        for step in (0, 1)
+        for seed in range(3)
+    ]
+    (axes,) = demonstrations.curves(pd.DataFrame(rows), ["learned", "cross-entropy"], "MSE").axes
+    drawn = [line.get_ydata().tolist() for line in axes.get_lines() if len(line.get_xdata())]
+    assert drawn == [[2.0, 2.0], [3.0, 3.0]]
+    assert len(axes.collections) == 2
