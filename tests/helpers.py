@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import combinations, product
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -21,6 +24,19 @@ settings.register_profile("evomal", deadline=None, derandomize=True, max_example
 settings.load_profile("evomal")
 
 SEEDS = st.integers(0, 2**32 - 1)
+
+
+def pairwise(**values: Sequence[Any]) -> pytest.MarkDecorator:
+    """Parametrise a test by few combinations, in which any two values of different names meet at least once."""
+    rows = list(product(*(range(len(each)) for each in values.values())))
+    pairs = {row: set(combinations(enumerate(row), 2)) for row in rows}
+    left = set().union(*pairs.values())
+    chosen = []
+    while left:
+        chosen.append(max(rows, key=lambda row: len(pairs[row] & left)))
+        left -= pairs[chosen[-1]]
+    every = list(values.values())
+    return pytest.mark.parametrize(list(values), [[every[n][i] for n, i in enumerate(row)] for row in chosen])
 
 
 def trees(function_set: str = "tpami23", max_leaves: int = 10) -> st.SearchStrategy[Expression]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import SEEDS, trees, weights_for
+from helpers import SEEDS, pairwise, trees, weights_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from evomal_core.unroll import meta_gradient
 
 KINDS = ("regression", "binary", "multiclass")
 PLAIN = SGD(lr=0.1, batch_size=8)
+ALL_ROWS = SGD(lr=0.05, momentum=0.5, batch_size=100)
 NESTEROV = SGD(lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.01, batch_size=8)
 SMOOTH = ["square(sub(f, y))", "mul(y, tanh(f))", "div(sub(y, f), f)", "f", "square(1)", "mul(y, add(y, 1))"]
 LEARNT = ["square(sub(f, y))", "tanh(sub(f, y))", "log(add(1, square(sub(f, y))))", "div(f, y)"]
@@ -136,9 +137,7 @@ def test_saturated_probabilities_agree(kind: str) -> None:
     assert_meta_gradients_agree(losses_for([*SMOOTH, "log(f)", "sqrt(f)"], kind), learners, config)
 
 
-@pytest.mark.parametrize("base", [PLAIN, NESTEROV, SGD(lr=0.05, momentum=0.5, batch_size=100)])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("network", ["mlp", "conv"])
+@pairwise(network=["mlp", "conv"], kind=KINDS, base=[PLAIN, NESTEROV, ALL_ROWS])
 def test_three_unrolled_steps_agree(network: str, kind: str, base: SGD) -> None:
     config = em.SearchConfig(base=base, unroll_steps=3)
     assert_meta_gradients_agree(losses_for(SMOOTH, kind), learners_for(kind, config, network), config)
@@ -340,9 +339,7 @@ def test_other_losses_are_not_tuned_at_once() -> None:
 # ---- training -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("base", [PLAIN, NESTEROV, SGD(lr=0.05, momentum=0.5, batch_size=100)])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("network", ["mlp", "conv"])
+@pairwise(network=["mlp", "conv"], kind=KINDS, base=[PLAIN, NESTEROV, ALL_ROWS])
 def test_stacks_train_as_single_networks_do(network: str, kind: str, base: SGD) -> None:
     config = em.SearchConfig(base=base)
     learners = learners_for(kind, config, network)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import SEEDS, trees, weights_for
+from helpers import SEEDS, pairwise, trees, weights_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -164,9 +164,7 @@ def normed(outputs: int) -> nn.Module:
     )
 
 
-@pytest.mark.parametrize("base", [NESTEROV, MOMENTUM, PLAIN])
-@pytest.mark.parametrize("model", [small_lenet, normed])
-@pytest.mark.parametrize("kind", KINDS)
+@pairwise(kind=KINDS, model=[small_lenet, normed], base=[NESTEROV, MOMENTUM, PLAIN])
 def test_training_agrees_with_pytorch(
     kind: str, model: Callable[[int], nn.Module], base: SGD, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import SEEDS, trees, weights_for
+from helpers import SEEDS, pairwise, trees, weights_for
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -110,17 +110,13 @@ def test_the_meta_step_agrees_with_pytorch(
     assert_agree(losses, learners_for(kind, NESTEROV), em.SearchConfig(base=NESTEROV))
 
 
-@pytest.mark.parametrize("base", [NESTEROV, MOMENTUM, FULL])
-@pytest.mark.parametrize("activation", ["relu", "tanh"])
-@pytest.mark.parametrize("kind", KINDS)
+@pairwise(kind=KINDS, activation=["relu", "tanh"], base=[NESTEROV, MOMENTUM, FULL])
 def test_every_layer_and_optimiser_agrees(kind: str, activation: str, base: SGD) -> None:
     learners = learners_for(kind, base, activation=activation)
     assert_agree(losses_for(LEARNT, kind), learners, em.SearchConfig(base=base))
 
 
-@pytest.mark.parametrize("base", [NESTEROV, MOMENTUM, FULL])
-@pytest.mark.parametrize("activation", ["relu", "tanh"])
-@pytest.mark.parametrize("kind", KINDS)
+@pairwise(kind=KINDS, activation=["relu", "tanh"], base=[NESTEROV, MOMENTUM, FULL])
 def test_training_agrees_with_pytorch(kind: str, activation: str, base: SGD) -> None:
     losses = losses_for(LEARNT, kind)
     stack = the_stack(learners_for(kind, base, activation=activation))

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import class_task, global_generators_untouched, regression_task, small_model
+from helpers import class_task, global_generators_untouched, pairwise, regression_task, small_model
 from torch import nn
 
 import evomal_core as em
@@ -63,9 +63,7 @@ NETWORKS = {
     "dropout": (class_task(2), with_dropout),
     "lstm": (shaped(class_task(3), 5, 2), LastOutput),
 }
-ON_ALL_NETWORKS = pytest.mark.parametrize("network", NETWORKS)
 ON_ALL_OPTIMISERS = pytest.mark.parametrize("optimiser", OPTIMISERS)
-STEPS = pytest.mark.parametrize("steps", [1, 3])
 
 
 def problem(network: str, optimiser: str, steps: int, on: str = "same") -> tuple[Learner, em.SearchConfig]:
@@ -141,27 +139,19 @@ def assert_gradient_is_a_finite_difference(loss, learner, config, engine) -> Non
         assert slope == pytest.approx(float(flat(gradient) @ direction), abs=1e-5 * norm + 1e-9)
 
 
-@ON_ALL_NETWORKS
-@ON_ALL_OPTIMISERS
-@STEPS
-@pytest.mark.parametrize("on", ["same", "other", "validation"])
+@pairwise(network=[*NETWORKS], optimiser=[*OPTIMISERS], steps=[1, 3], on=["same", "other", "validation"])
 def test_engines_agree_to_ten_digits(network, optimiser, steps, on):
     learner, config = problem(network, optimiser, steps, on)
     assert_engines_agree(learned(learner.task.kind), learner, config)
 
 
-@pytest.mark.parametrize("family", ["softplus", "taylor", "neural"])
-@pytest.mark.parametrize("network", ["mlp", "conv with batch norm", "dropout"])
-@STEPS
+@pairwise(network=[*NETWORKS][:3], family=["softplus", "taylor", "neural"], steps=[1, 3])
 def test_engines_agree_on_every_family_of_losses(network, family, steps):
     learner, config = problem(network, "nesterov and weight decay", steps, "validation")
     assert_engines_agree(learned(learner.task.kind, family), learner, config)
 
 
-@ON_ALL_NETWORKS
-@ON_ALL_OPTIMISERS
-@STEPS
-@pytest.mark.parametrize("engine", sorted(ENGINES))
+@pairwise(network=[*NETWORKS], optimiser=[*OPTIMISERS], steps=[1, 3], engine=sorted(ENGINES))
 def test_meta_gradient_is_a_finite_difference_of_training_with_pytorchs_sgd(network, optimiser, steps, engine):
     learner, config = problem(network, optimiser, steps, "other")
     assert_gradient_is_a_finite_difference(learned(learner.task.kind), learner, config, engine)
@@ -173,8 +163,7 @@ def test_meta_gradient_of_every_family_is_a_finite_difference(family):
     assert_gradient_is_a_finite_difference(learned("regression", family), learner, config, "autograd")
 
 
-@ON_ALL_OPTIMISERS
-@STEPS
+@pytest.mark.parametrize(("optimiser", "steps"), [("plain", 1), ("momentum", 1), ("nesterov and weight decay", 3)])
 def test_meta_objective_passes_gradcheck(optimiser, steps):
     """The autograd engine's unrolled training as one function of phi, checked by PyTorch's own gradcheck."""
     learner, config = problem("mlp", optimiser, steps)

@@ -202,16 +202,10 @@ def test_auto_takes_the_papers_data_if_it_is_at_hand_and_the_stand_in_otherwise(
         notebook.choose_dataset("digits5", "mnist", "digits")
 
 
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({"profil": "smoke"}, "unknown parameter 'profil'; did you mean 'profile'?"),
-        ({"jobs": "two"}, "parameter jobs = 'two' is not of the declared type int"),
-    ],
-)
-def test_a_wrong_parameter_stops_in_the_first_cell(parameters, message, tmp_path):
+def test_a_wrong_parameter_stops_in_the_first_cell(tmp_path):
     with pytest.raises(papermill.PapermillExecutionError) as caught:
-        execute("02_sine", tmp_path / "out.ipynb", results_dir=str(tmp_path / "results"), **parameters)
+        execute("02_sine", tmp_path / "out.ipynb", results_dir=str(tmp_path / "results"), profil="smoke")
+    message = "unknown parameter 'profil'; did you mean 'profile'?"
     assert (caught.value.ename, caught.value.evalue) == ("ValueError", message)
     executed = nbformat.read(tmp_path / "out.ipynb", as_version=4)
     ran = [cell.id for cell in executed.cells if cell.cell_type == "code" and cell.get("execution_count")]
