@@ -1,4 +1,4 @@
-"""How far a search scales: recorded runs replayed on any number of simulated workers.
+"""Scaling of a search: recorded runs replayed on any number of simulated workers.
 
 `python -m evomal_paper.analysis.scaling` writes results/cluster/scaling.csv and docs/images/scaling.png. The
 records of runs say how many candidates each generation had, and the seconds of its phases and of the caller alone;
@@ -31,7 +31,7 @@ POPULATION = 1000
 
 @dataclass(frozen=True)
 class Phase:
-    """What workers do between two things that the caller does alone: seconds of the caller, and of each unit."""
+    """Work between two things that the caller does alone: seconds of the caller, and of each unit."""
 
     caller: float
     units: np.ndarray
