@@ -124,7 +124,8 @@ class Optimizer(Config):
     @classmethod
     def _known(cls, name: str) -> str:
         if name not in OPTIMISERS:
-            near = get_close_matches(name, OPTIMISERS, n=1, cutoff=0.4)
+            same = [known for known in OPTIMISERS if known.lower() == name.lower()]
+            near = same or get_close_matches(name, OPTIMISERS, n=1, cutoff=0.4)
             raise ValueError(f"did you mean {near[0]!r}?" if near else f"known are {', '.join(OPTIMISERS)}")
         return name
 

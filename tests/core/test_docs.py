@@ -15,8 +15,10 @@ from evomal_core import primitives
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("page", ["index", "labels"])  # those of trainers: test_trainers.py
+@pytest.mark.parametrize("page", ["index", "learn", "labels"])  # those of trainers: test_trainers.py
 def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch):
+    if page == "learn":
+        pytest.importorskip("sklearn")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EVOMAL_KERNELS", "0")  # compiling them takes longer than all of the page
     space: dict[str, object] = {}

@@ -203,6 +203,7 @@ def test_milestones_lower_the_scheduled_rate():
     ("arguments", "options", "message"),
     [
         (["AdmaW"], {}, r"Optimizer\.name = 'AdmaW': did you mean 'AdamW'\?"),
+        (["adamw"], {}, r"Optimizer\.name = 'adamw': did you mean 'AdamW'\?"),
         (["SparseAdam"], {}, r"Optimizer\.name = 'SparseAdam': "),
         ([], {}, r"Optimizer\.name"),
         (["AdamW"], {"weight_deacy": 0.1}, r"AdamW has no option 'weight_deacy'; did you mean 'weight_decay'\?"),
