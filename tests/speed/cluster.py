@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
 import time
+from collections.abc import Mapping
 from concurrent.futures import Executor, Future
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ LENET = SearchConfig(
     symbolic_archive=False,
     base=em.SGD(lr=0.01, batch_size=100),
 )
-TINY = LENET.replace(population=100, meta_steps=1, fitness_steps=1)
+TINY = LENET.replace(population=25, meta_steps=1, fitness_steps=1, engine="jvp")
 
 
 class Counting(Executor):
@@ -71,7 +71,7 @@ def costs(executor: Executor) -> dict[str, float]:
     """Bytes and milliseconds of a candidate whose evaluation takes next to nothing."""
     x = torch.randn(200, 4, generator=torch_rng(0, "cluster"))
     task = em.Task.from_arrays(x, x.sum(1), "regression")
-    config = TINY.replace(engine="jvp", base=em.SGD(lr=0.01, batch_size=10))
+    config = TINY.replace(base=em.SGD(lr=0.01, batch_size=10))
     counting = Counting(executor)
     arguments = task, lambda: em.models.mlp(4, [4], 1), config
     search(*arguments, counting, "gp-lfl")  # which brings the data to the worker, and what is compiled
@@ -97,34 +97,46 @@ def seconds_of_candidates(size: int = 25, steps: int = 20) -> list[float]:
     return seconds
 
 
+def speed_up(one: Executor, both: Executor, rounds: int) -> dict[str, object]:
+    """Seconds of a search with LeNet-5 by one worker and by two, interleaved."""
+    task, network = images(), partial(lenet5, 10)
+    search(task, network, LENET, both)  # data and kernels are there then
+    pairs = [[round(search(task, network, LENET, e), 2) for e in (one, both)] for _ in range(rounds)]
+    return {
+        "LeNet-5, seconds of one worker and of two": pairs,
+        "LeNet-5, speed-up of two workers": round(statistics.median(a / b for a, b in pairs), 2),
+    }
+
+
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(prog="python -m tests.speed.cluster", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="of one worker and two, interleaved (default 3)")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="of one worker and two; 0 leaves them out (default 3)"
+    )
     parser.add_argument("--output", default="results/cluster/measured.json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    before = os.getloadavg()[0]
-    found: dict[str, object] = {"seconds of candidates": seconds_of_candidates()}
-    task, network = images(), partial(lenet5, 10)
+    found: dict[str, object] = {
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "load average at the start": round(os.getloadavg()[0], 1),
+    }
+
+    def keep(more: Mapping[str, object]) -> None:
+        found.update(more, **{"load average at the end": round(os.getloadavg()[0], 1)})
+        write_json(options.output, found)
+        print(*(f"{name}: {value}" for name, value in more.items()), sep="\n", flush=True)
+
+    keep({"seconds of candidates": seconds_of_candidates()})
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
         one = client.get_executor(workers=[next(iter(client.scheduler_info()["workers"]))])
-        both = client.get_executor()
-        found |= costs(one)
-        search(task, network, LENET, both)  # data and kernels are there then
-        pairs = [
-            (search(task, lenet5, LENET, one), search(task, lenet5, LENET, both)) for _ in range(options.rounds)
-        ]
-    found["LeNet-5, seconds of one worker and of two"] = [[round(s, 2) for s in pair] for pair in pairs]
-    found["LeNet-5, speed-up of two workers"] = round(statistics.median(a / b for a, b in pairs), 2)
-    found["load average before and after"] = [round(before, 1), round(os.getloadavg()[0], 1)]
-    found["cores"], found["python"], found["torch"] = os.cpu_count(), platform.python_version(), torch.__version__
-    write_json(options.output, found)
-    for name, value in found.items():
-        print(f"{name}: {value}")
+        keep(costs(one))
+        if options.rounds:
+            keep(speed_up(one, client.get_executor(), options.rounds))
 
 
 if __name__ == "__main__":
