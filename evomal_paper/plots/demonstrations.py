@@ -58,7 +58,7 @@ def noisy_images(task: em.Task, clean: em.Task, columns: int = 10, rows: int = 2
     figure, grid = new_figure(6.4, 0.85 * rows, rows, columns)
     for number, axes in enumerate(grid.ravel()):
         told, true = int(task.train[1][number]), int(clean.train[1][number])
-        axes.imshow(images[number].reshape(side, side), cmap="gray_r")
+        axes.imshow(images[number].reshape(side, side).numpy(), cmap="gray_r")
         axes.set_title(str(told), color=LEARNED if told != true else "black", fontsize=9, pad=2)
         axes.axis("off")
     return figure

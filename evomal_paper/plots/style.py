@@ -173,7 +173,13 @@ def legend_outside(figure: Figure, where: Any = "right center", **options: Any) 
 
 
 def log_scale(axes: Axes, axis: str = "y") -> None:
-    """A logarithmic axis with plain numbers, labelled also where it spans less than a decade."""
+    """A logarithmic axis with plain numbers, labelled also where it spans less than a decade.
+
+    It stays linear if nothing above 0 is drawn.
+    """
+    together = getattr(axes, f"get_shared_{axis}_axes")().get_siblings(axes)
+    if not any(np.isfinite(getattr(each.dataLim, f"minpos{axis}")) for each in together):
+        return
     getattr(axes, f"set_{axis}scale")("log")
     low, high = axes.get_ylim() if axis == "y" else axes.get_xlim()
     wide = high / low > 300

@@ -191,6 +191,14 @@ def test_final_errors_count_diverged_seeds_and_leave_them_out_of_the_mean(final)
     assert np.nanmean(axes.get_lines()[0].get_ydata()) == pytest.approx(left.mean())
 
 
+@pytest.mark.parametrize("error", [0.0, np.inf])
+def test_where_nothing_is_above_zero_the_axis_stays_linear(tests, final, error, tmp_path):
+    figure = plots.final_errors(final.assign(error=error))
+    plots.save(figure, tmp_path / "errors.png")
+    assert figure.axes[0].get_yscale() == "linear"
+    plots.save(plots.learning_curves(tests.assign(error=error), "in-sample", "test"), tmp_path / "curves.png")
+
+
 def test_errors_from_new_starts_stand_hollow_beside(final):
     final["error from new starts"] = final["error"] + 1
     final.loc[0, "error from new starts"] = np.inf
