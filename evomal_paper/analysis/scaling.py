@@ -27,6 +27,7 @@ from evomal_paper.runs.run import Run, complete_runs
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 POPULATION = 1000
+PHASES = ("local search", "fitness", "meta-test")
 
 
 @dataclass(frozen=True)
@@ -41,18 +42,24 @@ Replay = Sequence[Phase]
 """A run as phases, each of which begins when the one before is done."""
 
 
-def replay(run: Run, spread: Sequence[float], grown: float = 1.0) -> list[Phase]:
+def alone(run: Run) -> float:
+    """Seconds of a recorded run outside of its phases: breeding, filters, loading, waiting for a machine."""
+    seconds = run.finished().record["seconds"]
+    return max(seconds["last session"] - sum(seconds.get(name, 0.0) for name in PHASES), 0.0)
+
+
+def replay(run: Run, spread: Sequence[float], caller_alone: float, grown: float = 1.0) -> list[Phase]:
     """A recorded run as phases.
 
     Args:
         run: a complete run.
         spread: durations of candidates of one generation; only their ratios matter.
+        caller_alone: seconds that the caller needs itself, in all.
         grown: how many times as many candidates each generation has as were recorded.
     """
     finished = run.finished()
     seconds = finished.record["seconds"]
     tested, known = seconds.get("meta-test", 0.0), seconds.get("local search", 0.0) + seconds.get("fitness", 0.0)
-    alone = max(seconds["last session"] - known - tested, 0.0)
     rows = pd.read_csv(io.StringIO(finished.tables["history"]))
     phases = []
     if known and "trained" in rows:
@@ -60,14 +67,14 @@ def replay(run: Run, spread: Sequence[float], grown: float = 1.0) -> list[Phase]
         counts = {"local search": rows["optimised"], "fitness": rows["trained"]}
         means = {name: seconds.get(name, 0.0) / max(float(n.sum()), 1.0) for name, n in counts.items()}
         for generation in range(len(rows)):
-            caller = grown * alone / len(rows)
+            caller = grown * caller_alone / len(rows)
             for name, mean in means.items():
                 units = mean * rng.choice(spread, round(grown * counts[name].iloc[generation])) / np.mean(spread)
                 if mean and len(units):
                     phases.append(Phase(caller, units))
                     caller = 0.0
     else:  # it has no generations, and is one unit
-        phases.append(Phase(0.0, np.array([alone + known])))
+        phases.append(Phase(0.0, np.array([caller_alone + known])))
     return [*phases, Phase(0.0, np.array([tested]))]
 
 
@@ -117,11 +124,15 @@ def scaling(runs: Sequence[Run], spread: Sequence[float], overhead: float) -> pd
 
     The cases are one search, all runs at once, and one search whose generations hold POPULATION candidates.
     """
-    searches = [run for run in runs if run.method == "evomal"]
-    every = [replay(run, spread) for run in runs]
-    single = [[replay(run, spread)] for run in searches[:3]]
-    large = [[replay(run, spread, POPULATION / run.sizes.search.population)] for run in searches[:1]]
+    # the median over seeds, as single runs waited for kernels to be compiled, or for the machine
+    caller = {
+        name: float(np.median([alone(r) for r in runs if r.method == name])) for name in {r.method for r in runs}
+    }
+    searches = [run for run in runs if run.method == "evomal"][:3]
     population = searches[0].sizes.search.population
+    every = [replay(run, spread, caller[run.method]) for run in runs]
+    single = [[replay(run, spread, caller["evomal"])] for run in searches]
+    large = [[replay(run, spread, caller["evomal"], POPULATION / population)] for run in searches]
     cases = {
         f"one search, population {population}": single,
         f"{len(runs)} runs at once": [every],
@@ -129,13 +140,13 @@ def scaling(runs: Sequence[Run], spread: Sequence[float], overhead: float) -> pd
     }
     rows = []
     for name, groups in cases.items():
-        alone = [sum(phase.caller + phase.units.sum() for run in group for phase in run) for group in groups]
-        caller = [sum(phase.caller for run in group for phase in run) for group in groups]
+        work = [sum(phase.caller + phase.units.sum() for run in group for phase in run) for group in groups]
+        callers = [sum(phase.caller for run in group for phase in run) for group in groups]
         units = np.mean([len(phase.units) for group in groups for run in group for phase in run])
         for workers in WORKERS:
-            sped = [a / makespan(group, workers, overhead) for a, group in zip(alone, groups, strict=True)]
+            sped = [a / makespan(group, workers, overhead) for a, group in zip(work, groups, strict=True)]
             mean = float(np.mean(sped))
-            share = sum(caller) / sum(alone)
+            share = sum(callers) / sum(work)
             rows.append((name, workers, mean, mean / workers, float(units), share))
     columns = ["case", "workers", "speed-up", "efficiency", "units a phase", "share of the caller alone"]
     return pd.DataFrame(rows, columns=columns)

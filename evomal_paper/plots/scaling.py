@@ -20,7 +20,7 @@ def speed_up_by_workers(table: pd.DataFrame) -> Figure:
     workers = sorted(table["workers"].unique())
     axes.plot(workers, workers, color="0.6", linewidth=1, linestyle=":", label="as many times as workers")
     for number, (name, part) in enumerate(table.groupby("case", sort=False)):
-        axes.plot(part["workers"], part["speed-up"], marker="o", markersize=4, **loss_line(name, number))
+        axes.plot(part["workers"], part["speed-up"], label=name, **loss_line(name, number))
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     for axis in (axes.xaxis, axes.yaxis):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_runs import made
 
-from evomal_paper.analysis.scaling import Phase, makespan, replay, scaling
+from evomal_paper.analysis.scaling import Phase, alone, makespan, replay, scaling
 from evomal_paper.plots.scaling import speed_up_by_workers
 from evomal_paper.runs.run import Run
 
@@ -56,7 +56,7 @@ def test_recorded_runs_are_replayed_and_drawn(tmp_path):
     assert table.groupby("case")["speed-up"].is_monotonic_increasing.all()
     assert table["case"].nunique() == 3
     assert len(speed_up_by_workers(table).axes[0].lines) == 4
-    (search,) = (phases for phases in [replay(runs[1], [1.0])])
+    (search,) = (phases for phases in [replay(runs[1], [1.0], alone(runs[1]))])
     seconds = runs[1].finished().record["seconds"]
     spent = sum(phase.caller + phase.units.sum() for phase in search)
     assert spent == pytest.approx(seconds["last session"], rel=0.05)
