@@ -1,0 +1,103 @@
+"""A notebook in JupyterLab in a browser: its cells run, formulas are typeset, and a slider changes its picture."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+
+import nbformat
+import pytest
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here"),
+    pytest.mark.filterwarnings("ignore"),  # of Jupyter's and Playwright's own packages
+]
+MINUTES = 12 * 60_000
+RUN_ALL = """async () => {
+    const app = window.jupyterapp, panel = app.shell.currentWidget
+    await panel.context.ready
+    await panel.sessionContext.ready
+    const late = new Promise((_, refuse) => setTimeout(() => refuse(Error('the cells did not end')), MINUTES))
+    await Promise.race([app.commands.execute('notebook:run-all-cells'), late])
+    return panel.content.model.toJSON().cells.flatMap(cell => cell.outputs ?? [])
+        .filter(output => output.output_type === 'error').map(output => output.ename + ': ' + output.evalue)
+}""".replace("MINUTES", str(MINUTES))
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """JupyterLab in an empty folder: its address, and the folder."""
+    pytest.importorskip("jupyterlab")
+    folder = tmp_path_factory.mktemp("lab")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = ["--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--IdentityProvider.token="]
+    app = ["--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly", "--LabApp.news_url="]
+    with subprocess.Popen(
+        [sys.executable, "-m", "jupyterlab", *settings, *app, f"--ServerApp.root_dir={folder}"],
+        env=os.environ
+        | {"PYTHONPATH": str(ROOT), "EVOMAL_KERNELS": "0", "JUPYTER_CONFIG_DIR": str(folder / ".j")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as server:
+        address = f"http://127.0.0.1:{port}"
+        for _ in range(600):
+            with suppress(OSError):
+                urllib.request.urlopen(f"{address}/api", timeout=5).close()
+                break
+            time.sleep(0.2)
+        yield address, folder
+        server.terminate()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+def opened(lab, browser, name: str, **parameters):
+    """A page with a copy of a notebook, all of whose cells were run."""
+    address, folder = lab
+    notebook = load_notebook_node(str(ROOT / "notebooks" / f"{name}.ipynb"))
+    given = {"results_dir": str(folder / "results")} | parameters
+    nbformat.write(parameterize_notebook(notebook, given), folder / f"{name}.ipynb")
+    page = browser.new_page()
+    page.set_default_timeout(MINUTES)
+    page.goto(f"{address}/lab/tree/{name}.ipynb?reset")
+    page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
+    assert page.evaluate(RUN_ALL) == []
+    return page
+
+
+def test_the_explorers_slider_changes_its_picture(lab, browser):
+    page = opened(lab, browser, "11_learned_losses", profile="smoke")
+    handle = page.locator("[role=slider]").last
+    handle.scroll_into_view_if_needed()
+    picture = page.locator(".widget-interact img").last
+    before = picture.get_attribute("src")
+    handle.focus()
+    for _ in range(20):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_function(
+        "before => [...document.querySelectorAll('.widget-interact img')].pop()?.src !== before",
+        arg=before,
+    )
+    page.wait_for_selector("mjx-container", state="attached")
+    assert page.locator("mjx-merror").count() == 0
+    page.close()
