@@ -1,4 +1,4 @@
-"""README's results, written from the runs in results/: `python -m evomal_paper.readme`."""
+"""README's blocks of results, written from the files in results/: `python -m evomal_paper.readme`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,18 @@ from evomal_paper.comparison.evidence import gather
 from evomal_paper.comparison.tuned import tuned_baseline
 from evomal_paper.comparison.variants import by_setting, variants
 from evomal_paper.comparison.verdicts import NOT_RUN, REPRODUCED, VERDICTS, every_cell, is_counted, undecided
+from evomal_paper.demonstrations import DEMONSTRATIONS
+from evomal_paper.demonstrations import summary as summary_of
 from evomal_paper.experiments.catalogue import EXPERIMENTS
 from evomal_paper.published.tables import COMPARED, SPLITS
 from evomal_paper.statistics import summary
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (results|where it pays) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
+USUAL = ("cross-entropy", "squared error")
+"""Losses that one would take without a thought."""
+ON_CLEAN_ROWS = ("task loss on the validation rows too", "task loss on the validation rows alone")
+"""Rivals that train on the clean rows, which the others only choose their rate and step by."""
 METHODS = ("baseline", "evomal")
 FOLDED = "The same at other profiles, and what was tried to find why results differ"
 
@@ -152,10 +158,51 @@ def _lost(diverged: float) -> str:
     return f", {diverged:.0f} diverged" if diverged else ""
 
 
+def demonstrations_block(results_dir: Path) -> str:
+    """Markdown: a row per demonstration of notebook 14, with the learned loss's test error beside its rivals'."""
+    lines = [
+        "| problem, and what counts | recommended by the search | usual loss | difference, 95 % interval "
+        "| best loss made by hand, in hindsight | usual loss, clean rows too |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, demonstration in DEMONSTRATIONS.items():
+        folder = results_dir / "where_it_pays" / "trainings"
+        files = sorted(folder.glob(f"{name.replace(' ', '-')}-*.csv"))
+        if files:
+            trainings = pd.concat([pd.read_csv(file) for file in files])
+            lines.append(_demonstration(f"{demonstration.title}: {demonstration.metric}", trainings))
+    return "\n".join(lines) + "\n"
+
+
+def _demonstration(title: str, trainings: pd.DataFrame) -> str:
+    table = summary_of(trainings).set_index("loss")
+    (usual,) = table.index.intersection(USUAL)
+    by_hand = table["test"].drop("learned").drop(list(ON_CLEAN_ROWS), errors="ignore")
+    best, error = by_hand.idxmin(), table["test"].map("{:.3f}".format)
+    low, high = table.loc[usual, ["low", "high"]]
+    difference = f"{table.loc[usual, 'above learned']:.3f} [{low:.3f}, {high:.3f}]"
+    cells = [
+        title,
+        f"{error['learned']} (known: {_known(trainings)} of {table.loc['learned', 'n']})",
+        f"{error[usual]}, {usual}",
+        difference,
+        f"{error[best]}, {best} ({table.loc[best, 'verdict']})",
+        error.get(ON_CLEAN_ROWS[0], "–"),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _known(trainings: pd.DataFrame) -> int:
+    """At how many data seeds the recommended loss is a known one: it trains exactly as a rival does."""
+    seeds = trainings.groupby("data seed")
+    errors = [part.pivot(index="loss", columns="training", values="test") for _, part in seeds]
+    return sum((part.drop("learned") == part.loc["learned"]).all(axis=1).any() for part in errors)
+
+
 def updated(text: str, results_dir: Path) -> str:
-    """README's text with its results block written anew."""
-    block = results_block(results_dir)
-    return BLOCK.sub(lambda found: found[1] + block + found[2], text)
+    """README's text with its blocks written anew."""
+    blocks = {"results": results_block, "where it pays": demonstrations_block}
+    return BLOCK.sub(lambda found: found[1] + blocks[found[2]](results_dir) + found[3], text)
 
 
 if __name__ == "__main__":

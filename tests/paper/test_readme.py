@@ -2,10 +2,11 @@
 
 import re
 
+import pandas as pd
 import pytest
 from made_runs import made
 
-from evomal_paper.readme import results_block, updated
+from evomal_paper.readme import demonstrations_block, results_block, updated
 from evomal_paper.runs.run import Run
 
 ERRORS = {("baseline", 0): 3.5, ("baseline", 1): 4.5, ("evomal", 0): 1.25, ("evomal", 1): 1.75}
@@ -78,3 +79,21 @@ def test_the_fairest_profile_with_evomal_is_shown_and_the_others_are_folded(fold
     assert "| `paper` |" in shown
     assert "| `quick` |" not in shown
     assert "| `quick` |" in folded
+
+
+def test_a_demonstration_s_row_says_whether_a_known_loss_was_recommended(tmp_path):
+    folder = tmp_path / "where_it_pays" / "trainings"
+    folder.mkdir(parents=True)
+    errors = {
+        0: {"learned": 0.1, "cross-entropy": 0.3, "focal 1": 0.1},
+        1: {"learned": 0.2, "cross-entropy": 0.5, "focal 1": 0.3},
+    }
+    for seed, losses in errors.items():
+        rows = [{"loss": loss, "data seed": seed, "training": 0, "test": test} for loss, test in losses.items()]
+        pd.DataFrame(rows).to_csv(folder / f"wrong-labels-{seed}.csv", index=False)
+    (row,) = demonstrations_block(tmp_path).splitlines()[2:]
+    _, learned, usual, _, best, clean = [cell.strip() for cell in row.strip("|").split("|")]
+    assert learned == "0.150 (known: 1 of 2)"
+    assert usual == "0.400, cross-entropy"
+    assert best.startswith("0.200, focal 1 (")
+    assert clean == "–"
