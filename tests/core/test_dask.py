@@ -33,7 +33,7 @@ def uncompiled():
 @pytest.fixture(autouse=True)
 def bounded():
     """No test here may wait for ever on a process that it has killed."""
-    faulthandler.dump_traceback_later(120, exit=True)
+    faulthandler.dump_traceback_later(600, exit=True)
     yield
     faulthandler.cancel_dump_traceback_later()
 
