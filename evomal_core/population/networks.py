@@ -14,15 +14,16 @@ from functools import cache, partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import jvp
 
 from evomal_core.kinds import Kind
 from evomal_core.labels import as_rows
-from evomal_core.learners import Learner, hooks, pure_call
+from evomal_core.learners import Learner, pure_call
 from evomal_core.population.convolution_algebra import ConvolutionAlgebra, Jacobian
 from evomal_core.population.convolutions import Layer as PlainLayer
 from evomal_core.population.convolutions import plain_layers
+from evomal_core.population.perceptrons import flattens, mlp_layers, perceptron
 from evomal_core.population.recurrent import RecurrentForm, recurrent_form
 from evomal_core.population.steps import Factors, Stacked, product, times, times_transposed
 from evomal_core.seeds import isolated_torch
@@ -126,47 +127,6 @@ def _network_stack(learner: Learner) -> NetworkStack:
     return NetworkStack([learner]) if layers is None else ConvolutionStack(learner, layers)
 
 
-def perceptron(learner: Learner) -> list[Layer] | None:
-    """The layers of a plain multi-layer perceptron whose rows, perhaps with positions, are those of its labels."""
-    x, kind = learner.task.train[0], learner.task.kind
-    layers = mlp_layers(learner.network)
-    if layers is None or x.ndim == 2 or _flattens(learner.network):
-        return layers
-    return layers if x.ndim == 3 and kind != "multiclass" else None
-
-
-def _flattens(network: nn.Module) -> bool:
-    assert isinstance(network, nn.Sequential)
-    first = network[0]
-    return type(first) is nn.Flatten and (first.start_dim, first.end_dim) == (1, -1)
-
-
-Layer = tuple[int, int, bool, str]
-"""Inputs, outputs, whether it has a bias, and the activation after it: "relu", "tanh" or ""."""
-
-
-def mlp_layers(network: nn.Module) -> list[Layer] | None:
-    """The layers of a plain multi-layer perceptron; None if the network is anything else."""
-    if type(network) is not nn.Sequential:
-        return None
-    modules = list(network)
-    if len(dict(network.named_parameters())) < len(list(network.named_parameters(remove_duplicate=False))):
-        return None  # tied weights
-    if modules and _flattens(network):
-        modules = modules[1:]
-    layers: list[Layer] = []
-    for module in modules:
-        if type(module) is nn.Linear and all(p.requires_grad for p in module.parameters()):
-            layers.append((module.in_features, module.out_features, module.bias is not None, ""))
-        elif type(module) in (nn.ReLU, nn.Tanh) and layers and not layers[-1][3]:
-            layers[-1] = (*layers[-1][:3], "relu" if type(module) is nn.ReLU else "tanh")
-        else:
-            return None
-    if any(hooks(module) for module in network.modules()):
-        return None
-    return layers or None
-
-
 class MLPStack(Stack):
     """Multi-layer perceptrons by batched matrix products, with hand-written derivatives."""
 
@@ -180,7 +140,7 @@ class MLPStack(Stack):
 
     def features(self, x: Tensor) -> Tensor:
         """Rows (T, B, …) flattened to (T, 1, B, features); steps of sequences (T, B, time, features) are rows."""
-        return (x.flatten(2) if _flattens(self.learners[0].network) else x.flatten(1, -2)).unsqueeze(1)
+        return (x.flatten(2) if flattens(self.learners[0].network) else x.flatten(1, -2)).unsqueeze(1)
 
     def _pairs(self, theta: Sequence[Any]) -> list[tuple[Any, Tensor | None]]:
         weights = iter(theta)

@@ -191,7 +191,7 @@ def log_scale(axes: Axes, axis: str = "y") -> None:
 
 
 def draw_seeds(axes: Axes, table: pd.DataFrame, value: str, methods: Sequence[str]) -> None:
-    """A point per seed and a bar at their mean for each method; diverged seeds are counted below its name.
+    """A point per seed and a bar at their mean for each method; diverged seeds are counted above them.
 
     Errors from new starts, if the table has them, stand hollow beside.
     """
@@ -199,8 +199,7 @@ def draw_seeds(axes: Axes, table: pd.DataFrame, value: str, methods: Sequence[st
     _strip(axes, table, value, methods, -0.16 if NEW in table else 0.0)
     if NEW in table:
         _strip(axes, table, NEW, methods, 0.1, hollow=True)
-    names = [LABELS[method] + _count_diverged(table[table["method"] == method], value) for method in methods]
-    axes.set_xticks(range(len(methods)), names, rotation=30, ha="right")
+    axes.set_xticks(range(len(methods)), [LABELS[method] for method in methods], rotation=30, ha="right")
     axes.set(xlabel="", xlim=(-0.6, len(methods) - 0.4))
     axes.grid(visible=False, axis="x")
 
@@ -218,25 +217,28 @@ def _strip(
         points.set(edgecolor=points.get_facecolor(), facecolor="white", linewidth=1.0)
     bar = {"markersize": 12, "markeredgewidth": 1.2} if hollow else {"markersize": 16, "markeredgewidth": 2.2}
     sns.pointplot(**look, errorbar=None, native_scale=True, linestyle="none", marker="_", **bar)
-
-
-def _count_diverged(rows: pd.DataFrame, value: str) -> str:
-    """Return a line such as `(diverged: 1/5, new 2/5)`; empty if none did."""
-    counts = []
-    for column, new in ((value, ""), (NEW, "new ")):
-        errors = rows[column].to_numpy(float) if column in rows else np.array([])
-        errors = errors[~np.isnan(errors)] if new else errors
-        if lost := int((~np.isfinite(errors)).sum()):
-            counts.append(f"{new}{lost}/{len(errors)}")
-    return f"\n(diverged: {', '.join(counts)})" if counts else ""
+    diverged = table[np.isinf(table[value])].groupby("method").size()
+    for method, lost in diverged.items():
+        axes.annotate(
+            f"↑{lost}",
+            (places[str(method)], 1.0),
+            xycoords=("data", "axes fraction"),
+            ha="left" if hollow else "right",
+            va="top",
+            color=PALETTE[str(method)],
+            fontsize="small",
+        )
 
 
 def points_key(errors: pd.DataFrame, published: bool) -> str:
     """Explain the marks of `draw_seeds` and `draw_published`."""
-    new = "; hollow: from new starts" if NEW in errors else ""
-    return (
-        f"point: one seed, bar: mean{new}{'; diamond: published mean ± standard deviation' if published else ''}"
-    )
+    marks = ["point: one seed, bar: mean"]
+    if NEW in errors:
+        marks.append("hollow: from new starts")
+    if published:
+        marks.append("diamond: published mean ± standard deviation")
+    lost = np.isinf(errors[[column for column in ("error", NEW) if column in errors]]).any(axis=None)
+    return "; ".join(marks) + ("\n↑k: k seeds diverged" if lost else "")
 
 
 def draw_published(axes: Axes, methods: Sequence[str], published: pd.DataFrame) -> None:

@@ -164,8 +164,9 @@ def test_a_method_whose_every_seed_diverged_is_still_named(tests, final):
     tests.loc[tests["method"] == "evomal", "error"] = np.inf
     final.loc[final["method"] == "evomal", "error"] = np.inf
     assert _legend(plots.learning_curves(tests, "in-sample", "test"))[1] == "EvoMAL (n = 3, 3 diverged)"
-    names = [label.get_text() for label in plots.final_errors(final).axes[0].get_xticklabels()]
-    assert names == ["Baseline", "EvoMAL\n(diverged: 3/3)"]
+    axes = plots.final_errors(final).axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["Baseline", "EvoMAL"]
+    assert [(text.get_text(), text.xy[0]) for text in axes.texts] == [("↑3", 1)]
 
 
 def test_final_errors_show_every_seed_the_mean_and_the_published_value(final):
@@ -185,8 +186,10 @@ def test_final_errors_show_every_seed_the_mean_and_the_published_value(final):
 
 def test_final_errors_count_diverged_seeds_and_leave_them_out_of_the_mean(final):
     final.loc[0, "error"] = np.inf
-    axes = plots.final_errors(final).axes[0]
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["Baseline\n(diverged: 1/3)", "EvoMAL"]
+    figure = plots.final_errors(final)
+    axes = figure.axes[0]
+    assert [(text.get_text(), text.xy[0]) for text in axes.texts] == [("↑1", 0)]
+    assert "↑k: k seeds diverged" in figure.get_suptitle()
     left = final.query("method == 'baseline' and group == 'in-sample' and split == 'train'")["error"][1:]
     assert np.nanmean(axes.get_lines()[0].get_ydata()) == pytest.approx(left.mean())
 
@@ -204,7 +207,7 @@ def test_errors_from_new_starts_stand_hollow_beside(final):
     final.loc[0, "error from new starts"] = np.inf
     figure = plots.final_errors(final)
     axes = figure.axes[0]
-    assert axes.get_xticklabels()[0].get_text() == "Baseline\n(diverged: new 1/3)"
+    assert [text.get_text() for text in axes.texts] == ["↑1"]
     assert sorted(_seeds(axes)[2]) == pytest.approx(sorted(_seeds(axes)[0][1:] + 1))
     hollow = [tuple(points.get_facecolor()[0, :3]) == (1, 1, 1) for points in axes.collections]
     assert hollow == [False, False, True, True]
