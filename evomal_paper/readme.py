@@ -193,7 +193,7 @@ def _demonstration(title: str, trainings: pd.DataFrame) -> str:
 
 
 def _known(trainings: pd.DataFrame) -> int:
-    """At how many data seeds the recommended loss is a known one: it trains exactly as a rival does."""
+    """Count the data seeds whose recommended loss is a known one: it trains exactly as a rival does."""
     seeds = trainings.groupby("data seed")
     errors = [part.pivot(index="loss", columns="training", values="test") for _, part in seeds]
     return sum((part.drop("learned") == part.loc["learned"]).all(axis=1).any() for part in errors)
