@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -75,6 +76,7 @@ def train_finalists(
     learners: Sequence[Learner],
     samples: Samples,
     config: SearchConfig,
+    until: float = math.inf,
 ) -> list[Finalist]:
     """Train the best losses of a search and the known ones at each of `config.finalist_rates`.
 
@@ -84,6 +86,10 @@ def train_finalists(
         learners: the tasks with new initial weights, and test parts made by `fold`.
         samples: predictions by which equal losses are told, see `gradient_signature`.
         config: see `SearchConfig`.
+        until: the value of `time.monotonic()` after which no more training is begun.
+
+    Raises:
+        TimeoutError: that time has passed.
     """
     entries = {
         _known_name(entry, known) or f"found {number}": entry
@@ -93,7 +99,7 @@ def train_finalists(
     record = np.unique(np.linspace(0, config.finalist_steps, POINTS + 1).astype(int)[1:]).tolist()
     lrs = [config.base.lr * factor for factor in config.finalist_rates]
     splits = [config.fitness_on, "test"]
-    tunings = tune(losses, learners, config.base, lrs, record, splits=splits, widen=1)
+    tunings = tune(losses, learners, config.base, lrs, record, splits=splits, widen=1, until=until)
     return [_finalist(tuning, tuning.name in known, entries.get(tuning.name)) for tuning in tunings]
 
 

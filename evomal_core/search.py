@@ -36,7 +36,7 @@ from evomal_core.primitives import TERMINALS, function_names
 from evomal_core.progress import Progress
 from evomal_core.result import SearchResult
 from evomal_core.seeds import check_seed
-from evomal_core.session import INTERRUPTED, Search, fingerprint
+from evomal_core.session import INTERRUPTED, OUT_OF_TIME, Search, fingerprint
 from evomal_core.tasks import Task, check_values, missing_classes
 from evomal_core.weighted import balanced_cross_entropy
 
@@ -113,7 +113,8 @@ def learn_loss(
         compare: whether the fitness of the task loss itself is measured too, by one more training; a warning says
             so if no loss that was found is better.
         time_limit: seconds after which no more candidates are begun, once some were evaluated; the result has what
-            was found until then. The same call with the same checkpoint goes on where it stopped.
+            was found until then. The choice among finalists may take half as long again, or is left out. The same
+            call with the same checkpoint goes on where it stopped.
         patience: generations without a better loss after which the search stops.
         metric: what fitness minimises: "error rate", "balanced error", "1 - macro F1", "log loss", "Brier", "ECE",
             "1 - AUC"; "MSE", "MAE", "median absolute error", "pinball(0.9)", "1 - R2"; a scikit-learn scorer or
@@ -171,6 +172,7 @@ def learn_loss(
             [*learners, *_further(tasks, model, config, seed)],
             Problem(tuple(tasks), model, config, seed),
             deadline=_deadline(time_limit),
+            choice_deadline=_deadline(time_limit, OVERTIME),
             patience=patience,
             executor=executor,
         )
@@ -213,6 +215,7 @@ def _again(
             progress=search.progress.anew(),
             seconds={},
             deadline=_deadline(time_limit),
+            choice_deadline=_deadline(time_limit, OVERTIME),
             progressed=False,
             patience=patience,
             stopped="",
@@ -220,8 +223,12 @@ def _again(
         return _run(more, compare)
 
 
-def _deadline(time_limit: float | None) -> float:
-    return math.inf if time_limit is None else time.monotonic() + time_limit
+OVERTIME = 1.5
+"""How far the choice among finalists may go beyond the time limit, as a multiple of it."""
+
+
+def _deadline(time_limit: float | None, share: float = 1.0) -> float:
+    return math.inf if time_limit is None else time.monotonic() + share * time_limit
 
 
 def _check_limits(time_limit: Any, patience: Any) -> None:
@@ -255,8 +262,17 @@ def _chosen(search: Search, result: SearchResult) -> SearchResult:
     learners = problem.learners("finalists", starts, lambda task, number: fold(task, number, starts))
     known = known_losses(search.kind, problem.tasks[0], config.function_set) if config.known else {}
     samples = sample_predictions(search.learners, config)
-    with search.timed("finalists"):
-        finalists = train_finalists(result.evaluations, known, learners, samples, config)
+    try:
+        with search.timed("finalists"):
+            finalists = train_finalists(
+                result.evaluations, known, learners, samples, config, search.choice_deadline
+            )
+    except TimeoutError:
+        log.warning(
+            "time limit: the best loss of the search stands, without a choice between it and known losses; give "
+            "more time, or call result.compare()"
+        )
+        return replace(result, stopped=result.stopped or OUT_OF_TIME)
     return replace(result, finalists=finalists, chosen=choose(finalists) if finalists else None)
 
 

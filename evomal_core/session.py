@@ -50,6 +50,8 @@ class Search:
     seconds: dict[str, float] = field(default_factory=dict)
     deadline: float = math.inf
     """The value of `time.monotonic()` after which it stops."""
+    choice_deadline: float = math.inf
+    """The value of `time.monotonic()` after which the choice among finalists is given up."""
     progressed: bool = False
     """Whether candidates were evaluated since it was begun or gone on with."""
     patience: int | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -75,6 +77,7 @@ def tune(
     splits: Sequence[str] = ("validation", "test"),
     widen: int = 2,
     tick: Callable[[float], None] = lambda share: None,
+    until: float = math.inf,
 ) -> list[Tuning]:
     """Train with each loss at each learning rate, all losses and learners at once.
 
@@ -87,12 +90,16 @@ def tune(
         splits: the parts to measure; rate and step are chosen on the first.
         widen: how many times a loss whose best rate is the lowest or highest is trained at one more rate beyond.
         tick: called with the share of the work that was done.
+        until: the value of `time.monotonic()` after which no more training is begun.
+
+    Raises:
+        TimeoutError: that time has passed.
     """
     record = tuple(sorted(set(record)))
     tunings = [Tuning(name, loss, record, splits[0]) for name, loss in losses.items()]
     ratio = max((b / a for a, b in zip(sorted(lrs), sorted(lrs)[1:], strict=False)), default=3.0)
     for lr in lrs:
-        _train(tunings, learners, base, lr, splits)
+        _train(tunings, learners, base, lr, splits, until)
         tick(1 / len(lrs))
     for _ in range(widen):
         beyond: dict[float, list[Tuning]] = {}
@@ -101,16 +108,21 @@ def tune(
             if tuning.lr in (low, high):
                 beyond.setdefault(low / ratio if tuning.lr == low else high * ratio, []).append(tuning)
         for lr, some in beyond.items():
-            _train(some, learners, base, lr, splits)
+            _train(some, learners, base, lr, splits, until)
     return tunings
 
 
 def _train(
-    tunings: Sequence[Tuning], learners: Sequence[Learner], base: SGD | Optimizer, lr: float, splits: Sequence[str]
+    tunings: Sequence[Tuning],
+    learners: Sequence[Learner],
+    base: SGD | Optimizer,
+    lr: float,
+    splits: Sequence[str],
+    until: float,
 ) -> None:
     """Add the curves of one learning rate."""
     record = tunings[0].record
-    found = curves_of([t.loss for t in tunings], learners, base.replace(lr=lr), record, splits)
+    found = curves_of([t.loss for t in tunings], learners, base.replace(lr=lr), record, splits, until)
     for tuning, curves in zip(tunings, found, strict=True):
         tuning.curves[lr] = curves
 
@@ -121,18 +133,27 @@ def curves_of(
     base: SGD | Optimizer,
     record: Sequence[int],
     splits: Sequence[str],
+    until: float = math.inf,
 ) -> list[Curves]:
     """The errors of each loss by learner and recorded step; inf from where a training has diverged."""
+
+    def curve(loss: nn.Module, learner: Learner) -> list[dict[str, float]]:
+        _check_time(until)
+        return train(loss, learner, base, record[-1], record, splits).curve
+
+    _check_time(until)
     try:
         rows = [
             [t.curve for t in row]
             for row in train_stack(losses, learners, base, record[-1], record, splits, modules=True)
         ]
     except NotBatchable:
-        rows = [
-            [train(loss, learner, base, record[-1], record, splits).curve for learner in learners]
-            for loss in losses
-        ]
+        rows = [[curve(loss, learner) for learner in learners] for loss in losses]
     return [
         {split: np.array([[point[split] for point in curve] for curve in row]) for split in splits} for row in rows
     ]
+
+
+def _check_time(until: float) -> None:
+    if time.monotonic() > until:
+        raise TimeoutError

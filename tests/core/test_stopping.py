@@ -10,6 +10,8 @@ import pytest
 from helpers import tiny_config
 from test_search import SEARCHING, learn, outcome
 
+import evomal_core as em
+from evomal_core import search as search_module
 from evomal_core.bench import Bench
 from evomal_core.session import Search
 from evomal_core.workers import Workers
@@ -182,3 +184,13 @@ def test_a_result_without_its_data_can_not_be_extended():
 def test_bad_limits_are_refused(limit, message):
     with pytest.raises(ValueError, match=message):
         learn(**limit)
+
+
+def test_a_choice_among_finalists_that_takes_too_long_is_left_out(caplog, monkeypatch):
+    config = tiny_config(generations=1).replace(finalists=2, known=True, base=em.Optimizer("AdamW", lr=0.01))
+    monkeypatch.setattr(search_module, "OVERTIME", 1e-9)
+    result = learn("gp-lfl", config=config, time_limit=3600)
+    assert result.chosen is None
+    assert result.best.expression == min(result.evaluations, key=lambda e: e.rank()).loss.expression
+    assert result.stopped == "time limit"
+    assert "without a choice between it and known losses" in caplog.text
