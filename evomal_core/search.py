@@ -224,7 +224,7 @@ def _again(
 
 
 OVERTIME = 1.5
-"""How far the choice among finalists may go beyond the time limit, as a multiple of it."""
+"""A multiple of the time limit: until then the choice among finalists may go on."""
 
 
 def _deadline(time_limit: float | None, share: float = 1.0) -> float:
