@@ -109,7 +109,7 @@ def packed(bench: Bench) -> tuple[str, bytes]:
 def _can_be_packed(part: Any) -> bool:
     try:
         cloudpickle.dumps(part)
-    except Exception:
+    except Exception:  # as above
         return False
     return True
 

@@ -26,7 +26,8 @@ from evomal_core.population.compiled import must_compile
 from evomal_core.population.networks import make_stacks
 from evomal_core.result import SearchResult
 from evomal_core.seeds import python_rng
-from evomal_core.session import OutOfTimeError, Search
+from evomal_core.session import Search
+from evomal_core.tuning import OutOfTimeError
 from evomal_core.workers import Workers
 
 log = logging.getLogger("evomal")

@@ -89,7 +89,7 @@ def train_finalists(
         until: the value of `time.monotonic()` after which no more training is begun.
 
     Raises:
-        TimeoutError: that time has passed.
+        OutOfTimeError: that time has passed.
     """
     entries = {
         _known_name(entry, known) or f"found {number}": entry

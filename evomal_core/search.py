@@ -38,6 +38,7 @@ from evomal_core.result import SearchResult
 from evomal_core.seeds import check_seed
 from evomal_core.session import INTERRUPTED, OUT_OF_TIME, Search, fingerprint
 from evomal_core.tasks import Task, check_values, missing_classes
+from evomal_core.tuning import OutOfTimeError
 from evomal_core.weighted import balanced_cross_entropy
 
 log = logging.getLogger("evomal")
@@ -267,7 +268,7 @@ def _chosen(search: Search, result: SearchResult) -> SearchResult:
             finalists = train_finalists(
                 result.evaluations, known, learners, samples, config, search.choice_deadline
             )
-    except TimeoutError:
+    except OutOfTimeError:
         log.warning(
             "time limit: the best loss of the search stands, without a choice between it and known losses; give "
             "more time, or call result.compare()"

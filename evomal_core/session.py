@@ -24,10 +24,7 @@ from evomal_core.learners import Learner
 from evomal_core.losses import LearnedLoss
 from evomal_core.progress import Progress
 from evomal_core.result import SearchResult
-
-
-class OutOfTimeError(Exception):
-    """The deadline passed in the middle of a generation."""
+from evomal_core.tuning import OutOfTimeError
 
 
 @dataclass

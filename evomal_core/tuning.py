@@ -20,6 +20,10 @@ Curves = dict[str, np.ndarray]
 """Errors of each split by learner and recorded step, (learners, steps)."""
 
 
+class OutOfTimeError(Exception):
+    """A deadline passed before the work was done."""
+
+
 @dataclass
 class Tuning:
     """The trainings of one loss: curves by learning rate, the same initial weights and batches at each.
@@ -93,7 +97,7 @@ def tune(
         until: the value of `time.monotonic()` after which no more training is begun.
 
     Raises:
-        TimeoutError: that time has passed.
+        OutOfTimeError: that time has passed.
     """
     record = tuple(sorted(set(record)))
     tunings = [Tuning(name, loss, record, splits[0]) for name, loss in losses.items()]
@@ -156,4 +160,4 @@ def curves_of(
 
 def _check_time(until: float) -> None:
     if time.monotonic() > until:
-        raise TimeoutError
+        raise OutOfTimeError

@@ -29,7 +29,8 @@ import torch
 
 from evomal_core.bench import Bench, Tick, Unknown, WorkerError, call, cloudpickle, packed, versions, work
 from evomal_core.losses import Loss
-from evomal_core.session import OutOfTimeError, Search
+from evomal_core.session import Search
+from evomal_core.tuning import OutOfTimeError
 from evomal_core.unroll import Tuned
 
 log = logging.getLogger("evomal")

@@ -11,7 +11,6 @@ the test part. FILE keeps finished rows, so that an interrupted run goes on.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import torch
 import evomal_core as em
 from evomal_core.known import known_losses, write
 from evomal_paper.demonstrations import DEMONSTRATIONS, FACTORS
+from tests.speed.rows import measured
 
 SWITCHES: dict[str, dict[str, Any]] = {
     "larger steps": {"meta_lr": 3e-2},
@@ -80,17 +80,10 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, help="a file of rows to go on from")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    kept = chosen.rows is not None and chosen.rows.exists()
-    rows = [json.loads(line) for line in chosen.rows.read_text().splitlines()] if kept else []
-    done = {(row["problem"], row["seed"], row["setting"]) for row in rows}
-    for seed in chosen.seeds:
-        for problem in chosen.problems:
-            for setting in SETTINGS:
-                if (problem, seed, setting) not in done:
-                    rows.append(measure(problem, seed, setting))
-                    if chosen.rows is not None:
-                        with chosen.rows.open("a") as file:
-                            file.write(json.dumps(rows[-1]) + "\n")
+    wanted = [
+        (problem, seed, setting) for seed in chosen.seeds for problem in chosen.problems for setting in SETTINGS
+    ]
+    rows = measured(chosen.rows, wanted, ("problem", "seed", "setting"), measure)
     print(table(pd.DataFrame(rows)).to_string(float_format="{:.4g}".format))
 
 

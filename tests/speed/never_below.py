@@ -19,7 +19,6 @@ import argparse
 import csv
 import gzip
 import io
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,6 +37,7 @@ from evomal_core.known import write
 from evomal_core.training import train
 from evomal_core.tuning import Tuning
 from evomal_paper.statistics import crossed_interval
+from tests.speed.rows import measured
 
 OPENML = Path(sklearn.__file__).parent / "datasets" / "tests" / "data" / "openml"
 UNITS = 32
@@ -159,25 +159,14 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, help="a file of rows to go on from")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [json.loads(line) for line in chosen.rows.read_text().splitlines()] if _exists(chosen.rows) else []
-    done = {(row["data set"], row["seed"]) for row in rows}
-    for seed in chosen.seeds:
-        for name in chosen.data_sets:
-            if (name, seed) not in done:
-                rows.append(measure(name, seed))
-                if chosen.rows is not None:
-                    with chosen.rows.open("a") as file:
-                        file.write(json.dumps(rows[-1]) + "\n")
+    wanted = [(name, seed) for seed in chosen.seeds for name in chosen.data_sets]
+    rows = measured(chosen.rows, wanted, ("data set", "seed"), measure)
     table = pd.DataFrame(rows)
     table["loss"] = table["loss"].where(table["loss"] != "", table["formula"].str.slice(0, 40))
     print(table[SHOWN].to_string(index=False, float_format="{:.4g}".format))
     for rival in RIVALS:
         for column in (f"{rival}: verdict", f"{rival}: on these rows"):
             print(f"{column}: {(table[column] != 'lost').sum()} of {len(table)} not below")
-
-
-def _exists(path: Path | None) -> bool:
-    return path is not None and path.exists()
 
 
 if __name__ == "__main__":
