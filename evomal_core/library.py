@@ -136,9 +136,11 @@ def describe(name: str) -> str:
     found, score = record["provenance"], record["score"]
     lines = [
         f"from     {found['experiment']}, profile {found['profile']}, {found['method']}, seed {found['seed']}",
+        f"shape    {record['shape']}",
         f"fitness  {score['fitness']:.4g}",
     ]
     for row in score["errors after meta-testing"]:
-        beside = f" (baseline {row['baseline']:.4g})" if "baseline" in row else ""
-        lines.append(f"error    {row['group']}, {row['split']}: {row['error']:.4g}{beside}")
+        tuned = f", {row['tuned baseline']:.4g} at its best rate" if "tuned baseline" in row else ""
+        beside = f"(baseline {row['baseline']:.4g}{tuned})"
+        lines.append(f"error    {row['group']}, {row['split']}: {row['error']:.4g} {beside}")
     return "\n".join([*lines, f"made by  {found['command']}"])

@@ -1,11 +1,14 @@
 """The zoo: the best losses found, by name (`sine/evomal`), each with where it comes from and what it scores.
 
 `python -m evomal_paper.zoo` writes `results/zoo/<experiment>/<method>.json` from the complete runs in `results`.
-Of the seeds of one experiment, profile and method, the run of lowest fitness gives the loss; of equals, the lower
-seed. The profile is the first of paper, calibrated, narrow and quick that has been run; variants of a profile
-(`paper@split=leaking`) give none. Fitness is measured on training rows or, where a data set is split so, on
-validation rows: no test row has a say. Methods whose losses have no closed formula (baseline, ML³) are left out.
-The best loss found need not be a good one: each file says what networks end at with it, and with the baseline.
+Of the seeds of one experiment, profile and method, the run whose loss trains best gives it: by the final error of
+meta-testing from new initial weights, on the validation rows of the tasks that were learned on, or their training
+rows where there are none. Of equals, the lower fitness and then the lower seed. The profile is the first of paper,
+calibrated, narrow and quick that has been run; variants of a profile (`paper@split=leaking`) give none.
+
+A loss that trains networks to a larger error than the task loss does at the same rate and seed, on the rows that
+chose it or on the test rows, is left out, and so is one whose baseline was not run. Methods whose losses have no
+closed formula (baseline, ML³) give none.
 """
 
 from __future__ import annotations
@@ -16,10 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from evomal_core.files import write_json
+from evomal_core.symbolic import rounded
+from evomal_paper.analysis.families import describe as shape_of
+from evomal_paper.analysis.learned import classes_of
+from evomal_paper.analysis.learning_rate import tuning_split
+from evomal_paper.comparison.evidence import by_profile, collect
+from evomal_paper.comparison.tuned import tuned_baseline
 from evomal_paper.runs.run import Run, complete_runs
-from evomal_paper.runs.tables import load, load_readable
+from evomal_paper.runs.tables import load_readable
 
 METHODS = ("random", "gp-lfl", "taylorglo", "evomal")
 
@@ -47,50 +57,61 @@ def records(results_dir: Path | str = "results") -> Iterator[tuple[str, dict[str
     for run in complete:
         if run.profile in _PROFILES and run.method in METHODS:
             groups.setdefault((run.experiment, run.method), []).append(run)
-    for (experiment, method), runs in groups.items():
-        best = min(_PROFILES.index(run.profile) for run in runs)
-        chosen = _lowest([run for run in runs if run.profile == _PROFILES[best]])
-        if chosen is not None:
-            yield f"{experiment}/{method}", _entry(chosen, complete)
+    best = {key: min((run.profile for run in runs), key=_PROFILES.index) for key, runs in groups.items()}
+    baselines = by_profile(run for run in complete if run.method == "baseline")
+    tuned = tuned_baseline(collect(baselines.values()).rates)
+    for (name, method), runs in groups.items():
+        profile = best[name, method]
+        baseline = baselines.get((name, profile))
+        found = load_readable([run for run in runs if run.profile == profile])
+        if found is None or baseline is None:
+            continue
+        errors = _beside(
+            found.final(), baseline.final(), tuned.query("experiment == @name and profile == @profile")
+        )
+        if (seed := _best(found.runs, errors)) is not None:
+            chosen = next(run for run in runs if run.profile == profile and run.seed == seed)
+            yield f"{name}/{method}", _entry(chosen, errors[errors["seed"] == seed])
 
 
 _PROFILES = ("paper", "calibrated", "narrow", "quick")
+_PLACE = ["seed", "group", "split"]
 
 
-def _lowest(runs: Sequence[Any]) -> Any | None:
-    """The run of lowest fitness; None if no run that can be read found a usable loss."""
-    if (read := load_readable(runs)) is None:
-        return None
-    best = read.runs.loc[read.runs["fitness"].idxmin()]
-    return next(run for run in runs if run.seed == best["seed"]) if np.isfinite(best["fitness"]) else None
+def _beside(final: pd.DataFrame, baseline: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
+    """Final errors, with the baseline's at the same seed: at the stated rate, and at its best where others ran."""
+    theirs = baseline[[*_PLACE, "error"]].rename(columns={"error": "baseline"})
+    best = tuned[[*_PLACE, "error", "rate"]].rename(columns={"error": "tuned baseline", "rate": "tuned rate"})
+    return final[[*_PLACE, "error"]].merge(theirs, on=_PLACE).merge(best, on=_PLACE, how="left")
 
 
-def _entry(run: Any, complete: Sequence[Any]) -> dict[str, Any]:
+def _best(runs: pd.DataFrame, errors: pd.DataFrame) -> int | None:
+    """The seed of the loss that trains best; None where none trains as well as the task loss."""
+    seen = errors[errors["group"] == "in-sample"].assign(
+        worse=lambda table: ~(table["error"] <= table["baseline"])
+    )
+    chosen_by = tuning_split(seen)
+    worse = seen[seen["split"].isin([chosen_by, "test"])].groupby("seed")["worse"].any()
+    ranked = seen[seen["split"] == chosen_by].merge(runs[["seed", "fitness"]], on="seed")
+    ranked = ranked[~ranked["seed"].map(worse) & np.isfinite(ranked["fitness"])]
+    return None if ranked.empty else int(ranked.sort_values(["error", "fitness", "seed"])["seed"].iloc[0])
+
+
+def _entry(run: Run, errors: pd.DataFrame) -> dict[str, Any]:
     record, loss = run.record(), run.loss()
     provenance = {name: getattr(run, name) for name in ("experiment", "profile", "method", "seed")}
     provenance |= {name: record[name] for name in ("finished", "hardware", "versions")}
-    score = {"fitness": record["fitness"], "errors after meta-testing": _errors(run, complete)}
+    rows = [
+        {name: value for name, value in row.items() if name != "seed" and not pd.isna(value)}
+        for row in errors.to_dict("records")
+    ]
     return loss.record() | {
-        "formula": str(loss.sympy()),
+        "formula": str(rounded(loss.sympy())),
         "latex": loss.latex(),
-        "score": score,
+        "shape": shape_of(loss, classes_of(run.experiment)).family,
+        "score": {"fitness": record["fitness"], "errors after meta-testing": rows},
         "provenance": provenance | {"command": run.command},
     }
-
-
-def _errors(run: Any, complete: Sequence[Any]) -> list[dict[str, Any]]:
-    """Final errors of the run, averaged over tasks, beside the baseline's at the same seed where that was run."""
-    final = load([run]).final()
-    baseline = Run(run.experiment, run.profile, "baseline", run.seed, run.results_dir)
-    read = load_readable([baseline]) if baseline in complete else None
-    theirs = None if read is None else read.final().set_index(["group", "split"])["error"]
-    rows = []
-    for row in final.to_dict("records"):
-        place = (row["group"], row["split"])
-        rows.append({"group": place[0], "split": place[1], "error": row["error"]})
-        if theirs is not None:
-            rows[-1]["baseline"] = theirs[place]
-    return rows
 
 
 def main(arguments: Sequence[str]) -> int:

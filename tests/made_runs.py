@@ -17,12 +17,15 @@ SEARCHED = ("cached", "equivalent", "optimised", "rejected", "rejected early", "
 KIND = {"sine": "regression", "diabetes": "regression"}
 
 
-def made(run: Run, error: float = 1.0, loss: Loss | None = None, **record: Any) -> Run:
+def made(
+    run: Run, error: float = 1.0, loss: Loss | None = None, held_out: float | None = None, **record: Any
+) -> Run:
     """The run as if it had been computed: `error` is the last on every task, twice as large before.
 
     Args:
         run: the run; it is added to its pack.
         error: the last error of each group, task and split.
+        held_out: the last error on test rows, if it is another.
         loss: what was learned; by default one that fits the method.
         record: other values of the run's record, for example `fitness`.
     """
@@ -42,7 +45,11 @@ def made(run: Run, error: float = 1.0, loss: Loss | None = None, **record: Any) 
         "hardware": {"processor": "none", "cores": 2, "system": "Linux"},
         "versions": {"evomal": "0.1.0", "torch": "2", "commit": "0123456789abcdef"},
     } | record
-    tables = {"history": _history(run, given["fitness"]), "test": _test(run, error), "front": _front(given)}
+    tables = {
+        "history": _history(run, given["fitness"]),
+        "test": _test(run, error, error if held_out is None else held_out),
+        "front": _front(given),
+    }
     texts = {name: table.to_csv(index=False) for name, table in tables.items()}
     run.pack.put({run.key: Finished.of(given, texts, loss.record())})
     return run
@@ -62,13 +69,13 @@ def _front(record: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame([{"complexity": 4, "fitness": record["fitness"], "score": None, "loss": record["loss"]}])
 
 
-def _test(run: Run, error: float) -> pd.DataFrame:
+def _test(run: Run, error: float, held_out: float) -> pd.DataFrame:
     table = experiment(run.experiment).table
     splits = ("train", "test") if table == "2" else ("train", "validation", "test")
     steps = sorted({*run.sizes.recorded_steps(), run.sizes.test_steps})
     rows = [
         {"start": start, "group": group, "task": 0, "step": step, "split": split}
-        | {"error": error * (1 + (step != steps[-1]))}
+        | {"error": (held_out if split == "test" else error) * (1 + (step != steps[-1]))}
         for start in ("new", "search")
         for group in (GROUPS if table == "2" else GROUPS[:1])
         for step in steps

@@ -98,13 +98,13 @@ class Evidence:
 
 def gather(results_dir: Path | str) -> Evidence:
     """The evidence of a results folder; a folder without runs, or none at all, gives empty tables."""
-    return with_analyses(collect(by_profile(results_dir).values()), Path(results_dir))
+    return with_analyses(collect(by_profile(complete_runs(results_dir)).values()), Path(results_dir))
 
 
-def by_profile(results_dir: Path | str) -> dict[tuple[str, str], Results]:
+def by_profile(runs: Iterable[Run]) -> dict[tuple[str, str], Results]:
     """The tables of each experiment and profile but `smoke`, without the runs that can't be read."""
     groups: dict[tuple[str, str], list[Run]] = {}
-    for run in complete_runs(results_dir):
+    for run in runs:
         if not run.profile.startswith("smoke"):
             groups.setdefault((run.experiment, run.profile), []).append(run)
     loaded = {key: load_readable(runs) for key, runs in groups.items()}
