@@ -14,7 +14,7 @@ closed formula (baseline, ML³) give none.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,8 @@ def records(results_dir: Path | str = "results") -> Iterator[tuple[str, dict[str
         )
         if (seed := _best(found.runs, errors)) is not None:
             chosen = next(run for run in runs if run.profile == profile and run.seed == seed)
-            yield f"{name}/{method}", _entry(chosen, errors[errors["seed"] == seed])
+            if (record := chosen.record()) is not None:
+                yield f"{name}/{method}", _entry(chosen, record, errors[errors["seed"] == seed])
 
 
 _PROFILES = ("paper", "calibrated", "narrow", "quick")
@@ -97,8 +98,8 @@ def _best(runs: pd.DataFrame, errors: pd.DataFrame) -> int | None:
     return None if ranked.empty else int(ranked.sort_values(["error", "fitness", "seed"])["seed"].iloc[0])
 
 
-def _entry(run: Run, errors: pd.DataFrame) -> dict[str, Any]:
-    record, loss = run.record(), run.loss()
+def _entry(run: Run, record: Mapping[str, Any], errors: pd.DataFrame) -> dict[str, Any]:
+    loss = run.loss()
     provenance = {name: getattr(run, name) for name in ("experiment", "profile", "method", "seed")}
     provenance |= {name: record[name] for name in ("finished", "hardware", "versions")}
     rows = [
