@@ -106,6 +106,11 @@ class Comparison:
 
     def _against(self, rival: Tuning, how: str) -> str:
         own, other = self.learned.errors("test"), rival.errors("test")
+        if self.learned.trains_as(rival):
+            return (
+                f"The learned loss is {rival.name} ({how}) in effect: it trains the same networks, "
+                f"test {self.metric} {own.mean():.4g}, n = {len(own)} trainings."
+            )
         change, low, high = self.difference(rival)
         said = {
             "won": "The learned loss won against",

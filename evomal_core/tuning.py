@@ -70,6 +70,14 @@ class Tuning:
         """Errors at the chosen rate, (learners, steps)."""
         return self.curves[self.lr][split]
 
+    def trains_as(self, other: Tuning) -> bool:
+        """Whether both losses led to the same errors at every rate, split and step."""
+        return self.curves.keys() == other.curves.keys() and all(
+            np.array_equal(errors, other.curves[lr][split], equal_nan=True)
+            for lr, curves in self.curves.items()
+            for split, errors in curves.items()
+        )
+
 
 def tune(
     losses: dict[str, nn.Module],

@@ -130,6 +130,14 @@ def test_a_verdict_needs_more_than_chance():
     assert list(found.table()["loss"])[-1] == "better"
 
 
+def test_a_learned_loss_that_is_its_rival_in_effect_is_called_so():
+    learned, same = tuned("learned", 1.0, np.nan), tuned("known", 1.0, np.nan)
+    found = Comparison(learned, [same, tuned("other", 1.0, 1.5, validation=2.0)], "MSE")
+    assert "The learned loss is known (chosen on validation) in effect" in found.sentence
+    assert not learned.trains_as(tuned("known", 1.0, 2.0))
+    assert not learned.trains_as(Tuning("known", nn.Identity(), (10,), "validation", {0.2: same.curves[0.1]}))
+
+
 def test_a_diverged_rival_is_beaten_but_not_tested():
     found = Comparison(tuned("learned", 1.0, 1.1), [tuned("broken", np.inf, np.inf, validation=np.inf)], "MSE")
     assert found.verdict(found.rivals[0]) == "undecided"
@@ -149,6 +157,7 @@ def test_a_comparison_of_a_loss_with_itself_finds_no_difference(kind):
     assert names[-3:] == ["mine", *(f"task loss on the validation rows {how}" for how in ("alone", "too"))]
     same = found.rivals[0]
     assert found.difference(same) == (0, 0, 0)
+    assert found.learned.trains_as(same)
     mine = next(rival for rival in found.rivals if rival.name == "mine")
     np.testing.assert_allclose(mine.errors("test"), same.errors("test"), rtol=1e-4)
     assert len(found.curves()) == sum(
