@@ -9,7 +9,9 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from threading import Lock
+from functools import cache
+from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import torch
@@ -18,13 +20,11 @@ from evomal_core.config import SearchConfig
 from evomal_core.devices import one_thread, plain_torch, threads_for
 from evomal_core.engines import fitness, local_search, promises
 from evomal_core.filters import Samples
-from evomal_core.lazy import LazyModule
 from evomal_core.learners import Learner
 from evomal_core.losses import Loss
 from evomal_core.population import compiled
 from evomal_core.population.networks import NotBatchable, make_stacks
-
-cloudpickle = LazyModule("cloudpickle", "evomal[cluster]")
+from evomal_core.sending import unpacked
 
 Tick = Callable[[], None]
 UNIT = 5
@@ -34,6 +34,11 @@ UNIT_ON_CUDA = 25
 
 class WorkerError(RuntimeError):
     """A worker could not do its part; the message says why and what helps."""
+
+
+def in_one_line(error: BaseException) -> str:
+    """An error's type and the beginning of its message."""
+    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no reason given':.120}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,100 +92,131 @@ class Bench:
         return UNIT
 
 
-def packed(bench: Bench) -> tuple[str, bytes]:
-    """A bench as bytes, and the name of its content.
-
-    Raises:
-        ValueError: a part of it can't be sent to another process.
-    """
-    try:
-        content = cloudpickle.dumps(bench)
-    except Exception as error:  # whatever an object's own __reduce__ raises
-        task = bench.learners[0].task
-        parts = {"model": bench.learners[0].network, "metric": getattr(task, "metric", None), "task": task}
-        name = next((name for name, part in parts.items() if not _can_be_packed(part)), "search")
-        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"the {name} can't be sent to workers ({problem:.120}); let it hold no locks, open files or generators"
-        ) from error
-    return hashlib.sha256(content).hexdigest(), content
-
-
-def _can_be_packed(part: Any) -> bool:
-    try:
-        cloudpickle.dumps(part)
-    except Exception:  # as above
-        return False
-    return True
-
-
 def versions() -> dict[str, str]:
     """Versions that a worker must have in common with the caller."""
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return {"evomal": sys.modules["evomal_core"].__version__, "torch": torch.__version__, "Python": python}
+    ours = f"{sys.modules['evomal_core'].__version__} (source {_source()})"
+    return {"evomal": ours, "torch": torch.__version__, "Python": python}
+
+
+@cache
+def _source() -> str:
+    """Digest of the package's files, as two checkouts of one version may differ."""
+    digest, folder = hashlib.sha256(), Path(__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    return digest.hexdigest()[:8]
 
 
 @dataclass(frozen=True)
-class Unknown:
-    """The answer of a worker that was not sent the bench yet."""
+class Answer:
+    """The answer of a worker to a call.
+
+    Attributes:
+        worker: the process.
+        address: of a Dask worker, by which it can be asked for more; "" elsewhere.
+        found: a result for each candidate; None of a worker that was not sent the bench yet.
+    """
 
     worker: str
+    address: str
+    found: list[Any] | None = None
 
 
 KEPT = 2**30
 """Bytes of benches that a worker keeps beside the one in use."""
 _BENCHES: OrderedDict[str, tuple[Bench, int]] = OrderedDict()
 """Benches that this process was sent, and their bytes, by the names of their content, the last used at the end."""
-_WORKING = Lock()
+_WORKING = RLock()
 """One evaluation at a time in a process: its random generators belong to all threads."""
+_ASKED: set[str] = set()
+"""Calls that a search in this process waits for; of others, threads of this process compute nothing."""
 
 
-def work(wanted: dict[str, str], name: str, content: bytes | None, phase: str, losses: bytes, number: int) -> Any:
-    """Do a unit's part of a phase in a worker; `Unknown` where it lacks the bench of that name.
+def this_process() -> str:
+    """A name for this process that no other of a cluster has."""
+    return f"{platform.node()} {os.getpid()}"
 
-    Args:
-        wanted: the caller's versions.
-        name: which bench.
-        content: the bench, where the worker is known to lack it.
-        phase: a method of the bench.
-        losses: the candidates.
-        number: tells two calls apart.
+
+def asked(call: str) -> str:
+    """Note a call that a search in this process waits for."""
+    _ASKED.add(call)
+    return call
+
+
+def forget(calls: Sequence[str], patience: float) -> None:
+    """Wait for no call any more; a thread of this process that is at one ends it first, but for one that hangs.
+
+    The caller is about to compute in the same process, with the same random generators.
+    """
+    held = _WORKING.acquire(timeout=patience)
+    _ASKED.difference_update(calls)
+    if held:
+        _WORKING.release()
+
+
+def work(wanted: dict[str, str], *unit: Any) -> Answer:
+    """Do a unit's part of a phase in a worker, see `_work`, which other versions may call otherwise.
 
     Raises:
         WorkerError: the worker has other versions, or can't load what it was sent.
     """
     with _WORKING:
-        here = platform.node()
         _check_versions(wanted)
-        if name not in _BENCHES and content is None:
-            return Unknown(f"{here} {os.getpid()}")
-        try:
-            if content is not None and name not in _BENCHES:
-                _BENCHES[name] = cloudpickle.loads(content), len(content)
-            bench, _ = _BENCHES[name]
-            candidates = cloudpickle.loads(losses)
-        except Exception as error:
-            raise WorkerError(
-                f"the worker on {here} can't load what it was sent ({type(error).__name__}: {error}); install "
-                "there what the model, the metric and the tasks come from"
-            ) from None
-        _BENCHES.move_to_end(name)
-        while len(_BENCHES) > 1 and sum(size for _, size in _BENCHES.values()) > KEPT:
-            _BENCHES.popitem(last=False)
-        weights = sum(weights.numel() for weights in bench.learners[0].theta.values())
-        with plain_torch(bench.learners[0].device), threads_for(weights):
-            return getattr(bench, phase)(candidates, lambda: None)
+        return Answer(this_process(), _address(), _work(*unit))
 
 
-def call(wanted: dict[str, str], content: bytes) -> Any:
-    """Call a pickled function with its arguments in a worker, on one thread.
+def _work(name: str, content: bytes | None, phase: str, losses: bytes, call: str) -> list[Any] | None:
+    """Results of a bench for a unit; None where this process lacks the bench, or where nobody waits for them.
+
+    Args:
+        name: which bench.
+        content: the bench, where the worker is known to lack it.
+        phase: a method of the bench.
+        losses: the candidates.
+        call: the caller's process, and a number.
+    """
+    if call.startswith(f"{this_process()} ") and call not in _ASKED:
+        return None
+    if name not in _BENCHES and content is None:
+        return None
+    try:
+        if content is not None and name not in _BENCHES:
+            _BENCHES[name] = unpacked(content), len(content)
+        bench, _ = _BENCHES[name]
+        candidates = unpacked(losses)
+    except Exception as error:
+        raise WorkerError(
+            f"the worker on {platform.node()} can't load what it was sent ({in_one_line(error)}); "
+            "install there what the model, the metric and the tasks come from"
+        ) from None
+    _BENCHES.move_to_end(name)
+    while len(_BENCHES) > 1 and sum(size for _, size in _BENCHES.values()) > KEPT:
+        _BENCHES.popitem(last=False)
+    weights = sum(weights.numel() for weights in bench.learners[0].theta.values())
+    with plain_torch(bench.learners[0].device), threads_for(weights):
+        return getattr(bench, phase)(candidates, lambda: None)
+
+
+def _address() -> str:
+    """The address of the Dask worker that this thread belongs to, if it does."""
+    if (distributed := sys.modules.get("distributed")) is None:
+        return ""
+    try:
+        return str(distributed.get_worker().address)
+    except ValueError:
+        return ""
+
+
+def call(wanted: dict[str, str], content: bytes, number: str) -> Any:
+    """Call a pickled function with its arguments in a worker, on one thread; the number tells two calls apart.
 
     Raises:
         WorkerError: the worker has other versions.
     """
     with _WORKING, one_thread():
         _check_versions(wanted)
-        function, arguments = cloudpickle.loads(content)
+        function, arguments = unpacked(content)
         return function(*arguments)
 
 

@@ -7,28 +7,35 @@ kept in the checkpoint, so that a search that stops in the middle of a generatio
 from __future__ import annotations
 
 import copy
+import hashlib
 import itertools
 import logging
 import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import (
-    BrokenExecutor,
-    CancelledError,
-    Executor,
-    Future,
-    ThreadPoolExecutor,
-    wait,
-)
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from itertools import pairwise
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 import torch
 
-from evomal_core.bench import Bench, Tick, Unknown, WorkerError, call, cloudpickle, packed, versions, work
+from evomal_core.bench import (
+    Answer,
+    Bench,
+    Tick,
+    WorkerError,
+    asked,
+    call,
+    forget,
+    in_one_line,
+    this_process,
+    versions,
+    work,
+)
 from evomal_core.losses import Loss
+from evomal_core.sending import packed
 from evomal_core.session import Search
 from evomal_core.tuning import OutOfTimeError
 from evomal_core.unroll import Tuned
@@ -39,10 +46,12 @@ Units = Mapping[int, Sequence[Loss]]
 SAVED_EVERY = 60.0
 """Seconds between two saves within a generation."""
 SILENCE = 600.0
-"""Seconds without an answer, or 20 times the longest time between two so far if that is more, after which units
-are given to other workers, and after as many more the search ends."""
+"""Seconds without an answer, or 20 times the longest time between two so far if that is more, after which all
+workers are asked for what is missing, and after as many more the search ends."""
 FIRST_SILENCE = 3600.0
 """The same as long as it is not known how long a unit takes."""
+NEXT_SILENCE = 30.0
+"""Seconds after which all are asked, once it is known that a worker hangs: it may be given units of each phase."""
 _NUMBERS = itertools.count()
 
 
@@ -73,26 +82,38 @@ class Pool:
 
     def __init__(self, bench: Bench, executor: Executor) -> None:
         self.executor, self.meta_steps = executor, max(bench.config.meta_steps, 1)
-        self.name, self.content = packed(bench)
+        self.name, self.content = sendable(bench)
         self.longest: float | None = None
         """The longest time in seconds between two answers so far."""
+        self.hangs = False
+        """Whether a worker hung before."""
+        self.addresses: dict[str, None] = {}
+        """Dask workers that have answered so far."""
         self.sent: set[str] = set()
         """Workers for which the bench was sent, though an executor may have given it to another."""
 
-    @property
-    def patience(self) -> float:
+    def patience(self, least: float | None = None) -> float:
         """Seconds after which silent workers are taken for lost."""
-        return FIRST_SILENCE if self.longest is None else max(SILENCE, 20 * self.longest)
+        if self.longest is None:
+            return FIRST_SILENCE
+        return max(SILENCE if least is None else least, 20 * self.longest)
 
-    def submit(self, phase: str, losses: Sequence[Loss], content: bytes | None) -> Future:
+    def submit(self, phase: str, losses: Sequence[Loss], call: str, *, bench: bool, address: str) -> Future:
         """Have a unit evaluated.
+
+        Args:
+            phase: a method of the bench.
+            losses: the unit's candidates.
+            call: a name of its own: Dask answers two calls with the same arguments once.
+            bench: whether the bench is sent, too.
+            address: the Dask worker that is asked, as long as it is there; "" for any.
 
         Raises:
             WorkerError: the executor was shut down, or its workers are gone.
         """
-        # a number of its own: Dask answers two calls with the same arguments once
-        given = versions(), self.name, content, phase, cloudpickle.dumps(losses), next(_NUMBERS)
-        return _submitted(self.executor, work, *given)
+        given = versions(), self.name, self.content if bench else None, phase, packed(losses), call
+        where = {"workers": [address], "allow_other_workers": True} if address else {}
+        return _submitted(self.executor, work, *given, **where)
 
     def results(self, phase: str, units: Units, tick: Tick, over: Callable[[], bool]) -> Iterator[tuple[int, Any]]:
         """Units as they are done, until all are or `over()`.
@@ -100,18 +121,18 @@ class Pool:
         Raises:
             WorkerError: the workers are gone, or silent for too long, or have other versions.
         """
-        asked = _Asked(self, phase, units)
+        unanswered = _Asked(self, phase, units)
         try:
-            while asked.missing and not over():
-                number, found = asked.answer()
+            while unanswered.missing and not over():
+                number, found = unanswered.answer()
                 if found is not None:
                     for _ in range(len(found) * self.meta_steps if phase == "local_search" else 0):
                         tick()
                     yield number, found
         finally:
-            running = [future for future in asked.waiting if not future.cancel()]
-            if isinstance(self.executor, ThreadPoolExecutor):
-                wait(running, timeout=self.patience)  # this thread is about to compute in the same process
+            for future in unanswered.waiting:
+                future.cancel()
+            forget(unanswered.calls, self.patience())
 
 
 class _Asked:
@@ -120,12 +141,14 @@ class _Asked:
     Attributes:
         missing: the units that are not done.
         waiting: calls without an answer; a unit may have two of them.
+        calls: the names of all calls.
     """
 
     def __init__(self, pool: Pool, phase: str, units: Units) -> None:
         self.pool, self.phase, self.units = pool, phase, units
         self.missing = set(units)
         self.waiting: dict[Future, int] = {}
+        self.calls: list[str] = []
         self.answers: SimpleQueue[Future] = SimpleQueue()
         self.carrying: set[Future] = set()
         self.parked: list[int] = []
@@ -134,8 +157,9 @@ class _Asked:
         for number in units:
             self._ask(number)
 
-    def _ask(self, number: int, content: bytes | None = None) -> Future:
-        future = self.pool.submit(self.phase, self.units[number], content)
+    def _ask(self, number: int, bench: bool = False, address: str = "") -> Future:
+        self.calls.append(asked(f"{this_process()} {next(_NUMBERS)}"))
+        future = self.pool.submit(self.phase, self.units[number], self.calls[-1], bench=bench, address=address)
         self.waiting[future] = number
         future.add_done_callback(self.answers.put)
         return future
@@ -149,56 +173,98 @@ class _Asked:
             return -1, None
         now = time.monotonic()
         silent, self.heard = now - self.heard, now
-        number, found = self.waiting.pop(future), answer_of(future)
+        number, answer = self.waiting.pop(future), answer_of(future)
         self.carrying.discard(future)
-        if number not in self.missing:  # it was asked for twice
-            found = None
-        elif isinstance(found, Unknown):
-            self._send(number, found.worker)
-            found = None
-        else:
-            self.pool.longest = max(self.pool.longest or 0.0, silent)
-            self.missing.discard(number)
+        if answer.address:
+            self.pool.addresses[answer.address] = None
+        found = None
+        if number in self.missing:  # and was not asked for twice
+            if answer.found is None:
+                self._send(number, answer)
+            else:
+                found = answer.found
+                self.pool.longest = max(self.pool.longest or 0.0, silent)
+                self.missing.discard(number)
         while self.parked and not self.carrying:
             self._ask(self.parked.pop())
         return number, found
 
-    def _send(self, number: int, worker: str) -> None:
+    def _send(self, number: int, lacking: Answer) -> None:
         """Send the bench with a unit, unless it is on its way to that worker."""
-        if worker in self.pool.sent and self.carrying:
+        if lacking.worker in self.pool.sent and self.carrying:
             self.parked.append(number)
         else:
-            self.pool.sent.add(worker)
-            self.carrying.add(self._ask(number, self.pool.content))
+            self.pool.sent.add(lacking.worker)
+            self.carrying.add(self._ask(number, bench=True, address=lacking.address))
 
     def _check_silence(self) -> None:
-        """Ask once more for what silent workers were asked for; then give up."""
+        """Ask every worker for what is missing where none answers; give up where that is of no use."""
         silent = time.monotonic() - self.heard
-        if silent <= self.pool.patience:
+        if silent <= self.pool.patience(NEXT_SILENCE if self.pool.hangs and not self.again else None):
             return
         if self.again:
             raise WorkerError(f"no worker has answered for {silent:.0f} s; look for those that hang")
         log.warning("no worker has answered for %.0f s; what they were asked for is given to others", silent)
-        self.again, self.heard = True, time.monotonic()
-        for number in self.missing:
-            self._ask(number, self.pool.content)
+        self.again, self.heard, self.pool.hangs = True, time.monotonic(), True
+        # without addresses, an executor may give a unit to the very worker that hangs, but hardly both times
+        for number, address in itertools.product(sorted(self.missing), self.pool.addresses or ("", "")):
+            self._ask(number, address=address)
+
+
+def sendable(bench: Bench) -> tuple[str, bytes]:
+    """The name of a bench's content, and the content.
+
+    Raises:
+        ValueError: a part of it can't be sent to another process.
+    """
+    try:
+        content = packed(bench)
+    except Exception as error:  # whatever an object's own __reduce__ raises
+        learner = bench.learners[0]
+        task = learner.task
+        parts = {"model": (learner.network, learner.redraw), "metric": task.metric, "task loss": task.task_loss}
+        name = next((name for name, part in parts.items() if not _can_be_packed(part)), "task")
+        raise ValueError(
+            f"the {name} can't be sent to workers ({in_one_line(error)}); let it hold no locks, open files or "
+            "generators"
+        ) from error
+    return hashlib.sha256(content).hexdigest(), content
+
+
+def _can_be_packed(part: Any) -> bool:
+    try:
+        packed(part)
+    except Exception:  # as above
+        return False
+    return True
 
 
 def called(executor: Executor, function: Callable[..., Any], *arguments: Any) -> Any:
-    """The value of a function, computed by one of an executor's workers.
+    """The value of a function, computed by one of an executor's workers; if that one is silent, by another, too.
 
     Raises:
         WorkerError: the workers are gone, or have other versions.
     """
-    return answer_of(_submitted(executor, call, versions(), cloudpickle.dumps((function, arguments))))
+    content = packed((function, arguments))
+    waiting: set[Future] = set()
+    while True:
+        waiting.add(_submitted(executor, call, versions(), content, f"{this_process()} {next(_NUMBERS)}"))
+        done, _ = wait(waiting, timeout=FIRST_SILENCE, return_when=FIRST_COMPLETED)
+        if done:
+            for future in waiting - done:
+                future.cancel()
+            return answer_of(done.pop())
+        log.warning(
+            "no worker has answered for %.0f s; another one is asked, too; look for those that hang", FIRST_SILENCE
+        )
 
 
-def _submitted(executor: Executor, function: Callable[..., Any], *arguments: Any) -> Future:
+def _submitted(executor: Executor, function: Callable[..., Any], *arguments: Any, **where: Any) -> Future:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
-            return executor.submit(function, *arguments)
-    except RuntimeError as error:  # it was shut down, or its workers are gone
+            return executor.submit(function, *arguments, **where)
+    except Exception as error:  # it was shut down, or its workers are gone
         raise _lost(error) from error
 
 
@@ -217,7 +283,7 @@ def answer_of(future: Future) -> Any:
     except Exception as error:
         if isinstance(error, ImportError) or "deserializ" in str(error):
             raise WorkerError(
-                f"a worker or the scheduler can't load this package ({_line(error.__cause__ or error)}); "
+                f"a worker or the scheduler can't load this package ({in_one_line(error.__cause__ or error)}); "
                 "install there what is here"
             ) from error
         if type(error).__module__.split(".")[0] in ("distributed", "dask"):
@@ -226,11 +292,7 @@ def answer_of(future: Future) -> Any:
 
 
 def _lost(error: BaseException) -> WorkerError:
-    return WorkerError(f"the executor's workers are gone ({_line(error)})")
-
-
-def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no reason given':.120}"
+    return WorkerError(f"the executor's workers are gone ({in_one_line(error)})")
 
 
 class Workers:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import combinations, product
+from itertools import combinations, count, product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -122,3 +125,27 @@ def global_generators_untouched() -> Iterator[None]:
     yield
     for name, then, now in zip(("random", "numpy.random", "torch"), before, states(), strict=True):
         assert then == now, f"the global generator of {name} was touched"
+
+
+def faulty(
+    fault: Callable[[], None], folder: Path, first: int = 1, last: int | None = None
+) -> Callable[..., float]:
+    """A metric that has a fault in other processes than this one, at their first to last call in all.
+
+    Calls are counted by files, so that it is sure when the fault comes, however busy the machine is.
+    """
+    caller = os.getpid()
+
+    def absolute(y_pred: Any, y_true: Any) -> float:
+        if os.getpid() != caller and first <= number() <= (last or first):
+            fault()
+        return float(np.abs(y_pred - y_true).mean())
+
+    def number() -> int:
+        for found in count(1):
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(folder / f"call-{found}", os.O_CREAT | os.O_EXCL))
+                break
+        return found
+
+    return absolute

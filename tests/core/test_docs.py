@@ -37,7 +37,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("mkdocstrings")
     built = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
+        cwd=ROOT, capture_output=True, text=True, timeout=1200,
     )  # fmt: skip
     assert built.returncode == 0, built.stderr
     reference = (tmp_path / "site" / "reference" / "index.html").read_text()

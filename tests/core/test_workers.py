@@ -6,19 +6,19 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
-from helpers import class_task, regression_task, small_model, tiny_config
+from helpers import class_task, faulty, regression_task, small_model, tiny_config
 from test_search import learn, outcome
 from torch import nn
 
 import evomal_core as em
-from evomal_core import bench, workers
+from evomal_core import bench, sending, workers
 from evomal_core.bench import WorkerError
+from evomal_core.files import read_json
 from evomal_core.workers import _split
 
 pytest.importorskip("cloudpickle")
@@ -33,11 +33,13 @@ class Backwards(Executor):
         calls: the phase of each call.
     """
 
+    lock = threading.Lock()
+    """Of all of them: a call of an executor given up may still come while the next one is used."""
+
     def __init__(self, count: int, fault=None) -> None:
         self.memories = [{} for _ in range(count)]
         self.sent, self.calls, self.fault = [], [], fault
         self.waiting: list[tuple[Future, tuple]] = []
-        self.lock = threading.Lock()
 
     def memory(self, number, content):
         return self.memories[number % len(self.memories)]
@@ -168,24 +170,23 @@ def test_networks_and_metrics_defined_on_the_spot_are_sent_too(processes):
     assert outcome(search(processes)) == outcome(search())
 
 
-def test_a_killed_process_ends_in_one_line_and_a_checkpoint_that_goes_on(tmp_path):
-    config = tiny_config(generations=3, engine="jvp", meta_steps=30)
-    whole = learn(config=config)
-    executor = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
 
-    def kill():
-        while not (tmp_path / "checkpoint.json").exists():
-            time.sleep(0.01)
-        for number in list(executor._processes):
-            os.kill(number, signal.SIGKILL)
 
-    killer = threading.Thread(target=kill)
-    killer.start()
-    with pytest.raises(WorkerError, match=r"workers are gone .*checkpoint\.json; call again") as caught:
-        learn(config=config, executor=executor, checkpoint=tmp_path)
-    killer.join()
+@pytest.mark.parametrize("call", [1, 4, 9])
+def test_a_process_killed_at_any_moment_ends_in_one_line_and_a_checkpoint_that_goes_on(call, tmp_path):
+    (tmp_path / "calls").mkdir()
+    options = {"metric": faulty(kill, tmp_path / "calls", first=call), "compare": False}
+    with (
+        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor,
+        pytest.raises(WorkerError, match=r"workers are gone .*checkpoint\.json; call again") as caught,
+    ):
+        learn("gp-lfl", executor=executor, checkpoint=tmp_path, **options)
     assert len(str(caught.value).splitlines()) == 1
-    assert outcome(learn(config=config, checkpoint=tmp_path)) == outcome(whole)
+    done = read_json(tmp_path / "checkpoint.json")["state"]["unfinished"]
+    assert (call > 1) == any(done.values())
+    assert outcome(learn("gp-lfl", checkpoint=tmp_path, **options)) == outcome(learn("gp-lfl", **options))
 
 
 @pytest.mark.parametrize("at", [1, 8, 15])
@@ -219,11 +220,12 @@ class Silent(Executor):
 @pytest.fixture
 def impatient(monkeypatch):
     monkeypatch.setattr(workers, "SILENCE", 1.0)
+    monkeypatch.setattr(workers, "NEXT_SILENCE", 1.0)
     monkeypatch.setattr(workers, "FIRST_SILENCE", 1.0)
 
 
 def test_workers_that_never_answer_are_given_up(impatient):
-    with pytest.raises(WorkerError, match=r"no worker has answered for . s"):
+    with pytest.raises(WorkerError, match=r"no worker has answered for \d+ s"):
         learn(executor=Silent(lambda call: True))
 
 
@@ -265,3 +267,49 @@ def test_what_can_not_be_sent_is_named():
 def test_something_else_than_an_executor_is_refused():
     with pytest.raises(ValueError, match=r"executor is a concurrent\.futures\.Executor, got a int; of a Dask"):
         learn(executor=4)
+
+
+class Late(Executor):
+    """Stands for threads that begin a call when nobody waits for it any more."""
+
+    def __init__(self) -> None:
+        self.late = []
+
+    def submit(self, function, /, *arguments):
+        future: Future = Future()
+        future.set_running_or_notify_cancel()  # it can't be cancelled any more
+        self.late.append(lambda: function(*arguments))
+        return future
+
+
+def test_a_thread_computes_nothing_that_nobody_waits_for(impatient, monkeypatch):
+    executor = Late()
+    with pytest.raises(WorkerError, match="no worker has answered"):
+        learn(executor=executor)
+    monkeypatch.setattr(bench, "unpacked", pytest.fail)
+    assert len(executor.late) > 4
+    assert {call().found for call in executor.late} == {None}
+
+
+@pytest.mark.parametrize("silent", [1, 2])
+def test_a_worker_that_is_silent_with_one_call_is_passed_over(silent, impatient, caplog):
+    assert workers.called(Silent(lambda call: call <= silent), max, 3, 4) == 4
+    assert caplog.text.count("another one is asked, too") == silent
+
+
+def test_two_checkouts_of_one_version_are_told_apart(monkeypatch):
+    ours = bench.versions()["evomal"]
+    assert ours.startswith(em.__version__)
+    monkeypatch.setattr(bench, "_source", lambda: "another")
+    assert bench.versions()["evomal"] != ours
+    with pytest.raises(WorkerError, match=r"has evomal .*\(source another\), the caller .*; install the same"):
+        bench.work({**bench.versions(), "evomal": ours}, "arguments of", "another version")
+
+
+def test_a_view_is_sent_without_what_it_is_a_view_of():
+    whole = torch.randn(100_000, 3)
+    content = sending.packed({"view": whole[:7], "bias": nn.Parameter(torch.ones(2))})
+    assert len(content) < 4000
+    again = sending.unpacked(content)
+    assert torch.equal(again["view"], whole[:7])
+    assert isinstance(again["bias"], nn.Parameter)

@@ -112,9 +112,9 @@ def test_a_bad_loss_file_is_one_line_and_nothing_is_executed(content, offender, 
 
 
 def test_a_huge_range_of_seeds_is_refused_at_once(capsys):
-    begin = time.perf_counter()
+    begin = time.process_time()  # whatever else the machine does
     assert "seeds" in mistake(capsys, *SMOKE, "--seeds", "0-99999999999")
-    assert time.perf_counter() - begin < 5
+    assert time.process_time() - begin < 5
 
 
 @pytest.mark.parametrize(
@@ -223,6 +223,10 @@ def test_show_of_what_a_loss_does_not_have_is_one_line(loss, format_, offender, 
     assert offender in mistake(capsys, "show", "neural.json", "--format", format_)
 
 
+LONG = 600
+"""Seconds that a busy machine may take for what otherwise takes one."""
+
+
 def larger(generations: int) -> str:
     """The name of a smoke profile with as many generations; workers know it too."""
     return f"smoke@generations={generations},fitness_steps=10"
@@ -244,7 +248,7 @@ def started(generations: int, folder: Path, *arguments: str) -> subprocess.Popen
 
 
 def wait_for(paths: list[Path], process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + LONG
     while not any(path.exists() for path in paths) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     assert process.poll() is None, process.communicate()
@@ -255,7 +259,7 @@ def test_ctrl_c_says_so_exits_with_130_and_leaves_a_run_that_resumes(tmp_path):
     run = Run("sine", larger(100), "gp-lfl", 0, tmp_path / "stopped")
     wait_for([run.work / "checkpoint.json"], process)
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=LONG)
     assert process.returncode == 130, err
     assert "stopped; the same command goes on from the last finished generation" in err
     assert "Traceback" not in err
@@ -265,7 +269,7 @@ def test_ctrl_c_says_so_exits_with_130_and_leaves_a_run_that_resumes(tmp_path):
     again = started(100, tmp_path / "stopped", "--method", "gp-lfl")
     whole = started(100, tmp_path / "whole", "--method", "gp-lfl")
     for process in (again, whole):
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=LONG)
         assert process.returncode == 0, err
     ours, other = (
         Run("sine", larger(100), "gp-lfl", 0, tmp_path / name).finished() for name in ("stopped", "whole")
@@ -279,10 +283,10 @@ def test_ctrl_c_with_several_jobs_ends_the_workers_too(tmp_path):
     runs = [Run("sine", larger(100_000), method, 0, tmp_path).work / "run.json" for method in names]
     wait_for(runs, process)
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=LONG)
     assert process.returncode == 130, err
     assert "Traceback" not in err
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + LONG
     while time.monotonic() < deadline:
         try:
             os.killpg(process.pid, 0)

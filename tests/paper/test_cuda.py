@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
 from typing import Any
 
 import pandas as pd
@@ -14,6 +16,7 @@ from simulated_cuda import Graph, simulated_cuda
 from torch import nn
 
 import evomal_core as em
+from evomal_core import bench, sending
 from evomal_core.checkpoints import Checkpoint
 from evomal_core.engines import fitness, local_search
 from evomal_core.learners import make_learners
@@ -284,3 +287,57 @@ def test_on_a_real_gpu_local_search_agrees_with_the_cpu() -> None:
 
     for ours, theirs in zip(tuned("cuda"), tuned("cpu"), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=0)
+
+
+class OneWorkerACard(Executor):
+    """Two workers that take turns, each with a memory of its own and one card, which the simulation plays."""
+
+    def __init__(self) -> None:
+        self.memories: list[OrderedDict[str, Any]] = [OrderedDict(), OrderedDict()]
+        self.calls = 0
+
+    def submit(self, function: Any, /, *arguments: Any, **keywords: Any) -> Future:
+        future: Future = Future()
+        self.calls += 1
+        ours, bench._BENCHES = bench._BENCHES, self.memories[self.calls // 3 % 2]
+        try:
+            future.set_result(function(*arguments))
+        finally:
+            bench._BENCHES = ours
+        return future
+
+
+@pytest.mark.parametrize(("method", "network"), [("evomal", "mlp"), ("taylorglo", "convolutions")])
+def test_workers_with_a_card_each_give_the_same_bits(method: str, network: str) -> None:
+    pytest.importorskip("cloudpickle")
+
+    def search(device: str, executor: Executor | None = None) -> Any:
+        config = tiny_config(generations=1, population=4)
+        found = em.learn_loss(
+            [TASKS["multiclass"]], lambda: NETWORKS[network](3), method, config=config, device=device,
+            executor=executor, progress=False, compare=False,
+        )  # fmt: skip
+        return [(str(entry), entry.fitness, entry.status) for entry in found.evaluations], list(found.generations)
+
+    with simulated_cuda():
+        workers = OneWorkerACard()
+        spread = search("cuda", workers)
+        assert all(len(memory) == 1 for memory in workers.memories)
+        for memory in workers.memories:
+            for sent, _ in memory.values():
+                assert {array.device.type for array in sent.learners[0].theta.values()} == {"cuda"}
+                assert sent.learners[0].device.type == "cuda"
+        assert spread == search("cuda")
+
+
+@pytest.mark.usefixtures("cuda")
+def test_what_lies_on_one_of_the_callers_cards_is_put_on_the_workers_first_one() -> None:
+    pytest.importorskip("cloudpickle")
+    weights = nn.Linear(2, 1).to("cuda")
+    content = sending.packed({"layer": weights, "device": torch.device("cuda", 3), "host": torch.ones(2)})
+    again = sending.unpacked(content)
+    assert again["device"] == torch.device("cuda", 0)
+    assert not again["host"].is_cuda
+    assert again["layer"].weight.is_cuda
+    assert again["layer"].weight.requires_grad
+    assert torch.equal(again["layer"].weight.cpu(), weights.weight.cpu())

@@ -55,7 +55,7 @@ def command(*words: str, **settings) -> subprocess.CompletedProcess[str]:
     """A finished process, run as from a person's shell and not from within make."""
     shell = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     return subprocess.run(
-        words, capture_output=True, text=True, timeout=120, env=shell | {"LC_ALL": "C"}, **settings
+        words, capture_output=True, text=True, timeout=600, env=shell | {"LC_ALL": "C"}, **settings
     )
 
 

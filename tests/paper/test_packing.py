@@ -79,12 +79,12 @@ def test_a_run_that_another_process_computes_is_left_for_last_and_never_computed
     def another():
         with locked(lock_of(busy), "run"):
             started.set()
-            assert done.wait(60)
+            assert done.wait(600)
             made(busy)
 
     thread = threading.Thread(target=another)
     thread.start()
-    assert started.wait(60)
+    assert started.wait(600)
     monkeypatch.setattr(computing, "_search_and_test", lambda run, *_: made_elsewhere(run, tmp_path))
     found = computed(runs, progress=False)
     assert next(found) == free
