@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 from torch import nn
 
 from evomal_core.config import EVERYDAY, SearchConfig
-from evomal_core.kinds import Kind
+from evomal_core.kinds import Kind, link
 from evomal_core.learners import make_learners
 from evomal_core.losses import Loss, TaskLoss
 from evomal_core.models import mlp
@@ -191,11 +191,9 @@ class LossSearch(BaseEstimator):
     @available_if(_is_classifier)
     def predict_proba(self, X: Any) -> np.ndarray:  # noqa: N803
         """The network's probabilities of the classes (rows, classes), in the order of `classes_`."""
-        outputs = self._outputs(X)
-        if len(self.classes_) > 2:
-            return torch.softmax(outputs, dim=1).numpy()
-        positive = torch.sigmoid(outputs)
-        return torch.cat([1 - positive, positive], dim=1).numpy()
+        kind: Kind = "multiclass" if len(self.classes_) > 2 else "binary"
+        f = link(self._outputs(X), kind)
+        return (f if kind == "multiclass" else torch.cat([1 - f, f], dim=1)).numpy()
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: N803
         """The accuracy of a classification, R² of a regression."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from evomal_core.kinds import Kind, check_kind
+from evomal_core.kinds import Kind, check_kind, link
 from evomal_core.labels import as_rows, read_labels
 from evomal_core.lazy import LazyModule
 
@@ -216,8 +216,8 @@ def _probabilities(logits: Tensor, y: Tensor, kind: Kind) -> tuple[Tensor, Tenso
     """Probabilities and one-hot labels (*, rows, classes); of a binary task (*, C, rows, 2), each output alone."""
     if kind == "multiclass":
         hot = functional.one_hot(y, logits.shape[-1]).to(logits.dtype)
-        return torch.softmax(logits, dim=-1), hot.expand_as(logits)
-    positive, label = torch.sigmoid(logits).mT, (y > 0.5).to(logits.dtype).expand_as(logits).mT
+        return link(logits, kind), hot.expand_as(logits)
+    positive, label = link(logits, kind).mT, (y > 0.5).to(logits.dtype).expand_as(logits).mT
     return torch.stack((1 - positive, positive), dim=-1), torch.stack((1 - label, label), dim=-1)
 
 
@@ -346,9 +346,7 @@ def _each(function: Callable[[np.ndarray, np.ndarray], Any], kind: Kind) -> Comp
 
 def _arrays(y_pred: Tensor, labels: Tensor, kind: Kind) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Predictions and labels of each network, as functions of one's own get them."""
-    f = y_pred.detach().double()
-    if kind != "regression":
-        f = torch.softmax(f, dim=-1) if kind == "multiclass" else torch.sigmoid(f)
+    f = link(y_pred.detach().double(), kind)
     rows = f.shape[-2:]
     predictions = f.reshape(-1, *rows).cpu().numpy()
     if kind == "multiclass":

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import SEEDS, pairwise, trees, weights_for
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -114,7 +114,6 @@ def assert_meta_gradients_agree(
 # ---- meta-gradients -------------------------------------------------------------------------------
 
 
-@settings(max_examples=150)
 @given(st.lists(trees(), min_size=1, max_size=5), st.sampled_from(KINDS), st.booleans(), SEEDS)
 def test_one_step_agrees_with_double_backward(
     expressions: list[Expression], kind: str, nesterov: bool, seed: int

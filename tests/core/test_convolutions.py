@@ -38,17 +38,13 @@ from evomal_core.unroll import meta_gradient
 pytest.importorskip("numba")
 convolution_network = pytest.importorskip("evomal_core.population.convolution_network")
 compiled_convolutions = pytest.importorskip("evomal_core.population.compiled_convolutions")
+pytestmark = pytest.mark.usefixtures("with_kernels")
 
 KINDS = ("regression", "binary", "multiclass")
 LEARNT = ["square(sub(f, y))", "tanh(sub(f, y))", "log(add(1, square(sub(f, y))))", "div(f, y)", "mul(y, y)"]
 NESTEROV = SGD(lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.01, batch_size=6)
 MOMENTUM = SGD(lr=0.05, momentum=0.5, batch_size=6)
 PLAIN = SGD(lr=0.05, batch_size=6)
-
-
-@pytest.fixture(autouse=True)
-def _kernels_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("EVOMAL_KERNELS", raising=False)
 
 
 def random_network(rng: random.Random, outputs: int) -> tuple[Callable[[], nn.Module], tuple[int, int, int]]:

@@ -20,7 +20,6 @@ def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch):
     if page == "learn":
         pytest.importorskip("sklearn")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EVOMAL_KERNELS", "0")  # compiling them takes longer than all of the page
     space: dict[str, object] = {}
     try:
         for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), re.S):

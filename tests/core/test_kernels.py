@@ -32,17 +32,13 @@ from evomal_core.seeds import isolated_torch
 
 pytest.importorskip("numba")
 kernels = pytest.importorskip("evomal_core.population.kernels")
+pytestmark = pytest.mark.usefixtures("with_kernels")
 
 NESTEROV = SGD(lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.01, batch_size=8)
 MOMENTUM = SGD(lr=0.05, momentum=0.5, batch_size=8)
 FULL = SGD(lr=0.05, batch_size=100)
 KINDS = ("regression", "binary", "multiclass")
 LEARNT = ["square(sub(f, y))", "tanh(sub(f, y))", "log(add(1, square(sub(f, y))))", "div(f, y)", "mul(y, y)"]
-
-
-@pytest.fixture(autouse=True)
-def _kernels_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("EVOMAL_KERNELS", raising=False)
 
 
 def learners_for(

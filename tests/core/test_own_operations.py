@@ -72,6 +72,7 @@ def test_all_engines_have_one_meta_gradient():
         assert (row[: loss.size] - wanted).norm() <= 1e-10 * wanted.norm()
 
 
+@pytest.mark.usefixtures("with_kernels")
 def test_a_search_uses_the_operations_that_it_is_given_without_kernels_and_says_so_once(caplog):
     caplog.set_level(logging.INFO, "evomal")
     compiled._LACKING.clear()

@@ -88,6 +88,7 @@ def test_each_operation_agrees_at_its_kinks(name: str) -> None:
     assert_agree([Expression.parse(f"{name}({text})") for text in arguments], False, seed=0)
 
 
+@pytest.mark.usefixtures("with_kernels")
 def test_one_row_makes_an_operation(monkeypatch: pytest.MonkeyPatch) -> None:
     cube = Primitive(
         "cube",

@@ -32,6 +32,7 @@ from evomal_core.training import train
 from evomal_core.unroll import meta_gradient
 
 pytest.importorskip("numba")
+pytestmark = pytest.mark.usefixtures("with_kernels")
 
 PLAIN = SGD(lr=0.1, batch_size=6)
 MOMENTUM = SGD(lr=0.1, momentum=0.5, batch_size=6)

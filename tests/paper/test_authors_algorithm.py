@@ -116,8 +116,7 @@ def problem():
 
 @pytest.mark.parametrize("engine", ["higher", "autograd", "jvp", "batched", "batched without kernels"])
 def test_every_engine_does_as_the_authors_algorithm(engine, problem, monkeypatch):
-    if engine == "batched without kernels":
-        monkeypatch.setenv("EVOMAL_KERNELS", "0")
+    monkeypatch.setenv("EVOMAL_KERNELS", "0" if "without" in engine else "1")
     name = engine.split()[0]
     config, learner, expressions, start, wanted = problem
     losses = [em.LearnedLoss(e, phi=w) for e, w in zip(expressions, start, strict=True)]

@@ -20,7 +20,6 @@ from evomal_core import bench, sending
 from evomal_core.checkpoints import Checkpoint
 from evomal_core.engines import fitness, local_search
 from evomal_core.learners import make_learners
-from evomal_core.population import compiled
 from evomal_core.search import METHODS
 from evomal_paper.analysis.landscapes import Grid
 from evomal_paper.analysis.landscapes import load_or_compute as landscapes
@@ -43,12 +42,6 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "running mean": lambda outputs: Centred(),
     "dropout": lambda outputs: nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.3), nn.Linear(4, outputs)),
 }
-
-
-@pytest.fixture(autouse=True)
-def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The compiled kernels are of the CPU alone, and round differently."""
-    monkeypatch.setattr(compiled, "fits", lambda *arguments, **keywords: False)
 
 
 @pytest.fixture

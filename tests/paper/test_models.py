@@ -10,6 +10,7 @@ from evomal_core.engines import choose_engine
 from evomal_core.losses import TaskLoss
 from evomal_core.models import he_, logistic
 from evomal_core.seeds import isolated_torch, numpy_rng
+from evomal_paper.datasets.downloads import import_torchvision
 from evomal_paper.networks import MODELS, preresnet, pyramidnet, wide_resnet
 
 # Published for ImageNet, by torchvision's documentation of alexnet, vgg16_bn and squeezenet1_0.
@@ -91,12 +92,24 @@ def test_one_step_of_training_changes_all_weights_and_stays_finite(name):
     assert (y_pred < 0).any(), "logits, not probabilities"
 
 
-@pytest.mark.parametrize("name", ["allcnnc", "resnet18", "pyramidnet"])
-def test_an_engine_without_double_backward_takes_it(name):
-    x = numpy_rng(0, "images").normal(size=(10, 3, 32, 32))
+def residual():
+    block = import_torchvision().models.resnet.BasicBlock(4, 4)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), block, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [
+        ("allcnnc", MODELS["allcnnc"]),
+        ("pyramidnet", lambda _: pyramidnet(2, depth=8)),
+        ("resnet", lambda _: residual()),
+    ],
+)
+def test_an_engine_without_double_backward_takes_it(name, network):
+    x = numpy_rng(0, "images").normal(size=(10, 3, 8, 8))  # a sixteenth of CIFAR-10's pixels
     task = em.Task.from_arrays(x, [0, 1] * 5, kind="multiclass")
     config = tiny_config(base=em.SGD(batch_size=2))
-    learners = em.learners.make_learners([task], lambda: MODELS[name](2), config, 0, "test")
+    learners = em.learners.make_learners([task], lambda: network(2), config, 0, "test")
     assert choose_engine(learners, config) == "batched"
     assert learners[0].draws == (name == "allcnnc")
 

@@ -199,7 +199,7 @@ def processes():
     return run
 
 
-@pytest.mark.parametrize("method", ["evomal", "gp-lfl", "taylorglo"])
+@pytest.mark.parametrize("method", ["evomal", "taylorglo"])
 def test_a_kill_at_random_moments_and_going_on_is_bit_by_bit_the_same(method, processes, tmp_path):
     assert processes(tmp_path / "undisturbed", method) == 0
     run = Run("sine", "smoke", method, 0, tmp_path / "killed")
