@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from functools import partial
-from importlib.resources import files
 
 import pandas as pd
 
@@ -14,16 +12,16 @@ from evomal_paper.comparison import claims_gecco, claims_tpami
 from evomal_paper.comparison.evidence import Evidence
 from evomal_paper.comparison.findings import ABSENT, Claim, Finding
 from evomal_paper.comparison.verdicts import NOT_RUN, is_counted, strength
+from evomal_paper.published.tables import facts
 
 MEASURES = claims_gecco.MEASURES | claims_tpami.MEASURES
 
 
 def read_claims() -> tuple[Claim, ...]:
     """The claims of `published/claims.toml`, each with the function that judges it."""
-    rows = tomllib.loads(files("evomal_paper").joinpath("published/claims.toml").read_text("utf-8"))["claim"]
     own = {field.name for field in fields(Claim)} | {"measure"}
     claims = []
-    for row in rows:
+    for row in facts("claims", "claim"):
         settings = {name: value for name, value in row.items() if name not in own}
         stated = {name: row[name] for name in ("name", "paper", "section", "quote", "rule")}
         judge = partial(MEASURES[row["measure"]], **settings)

@@ -261,7 +261,6 @@ _SURNAMES = Remote(
     "surnames_with_splits.csv",
     ("https://drive.google.com/uc?export=download&id=1T1la2tYO1O7XkMRawG8VcFcvtjbxDqU-",),
 )
-_NAMES = Remote("data.zip", ("https://download.pytorch.org/tutorial/data.zip",))
 
 _ALL = (
     DataSet(
@@ -328,26 +327,6 @@ _ALL = (
         readers.names,
         files=(("surnames_with_splits.csv", readers.surnames),),
         remotes=lambda: [_SURNAMES],
-    ),
-    DataSet(
-        "surname-pytorch",
-        "multiclass",
-        "the names archive of the PyTorch tutorial (20,074 names of the same 18 nationalities, no split): "
-        "another content than `surname`, so not for comparison with the paper",
-        None,
-        classes=readers.NATIONALITIES,
-        conform=partial(readers.names, rows=20_074),
-        files=(("data.zip", readers.names_archive),),
-        remotes=lambda: [_NAMES],
-    ),
-    _image_set(
-        "fashion-mnist",
-        "FashionMNIST",
-        "Fashion-MNIST (Xiao et al. 2017; 60,000 and 10,000 images of 28×28)",
-        None,
-        (("FashionMNIST", readers.idx_folder),),
-        partial(readers.images, rows=(60_000, 10_000), shape=(28, 28), classes=10, balanced=True),
-        "T-shirt Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Boot",
     ),
     _image_set(
         "svhn",

@@ -89,11 +89,11 @@ def images(
     return tuple(conformed)
 
 
-def names(*arrays: np.ndarray, rows: int | None = None) -> Arrays:
+def names(*arrays: np.ndarray) -> Arrays:
     """Pairs of names (rows,) as text and their classes (rows,) as int64.
 
     Raises:
-        ValueError: a class is not one of NATIONALITIES, or there are not as many names as `rows`.
+        ValueError: a class is not one of NATIONALITIES, or not each name has one.
     """
     conformed: list[np.ndarray] = []
     for x, y in zip(arrays[::2], arrays[1::2], strict=True):
@@ -103,8 +103,6 @@ def names(*arrays: np.ndarray, rows: int | None = None) -> Arrays:
         if y.min() < 0 or y.max() >= len(NATIONALITIES):
             raise ValueError(f"classes {y.min()} to {y.max()}, expected 0 to {len(NATIONALITIES) - 1}")
         conformed += [np.array(x.tolist()), y]  # as wide as its longest name
-    if rows is not None and len(conformed[0]) != rows:
-        raise ValueError(f"{len(conformed[0])} names, expected {rows}")
     return tuple(conformed)
 
 
@@ -179,22 +177,6 @@ def surnames(path: Path) -> Arrays:
             x.append(row["surname"])
             y.append(number[row["nationality"]])
     return tuple(np.array(column) for part in parts.values() for column in part)
-
-
-def names_archive(path: Path) -> Arrays:
-    """Names and the indices of their languages, from the archive of text files `data/names/LANGUAGE.txt`."""
-    found: list[str] = []
-    classes: list[int] = []
-    with zipfile.ZipFile(path) as archive:
-        for index, nationality in enumerate(NATIONALITIES):
-            info = archive.getinfo(f"data/names/{nationality}.txt")
-            if info.file_size > 2**24:
-                raise ValueError(f"{info.filename} has {info.file_size} bytes")
-            lines = [line.strip() for line in archive.read(info).decode("utf-8").splitlines()]
-            lines = [line for line in lines if line]
-            found += lines
-            classes += [index] * len(lines)
-    return np.array(found), np.array(classes)
 
 
 # --- images, in torchvision's layout -------------------------------------------------------------------

@@ -6,12 +6,10 @@ where it speaks, and the text elsewhere: its baselines meet the published ones. 
 
 from __future__ import annotations
 
-import tomllib
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
 from evomal_core.config import SGD, SearchConfig
+from evomal_paper.published.tables import facts
 
 CODE: dict[str, Any] = {
     "theta0": "redrawn",
@@ -101,8 +99,6 @@ def few_steps(steps: int) -> dict[str, Any]:
     return {"meta_steps": steps, "meta_lr": min(0.1, float(f"{1.5 / steps:.1g}"))}
 
 
-@cache
 def switches() -> list[dict[str, Any]]:
     """The settings in which code and text differ, or may: name, what each says, and the values here."""
-    with (files("evomal_paper") / "published" / "switches.toml").open("rb") as file:
-        return tomllib.load(file)["switch"]
+    return facts("switches", "switch")

@@ -11,7 +11,6 @@ import sys
 import tarfile
 import threading
 import tracemalloc
-import zipfile
 from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -239,21 +238,6 @@ def test_surnames_keep_their_parts_and_order(folder):
     assert dataset.classes[17] == "Vietnamese"
 
 
-def test_names_archive_is_a_data_set_of_its_own(folder):
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        for name in readers.NATIONALITIES:
-            archive.writestr(f"data/names/{name}.txt", f"Ślusàrski\n{name}son\n\n")
-    put(folder, "data.zip", stream.getvalue())
-    with pytest.raises(AlteredDataError, match="36 names, expected 20074"):
-        DATASETS["surname-pytorch"].load()
-    x, y = replace(DATASETS["surname-pytorch"], conform=readers.names).load()
-    assert x[:3].tolist() == ["Ślusàrski", "Arabicson", "Ślusàrski"]
-    assert y.tolist() == sorted([*range(18), *range(18)])
-    with pytest.raises(MissingDataError):
-        DATASETS["surname"].load()
-
-
 # --- containers that someone puts there ----------------------------------------------------------------
 
 
@@ -345,13 +329,13 @@ def test_svhn_through_torchvision(folder, monkeypatch):
 def test_sets_without_a_known_hash_are_checked_by_shape_and_classes(folder):
     rng = np.random.default_rng(0)
     conform = partial(readers.images, rows=(20, 10), shape=(28, 28), classes=10, balanced=True)
-    dataset = replace(DATASETS["fashion-mnist"], conform=conform)
+    dataset = replace(DATASETS["svhn"], conform=conform)
     arrays = small_images()
-    put(folder, "fashion-mnist.npz", npz_bytes(**dict(zip(SPLIT, arrays, strict=True))))
+    put(folder, "svhn.npz", npz_bytes(**dict(zip(SPLIT, arrays, strict=True))))
     assert_same(dataset.load(), arrays)
     assert "not known" in dataset.state()
     arrays[1][:] = rng.permutation(20) // 3
-    put(folder, "fashion-mnist.npz", npz_bytes(**dict(zip(SPLIT, arrays, strict=True))))
+    put(folder, "svhn.npz", npz_bytes(**dict(zip(SPLIT, arrays, strict=True))))
     with pytest.raises(AlteredDataError, match="not equally many"):
         dataset.load()
 
@@ -455,7 +439,6 @@ def test_random_damage_is_refused_or_harmless(folder):
         ("surname", "surnames_with_splits.csv", b"nationality,split,surname\nMartian,train,Xq\n"),
         ("surname", "surnames_with_splits.csv", b"nationality,split,surname\nArabic,train,Totah\n"),
         ("surname", "surnames_with_splits.csv", b"nationality,split,surname\nArabic,train,Totah\nCzech"),
-        ("surname-pytorch", "data.zip", b"PK garbage"),
         ("mnist", "MNIST/raw/train-images-idx3-ubyte", b"\0\0\x08\x03" + b"\xff" * 12),
         ("mnist", "MNIST/raw/train-images-idx3-ubyte.gz", b"\x1f\x8b\x08 garbage"),
         ("cifar10", "cifar-10-python.tar.gz", b"\x1f\x8b\x08 garbage"),
@@ -544,7 +527,7 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
             return
         self.send_response(200)
-        if way not in ("endless", "unannounced", "unannounced cut"):
+        if way not in ("unannounced", "unannounced cut"):
             self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         match way:
@@ -553,27 +536,17 @@ class Handler(BaseHTTPRequestHandler):
             case "stalled":
                 self.wfile.write(content[: len(content) // 2])
                 self.server.end.wait(10)
-            case "dripping":
-                for place in range(len(content)):
-                    self.wfile.write(content[place : place + 1])
-                    if self.server.end.wait(0.02):
-                        return
             case "garbage":
                 self.wfile.write(bytes(byte ^ 255 for byte in content))
-            case "endless":
-                for _ in range(1000):
-                    self.wfile.write(bytes(2**16))
             case _:
                 self.wfile.write(content)
 
 
 @pytest.fixture
 def server(monkeypatch):
-    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(downloads, "TIMEOUT", 10.0)
-    monkeypatch.setattr(downloads, "PAUSE", 0.0)
-    monkeypatch.setattr(downloads, "LIMIT", 2**22)
+    monkeypatch.setattr("pooch.core.time.sleep", lambda _: None)
     serving = Server()
     thread = threading.Thread(target=serving.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
@@ -587,7 +560,7 @@ def server(monkeypatch):
 @pytest.fixture
 def impatient(way, server, monkeypatch):
     """A short time limit, only where the server's way calls for it: this machine may be slow itself."""
-    if way in ("stalled", "silent", "dripping"):
+    if way in ("stalled", "silent"):
         monkeypatch.setattr(downloads, "TIMEOUT", 0.3)
 
 
@@ -605,28 +578,26 @@ def test_download(server, tmp_path, way):
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
-    ("way", "reason", "requests"),
+    ("way", "reason"),
     [
-        ("404", "answers 404", 1),
-        ("500", "answers 500", 3),
-        ("503", "answers 503", 3),
-        ("204", "answers 204", 3),
-        ("cut", "cut short after 5120 of 10240 bytes", 3),
-        ("unannounced cut", "serves something else", 1),
-        ("stalled", "sent nothing for 0.3 s", 3),
-        ("silent", "sent nothing for 0.3 s", 3),
-        ("dripping", "is too slow", 3),
-        ("garbage", "serves something else", 1),
-        ("endless", "serves more than", 1),
+        ("404", "404 Client Error"),
+        ("503", "503 Server Error"),
+        ("204", "does not match the known hash"),
+        ("cut", "IncompleteRead"),
+        ("unannounced cut", "does not match the known hash"),
+        ("stalled", "timed out"),
+        ("silent", "timed out"),
+        ("garbage", "does not match the known hash"),
     ],
 )
-def test_bad_server_is_given_up_with_the_reason(server, tmp_path, way, reason, requests):
+def test_bad_server_is_given_up_with_the_reason(server, tmp_path, way, reason):
     server.files, server.ways = {"file": CONTENT}, {"file": [way]}
     with pytest.raises(DownloadError, match=reason) as caught:
         Remote("file", (server.url("file"),), SUM).download(tmp_path, progress=False)
     assert server.url("file") in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert len(server.asked) == requests
+    assert len(server.asked) == 3
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("impatient")
@@ -649,17 +620,17 @@ def test_closed_port_and_other_schemes(server, tmp_path):
     closed = Server()
     url = closed.url("file")
     closed.server_close()
-    with pytest.raises(DownloadError, match=r"refused.*not an http address"):
+    with pytest.raises(DownloadError, match=r"refused.*No connection adapters"):
         Remote("file", (url, "file:///etc/passwd")).download(tmp_path, progress=False)
 
 
 def test_progress_bar_is_shown_when_wanted(server, tmp_path, capsys):
     server.files = {"file": CONTENT}
     remote = Remote("file", (server.url("file"),))
-    remote.download(tmp_path, progress=False)
+    remote.download(tmp_path / "quiet", progress=False)
     assert capsys.readouterr().err == ""
-    remote.download(tmp_path)
-    assert "file" in capsys.readouterr().err
+    remote.download(tmp_path / "shown")
+    assert "100%" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -681,9 +652,9 @@ def test_data_set_is_downloaded_verified_and_kept(mnist, server, folder):
     server.ways = {"a/t10k-images-idx3-ubyte.gz": ["garbage"]}
     assert_same(dataset.load(download=True, progress=False), arrays)
     assert left_over(folder) == {"mnist.npz"}
-    assert len(server.asked) == 5
+    assert len(server.asked) == 7  # one file thrice from the first mirror
     assert_same(dataset.load(download=True), arrays)
-    assert len(server.asked) == 5  # what is at hand is not downloaded again
+    assert len(server.asked) == 7  # what is at hand is not downloaded again
     with np.load(folder / "mnist.npz") as file:
         assert set(file) == set(SPLIT)
 
@@ -695,7 +666,7 @@ def test_downloaded_data_set_replaces_a_damaged_one(mnist, folder):
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("way", ["404", "cut", "stalled", "garbage", "endless"])
+@pytest.mark.parametrize("way", ["404", "cut", "stalled", "garbage"])
 def test_failed_download_leaves_nothing(mnist, server, folder, way):
     server.ways = {f"{mirror}/t10k-labels-idx1-ubyte.gz": [way] for mirror in "ab"}
     with pytest.raises(DownloadError) as caught:
