@@ -1,9 +1,10 @@
-"""README's blocks of results, written from the files in results/: `python -m evomal_paper.readme`."""
+"""Blocks of results in README and docs, written from the files in results/: `python -m evomal_paper.readme`."""
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,48 +23,54 @@ from evomal_paper.published.tables import COMPARED, SPLITS
 from evomal_paper.statistics import summary
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCK = re.compile(r"(<!-- (results|where it pays) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
+PAGES = ("README.md", "docs/results.md")
+"""The files that have blocks, as `<!-- results -->` to `<!-- /results -->`."""
+BLOCK = re.compile(r"(<!-- (results|other profiles|where it pays) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
 USUAL = ("cross-entropy", "squared error")
 """Losses that one would take without a thought."""
 ON_CLEAN_ROWS = ("task loss on the validation rows too", "task loss on the validation rows alone")
 """Rivals that train on the clean rows, which the others only choose their rate and step by."""
 METHODS = ("baseline", "evomal")
-FOLDED = "The same at other profiles, and what was tried to find why results differ"
 
 
-def results_block(results_dir: Path) -> str:
-    """Markdown: the counts of verdicts, and tables of final errors: a row per experiment, group and profile.
+def blocks(results_dir: Path) -> dict[str, str]:
+    """Markdown of each block, by name.
 
-    The first holds the fairest profile that EvoMAL was run at, under each split; the others are folded away.
+    "results" has the counts of verdicts and a table of final errors, a row per experiment and group, at the
+    fairest profile that EvoMAL was run at, under each split; "other profiles" has the others, and what single
+    settings do; "where it pays" has the demonstrations.
     """
     evidence = gather(results_dir)
-    cells, claims = every_cell(evidence.values), judge_claims(evidence)
-    counted, judged = cells[cells["headline"]], claims[claims["headline"]]
+    cells = every_cell(evidence.values)
     errors = cells[
         (cells["verdict"] != NOT_RUN) & cells["method"].isin(METHODS) & ~cells["table"].isin(["3", "IV", "V"])
     ]
     errors = errors[np.array([_is_compared(cell) for cell in errors.to_dict("records")], bool)]
+    errors = errors.assign(tuned=_at_tuned_rate(errors, evidence.rates))
+    first = _is_fairest(errors)
+    settings = by_setting(variants(evidence.values.drop(columns="new")))  # new starts have columns of their own
+    texts = {
+        "results": [*_verdicts(cells, judge_claims(evidence)), *_table(errors[first])],
+        "other profiles": [*_table(errors[~first]), *_causes(settings)],
+        "where it pays": _demonstrations(results_dir),
+    }
+    return {name: "\n".join(lines).strip("\n") + "\n" for name, lines in texts.items()}
+
+
+def _verdicts(cells: pd.DataFrame, claims: pd.DataFrame) -> list[str]:
+    counted, judged = cells[cells["headline"]], claims[claims["headline"]]
     agree = counted.loc[counted["verdict"] == REPRODUCED, "profile"]
     smaller = agree[~agree.str.startswith("paper").astype(bool)]
     whole = judged[judged["covered"] == 1]
     as_stated = [all(name.startswith("paper") for name in names.split("), ")) for names in whole["profile"]]
-    lines = [
+    return [
         f"Of {len(counted)} numbers in the papers' tables: {_counts(counted['verdict'])}. "
         f"Reproduced under other settings than the papers': {len(smaller)}. Not reproduced, but of one run or too "
         f"uncertain to decide: {int(undecided(counted).sum())}. "
         f"Of {len(judged)} claims in words: {_counts(judged['verdict'])}; "
         f"{len(whole)} were run on all the experiments that they are about, {sum(as_stated)} of them under "
         "the papers' settings alone.",
-        "[`notebooks/13_paper_vs_measured.ipynb`](notebooks/13_paper_vs_measured.ipynb) says by which rule, and "
-        "shows all of them.",
     ]
-    errors = errors.assign(tuned=_at_tuned_rate(errors, evidence.rates))
-    first = _is_fairest(errors)
-    settings = by_setting(variants(evidence.values.drop(columns="new")))  # new starts have columns of their own
-    folded = [*_table(errors[~first]), *_causes(settings)]
-    if folded:
-        folded = ["", "<details>", f"<summary>{FOLDED}</summary>", *folded, "", "</details>"]
-    return "\n".join([*lines, *_table(errors[first]), *folded]) + "\n"
 
 
 def _at_tuned_rate(cells: pd.DataFrame, rates: pd.DataFrame) -> list[str]:
@@ -158,8 +165,8 @@ def _lost(diverged: float) -> str:
     return f", {diverged:.0f} diverged" if diverged else ""
 
 
-def demonstrations_block(results_dir: Path) -> str:
-    """Markdown: a row per demonstration of notebook 14, with the learned loss's test error beside its rivals'."""
+def _demonstrations(results_dir: Path) -> list[str]:
+    """A row per demonstration of notebook 14, with the learned loss's test error beside its rivals'."""
     lines = [
         "| problem, and what counts | recommended by the search | usual loss | difference, 95 % interval "
         "| best loss made by hand, in hindsight | usual loss, clean rows too |",
@@ -171,7 +178,7 @@ def demonstrations_block(results_dir: Path) -> str:
         if files:
             trainings = pd.concat([pd.read_csv(file) for file in files])
             lines.append(_demonstration(f"{demonstration.title}: {demonstration.metric}", trainings))
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _demonstration(title: str, trainings: pd.DataFrame) -> str:
@@ -199,14 +206,14 @@ def _known(trainings: pd.DataFrame) -> int:
     return sum((part.drop("learned") == part.loc["learned"]).all(axis=1).any() for part in errors)
 
 
-def updated(text: str, results_dir: Path) -> str:
-    """README's text with its blocks written anew."""
-    blocks = {"results": results_block, "where it pays": demonstrations_block}
-    return BLOCK.sub(lambda found: found[1] + blocks[found[2]](results_dir) + found[3], text)
+def updated(text: str, written: Mapping[str, str]) -> str:
+    """A page's text with its blocks written anew."""
+    return BLOCK.sub(lambda found: found[1] + written[found[2]] + found[3], text)
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    write_atomic(readme, updated(text, ROOT / "results"))
+    written = blocks(ROOT / "results")
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        write_atomic(ROOT / page, updated(text, written))
     sys.exit(0)

@@ -145,7 +145,8 @@ def test_environment_yml_asks_for_what_pyproject_asks_for():
 
 
 def test_every_import_is_a_requirement():
-    declared = {canonicalize_name(requirement.name) for requirement in requirements("fast", "paper", "notebooks")}
+    extras = ("fast", "paper", "notebooks", "cluster")
+    declared = {canonicalize_name(requirement.name) for requirement in requirements(*extras)}
     distributions = importlib.metadata.packages_distributions()
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -388,8 +389,14 @@ def test_notebook_is_committed_without_outputs_and_takes_parameters(path):
             assert cell["execution_count"] is None, f"cell {number} was executed"
 
 
-def test_the_results_in_the_readme_are_those_of_the_runs():
-    from evomal_paper.readme import updated
+def test_the_results_in_readme_and_docs_are_those_of_the_runs():
+    from evomal_paper.readme import PAGES, blocks, updated
 
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert updated(text, ROOT / "results") == text, "run python -m evomal_paper.readme"
+    written = blocks(ROOT / "results")
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert updated(text, written) == text, "run python -m evomal_paper.readme"
+
+
+def test_the_readme_stays_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120

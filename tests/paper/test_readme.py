@@ -1,4 +1,4 @@
-"""README's block of results says what the runs say."""
+"""README's and the docs' blocks of results say what the runs say."""
 
 import re
 
@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from made_runs import made
 
-from evomal_paper.readme import demonstrations_block, results_block, updated
+from evomal_paper.readme import blocks, updated
 from evomal_paper.runs.run import Run
 
 ERRORS = {("baseline", 0): 3.5, ("baseline", 1): 4.5, ("evomal", 0): 1.25, ("evomal", 1): 1.75}
@@ -25,7 +25,7 @@ def folder(tmp_path):
 
 
 def test_a_row_holds_means_over_seeds_and_the_published_cells(folder):
-    block = results_block(folder)
+    block = blocks(folder)["results"]
     (row,) = [line for line in block.splitlines() if "in-sample" in line and "out-of" not in line]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[0] == "Sine regression, in-sample, training"
@@ -43,42 +43,44 @@ def test_a_row_holds_means_over_seeds_and_the_published_cells(folder):
 def test_the_tuned_baseline_stands_beside_where_other_rates_were_run(folder):
     for seed, error in ((0, 1.0), (1, 2.0)):
         made(Run("sine", "quick@base.lr=0.01", "baseline", seed, folder), error=error)
-    (row,) = [line for line in results_block(folder).splitlines() if "in-sample" in line and "out-of" not in line]
+    (row,) = [
+        line for line in blocks(folder)["results"].splitlines() if "in-sample" in line and "out-of" not in line
+    ]
     assert row.strip("|").split("|")[-1].strip() == "1.5 ± 0.71"
 
 
 def test_single_runs_are_said_to_decide_nothing(tmp_path):
-    block = results_block(made_runs(tmp_path, seeds=[0]))
+    block = blocks(made_runs(tmp_path, seeds=[0]))["results"]
     counted = re.search(r"(\d+) not reproduced, .*of one run or too uncertain to decide: (\d+)\.", block)
     assert counted.group(1) == counted.group(2) != "0"
 
 
 def test_without_runs_there_is_no_table(tmp_path):
-    block = results_block(tmp_path)
+    block = blocks(tmp_path)["results"]
     assert "227 not run" in block
     assert "|" not in block
 
 
 def test_only_the_block_is_written_anew(folder):
     text = "before\n<!-- results -->\nold\n<!-- /results -->\nafter\n"
-    new = updated(text, folder)
+    written = blocks(folder)
+    new = updated(text, written)
     assert new.startswith("before\n<!-- results -->\nOf 227")
     assert new.endswith("|\n<!-- /results -->\nafter\n")
-    assert updated(new, folder) == new
+    assert updated(new, written) == new
 
 
-def test_the_fairest_profile_with_evomal_is_shown_and_the_others_are_folded(folder):
+def test_the_fairest_profile_with_evomal_is_shown_and_the_others_apart(folder):
     made_runs(folder, "paper", ["baseline"])
-    shown, folded = results_block(folder).split("<details>")
-    assert "| `quick` |" in shown
-    assert "| `paper` |" not in shown  # only the baseline was run there
-    assert "| `paper` |" in folded
-    assert folded.rstrip().endswith("</details>")
+    written = blocks(folder)
+    assert "| `quick` |" in written["results"]
+    assert "| `paper` |" not in written["results"]  # only the baseline was run there
+    assert "| `paper` |" in written["other profiles"]
     made_runs(folder, "paper", ["evomal"])
-    shown, folded = results_block(folder).split("<details>")
-    assert "| `paper` |" in shown
-    assert "| `quick` |" not in shown
-    assert "| `quick` |" in folded
+    written = blocks(folder)
+    assert "| `paper` |" in written["results"]
+    assert "| `quick` |" not in written["results"]
+    assert "| `quick` |" in written["other profiles"]
 
 
 def test_a_demonstration_s_row_says_whether_a_known_loss_was_recommended(tmp_path):
@@ -91,7 +93,7 @@ def test_a_demonstration_s_row_says_whether_a_known_loss_was_recommended(tmp_pat
     for seed, losses in errors.items():
         rows = [{"loss": loss, "data seed": seed, "training": 0, "test": test} for loss, test in losses.items()]
         pd.DataFrame(rows).to_csv(folder / f"wrong-labels-{seed}.csv", index=False)
-    (row,) = demonstrations_block(tmp_path).splitlines()[2:]
+    (row,) = blocks(tmp_path)["where it pays"].splitlines()[2:]
     _, learned, usual, _, best, clean = [cell.strip() for cell in row.strip("|").split("|")]
     assert learned == "0.150 (known: 1 of 2)"
     assert usual == "0.400, cross-entropy"

@@ -1,4 +1,4 @@
-"""README's benchmark numbers, written from tests/speed/results.json: `python -m tests.speed.readme`."""
+"""The docs' benchmark numbers, written from tests/speed/results.json: `python -m tests.speed.readme`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from evomal_core.files import write_atomic
 
-ROOT = Path(__file__).resolve().parents[2]
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "results.md"
 RESULTS = Path(__file__).with_name("results.json")
 BLOCK = re.compile(r"(<!-- benchmarks -->\n).*?(<!-- /benchmarks -->)", re.DOTALL)
 
@@ -31,10 +31,9 @@ def benchmarks_block(results: dict[str, Any]) -> str:
 
 
 def updated(text: str, results: dict[str, Any]) -> str:
-    """README's text with its benchmarks block, if it has one, written anew."""
+    """A page's text with its benchmarks block, if it has one, written anew."""
     return BLOCK.sub(lambda found: found[1] + benchmarks_block(results) + found[2], text)
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    write_atomic(readme, updated(readme.read_text(encoding="utf-8"), json.loads(RESULTS.read_text())))
+    write_atomic(PAGE, updated(PAGE.read_text(encoding="utf-8"), json.loads(RESULTS.read_text())))

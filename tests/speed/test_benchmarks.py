@@ -1,4 +1,4 @@
-"""The benchmarks' table and the numbers that README takes from it."""
+"""The benchmarks' table and the numbers that the docs take from it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_the_committed_results_are_of_all_cases() -> None:
     assert all(row["ratio"] > 0 for case in CASES for row in RESULTS[case]["rows"])
 
 
-def test_readme_has_the_rows_with_goals_and_keeps_the_rest() -> None:
+def test_the_page_has_the_rows_with_goals_and_keeps_the_rest() -> None:
     text = "before\n<!-- benchmarks -->\nold\n<!-- /benchmarks -->\nafter\n"
     updated = readme.updated(text, RESULTS)
     assert updated.startswith("before\n<!-- benchmarks -->\n")
@@ -33,8 +33,8 @@ def test_readme_has_the_rows_with_goals_and_keeps_the_rest() -> None:
     assert readme.updated("no block", RESULTS) == "no block"
 
 
-def test_readme_is_up_to_date() -> None:
-    text = (readme.ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_page_is_up_to_date() -> None:
+    text = readme.PAGE.read_text(encoding="utf-8")
     assert readme.updated(text, RESULTS) == text
 
 
