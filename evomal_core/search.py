@@ -93,7 +93,7 @@ def learn_loss(
 ) -> SearchResult:
     """Learn a loss function for a base network on one or more tasks.
 
-    Solves M* = argmin_M 1/m Σ_i L_P(y_i, f_theta_i*(x_i)) with theta_i* = argmin_theta M(y_i, f_theta(x_i))
+    Solves `M* = argmin_M 1/m Σ_i L_P(y_i, f_theta_i*(x_i))` with `theta_i* = argmin_theta M(y_i, f_theta(x_i))`
     (TPAMI Eq. 2), over symbolic losses or the method's own family.
 
     Args:

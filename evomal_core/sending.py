@@ -7,17 +7,14 @@ sent what the caller keeps on any of its own. A view is sent without the rest of
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from evomal_core.lazy import LazyModule
 
-if TYPE_CHECKING:
-    import cloudpickle
-else:
-    cloudpickle = LazyModule("cloudpickle", "evomal[cluster]")
+cloudpickle = LazyModule("cloudpickle", "evomal[cluster]")
 
 
 def packed(thing: Any) -> bytes:

@@ -278,15 +278,22 @@ def answer_of(future: Future) -> Any:
         return future.result()
     except WorkerError:
         raise
-    except (BrokenExecutor, CancelledError) as error:
+    except CancelledError as error:
+        raise WorkerError(
+            "the executor's workers are gone (calls were cancelled: is its scheduler there?)"
+        ) from error
+    except BrokenExecutor as error:
         raise _lost(error) from error
     except Exception as error:
-        if isinstance(error, ImportError) or "deserializ" in str(error):
+        name = getattr(error, "ename", type(error).__name__)  # ipyparallel tells a worker's error by its name
+        if name == "WorkerError":
+            raise WorkerError(str(getattr(error, "evalue", error))) from None
+        if name in ("ImportError", "ModuleNotFoundError") or "deserializ" in str(error):
             raise WorkerError(
                 f"a worker or the scheduler can't load this package ({in_one_line(error.__cause__ or error)}); "
                 "install there what is here"
             ) from error
-        if type(error).__module__.split(".")[0] in ("distributed", "dask"):
+        if name == "EngineError" or type(error).__module__.split(".")[0] in ("distributed", "dask"):
             raise _lost(error) from error
         raise
 

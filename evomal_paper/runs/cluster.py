@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -50,5 +51,20 @@ def executor_of(address: str) -> Iterator[Executor | None]:
     if not address:
         yield None
         return
-    with distributed.Client(address, timeout=CONNECT, set_as_default=False) as client:
+    connect = distributed.Client  # whose package sets up its loggers when it is imported
+    with _quiet(), connect(address, timeout=CONNECT, set_as_default=False) as client:
         yield client.get_executor()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within it, Dask logs nothing: it shows tracebacks of what is said in one line here."""
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

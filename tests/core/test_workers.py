@@ -245,6 +245,36 @@ def test_workers_without_the_package_are_told_what_to_install():
         learn(executor=Backwards(1, fault))
 
 
+class RemoteError(Exception):
+    """Stands for ipyparallel's account of an engine's error."""
+
+    def __init__(self, ename, evalue):
+        super().__init__(f"[Engine Exception] {ename}: {evalue}")
+        self.ename, self.evalue = ename, evalue
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            RemoteError("EngineError", "Engine b'42' died while running task"),
+            r"workers are gone .*Engine b'42' died",
+        ),
+        (RemoteError("ModuleNotFoundError", "No module named 'evomal_core'"), r"can't load this package .*_core"),
+        (
+            RemoteError("WorkerError", "the worker on x has torch 1.0"),
+            r"^the worker on x has torch 1\.0; call again",
+        ),
+    ],
+)
+def test_an_engine_of_ipyparallel_that_fails_is_one_line(error, message):
+    def fault(number):
+        raise error
+
+    with pytest.raises(WorkerError, match=message):
+        learn(executor=Backwards(1, fault))
+
+
 def test_a_worker_of_another_version_is_named(monkeypatch):
     monkeypatch.setattr(workers, "versions", lambda: bench.versions() | {"torch": "1.0"})
     with pytest.raises(WorkerError, match=r"has torch .*, the caller 1\.0; install the same"):

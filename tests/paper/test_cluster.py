@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
+from evomal_core.checkpoints import Checkpoint
 from evomal_paper.cli import main
 from evomal_paper.runs import cluster
 from evomal_paper.runs.run import Run
@@ -42,3 +46,35 @@ def test_a_cluster_that_is_not_there_is_one_line(name, message, tmp_path, monkey
     err = capsys.readouterr().err
     assert message in err
     assert len([line for line in err.splitlines() if line.startswith("evomal")]) == 1
+
+
+SERVE = """
+from distributed import LocalCluster
+cluster = LocalCluster(n_workers=1, threads_per_worker=1, processes=False, protocol="tcp", dashboard_address=":0")
+print(cluster.scheduler_address, flush=True)
+input()
+"""
+
+
+def test_a_scheduler_that_dies_is_one_line_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
+    chosen = ["run", "sine", "--profile", "smoke", "--method", "gp-lfl", "--quiet", "--results-dir"]
+    save = Checkpoint.save
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVE], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        address = process.stdout.readline().strip()
+
+        def killing(checkpoint, state):
+            save(checkpoint, state)
+            process.kill()
+
+        monkeypatch.setattr(Checkpoint, "save", killing)
+        assert main([*chosen, str(tmp_path / "cluster"), "--cluster", address]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("evomal: error: the executor's workers are gone")
+    assert "checkpoint.json; call again" in line
+    monkeypatch.setattr(Checkpoint, "save", save)
+    for name in ("cluster", "alone"):
+        assert main([*chosen, str(tmp_path / name)]) == 0
+    ours, alone = (Run("sine", "smoke", "gp-lfl", 0, tmp_path / name).finished() for name in ("cluster", "alone"))
+    assert (ours.tables, ours.loss) == (alone.tables, alone.loss)
