@@ -248,20 +248,13 @@ def _probabilities(y: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     return y.astype(np.float32), tuple(map(str, range(y.shape[1])))
 
 
-def weights(values: Any, y: np.ndarray) -> np.ndarray:
-    """Weights of the rows, (rows,), or of their labels, in the shape of y, as float32.
+def weights(values: Any) -> Tensor:
+    """Weights as numbers, float32.
 
     Raises:
-        ValueError: they are not positive and finite, or have another shape.
+        ValueError: they are anything else.
     """
     array = as_array(values, "sample_weight")
-    if not np.issubdtype(array.dtype, np.number) or array.shape not in (y.shape[:1], y.shape):
-        raise ValueError(
-            f"sample_weight is one number a row, {y.shape[:1]}, or 'balanced', got {array.shape} of {array.dtype}"
-        )
-    bad = ~(np.isfinite(array) & (array > 0))
-    if bad.any():
-        raise ValueError(
-            f"sample_weight is positive and finite, got {array[bad][0]:g}; drop rows that are not to count"
-        )
-    return array.astype(np.float32)
+    if array.dtype != bool and not np.issubdtype(array.dtype, np.number):
+        raise ValueError(f"sample_weight is one number a row, or 'balanced', got dtype {array.dtype}")
+    return torch.from_numpy(array.astype(np.float32))

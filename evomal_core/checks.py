@@ -1,10 +1,13 @@
-"""Errors that name the nearest known name."""
+"""Checks of what a user gives: names, with the nearest known one, and losses that take weights."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
+
+from torch import nn
 
 
 def refuse_unknown(what: str, value: Any, known: Sequence[str]) -> None:
@@ -13,3 +16,18 @@ def refuse_unknown(what: str, value: Any, known: Sequence[str]) -> None:
         near = get_close_matches(str(value), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
         raise ValueError(f"unknown {what} {value!r}; {hint}")
+
+
+def takes_weight(function: Any) -> bool:
+    """Whether the third argument of a loss or metric is the weights of rows: whether its name says so.
+
+    That of PyTorch's own losses, if any, is the weights of classes.
+    """
+    called = function.forward if isinstance(function, nn.Module) else function
+    if str(getattr(called, "__module__", "")).startswith("torch.nn."):
+        return False
+    try:
+        names = list(inspect.signature(called).parameters)
+    except (TypeError, ValueError):  # of a function that is not written in Python
+        return False
+    return len(names) > 2 and "weight" in names[2]

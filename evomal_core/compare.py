@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from evomal_core.checks import takes_weight
 from evomal_core.config import SearchConfig
 from evomal_core.known import known_losses
 from evomal_core.lazy import LazyModule
@@ -195,7 +196,8 @@ def compare(
     Args:
         loss: the learned loss.
         problem: where it was learned; its tasks need validation and test parts.
-        rivals: "known" for the known losses of the kind, or modules by name, called as `loss(y_pred, y_true)`.
+        rivals: "known" for the known losses of the kind, or modules by name, called as `loss(y_pred, y_true)`,
+            with the weights of rows third if a task has them.
         own: modules of one's own, beside the rivals.
         lrs: learning rates; FACTORS times the configuration's by default. A loss whose best rate is at an end
             of them is trained beyond it too.
@@ -215,6 +217,7 @@ def compare(
     learners = problem.learners("compare", initialisations)
     named = rival_losses(problem.tasks[0]) if rivals == "known" else dict(rivals)
     losses = {LEARNED: loss, **named, **(own or {})}
+    _check_weighted(problem.tasks, losses)
     first, *others = tune(losses, learners, config.base, rates, record)
     if train_on_validation:
         for only in (True, False):
@@ -255,6 +258,15 @@ def _check(problem: Problem, initialisations: int, steps: int | None) -> None:
         raise ValueError(f"initialisations is at least 2, to tell differences from chance, got {initialisations}")
     if steps is not None and steps < 1:
         raise ValueError(f"steps is at least 1, got {steps}")
+
+
+def _check_weighted(tasks: Sequence[Task], losses: Mapping[str, nn.Module]) -> None:
+    weighted = [task.name for task in tasks if task.sample_weight]
+    if weighted and (lacking := [name for name, loss in losses.items() if not takes_weight(loss)]):
+        raise ValueError(
+            f"task {weighted[0]!r} has sample_weight, but loss {lacking[0]!r} takes none; let it have a third "
+            "argument weight, as evomal_core's losses have"
+        )
 
 
 def _on_validation_rows(

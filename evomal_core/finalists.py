@@ -63,11 +63,14 @@ def fold(task: Task, number: int, folds: int) -> Task:
     errors vary with weights and with rows; a search has seen the same rows again and again. Each part has its
     share of each class.
     """
-    x, y = task.validation or task.train
+    held = task.labelled("validation" if task.validation else "train")
+    y = held[1]
     order = torch.argsort(y.reshape(len(y), -1)[:, 0], stable=True)
     size = max(1, len(y) // folds)
     rows = order.repeat(1 + folds // len(order))[: size * folds].view(size, folds)[:, number]
-    return replace(task, test=(x[rows], y[rows]))
+    x, y, *weight = (array[rows] for array in held)
+    weights = {split: given for split, given in dict(task.sample_weight or {}).items() if split != "test"}
+    return replace(task, test=(x, y), sample_weight=weights | ({"test": weight[0]} if weight else {}))
 
 
 def train_finalists(

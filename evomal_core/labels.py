@@ -228,13 +228,16 @@ def check_weight(weight: Tensor, y_true: Tensor, kind: Kind) -> None:
     """Refuse weights that are not one a row, a position or a label.
 
     Raises:
-        ValueError: their shape does not fit the labels, or they are not positive and finite.
+        ValueError: their shape does not fit the labels, they are negative or not finite, or all of a row are 0.
     """
     _weight_rows(weight, y_true, kind)
-    if not bool((torch.isfinite(weight) & (weight > 0)).all()):
-        bad = weight[~(torch.isfinite(weight) & (weight > 0))]
+    if bool((bad := ~(torch.isfinite(weight) & (weight >= 0))).any()):
+        raise ValueError(f"weights are finite and at least 0, got {float(weight[bad][0]):g}")
+    none = (weight.reshape(len(weight), -1) == 0).all(dim=1)
+    if bool(none.any()):
         raise ValueError(
-            f"weights are positive and finite, got {float(bad[0]):g}; drop rows that are not to count"
+            f"{int(none.sum())} row(s) have weight 0, first row {int(none.long().argmax())}; drop rows that are "
+            "not to count"
         )
 
 
@@ -250,6 +253,7 @@ def _weight_rows(weight: Tensor, y_true: Tensor, kind: Kind) -> Tensor:
     raise ValueError(
         f"weight has shape {tuple(weight.shape)}; give one number a row, {lead[:1]}"
         + (f", or a position, {lead}" if len(lead) > 1 else "")
+        + (f", or a label, {tuple(y_true.shape)}" if kind != "multiclass" and y_true.shape != lead else "")
     )
 
 
@@ -267,8 +271,11 @@ def check_class_weight(given: ClassWeight, kind: Kind) -> None:
         return
     if isinstance(given, Mapping):
         raise ValueError(f"class_weight is a list in the order of the classes, got {given!r:.40}")
-    numbers = torch.as_tensor(given)
-    if numbers.ndim != 1 or not bool((torch.isfinite(numbers) & (numbers >= 0)).all()):
+    try:
+        numbers = torch.as_tensor(given)
+    except (OverflowError, RuntimeError, TypeError, ValueError):
+        numbers = torch.zeros(())
+    if numbers.ndim != 1 or numbers.is_complex() or not bool((torch.isfinite(numbers) & (numbers >= 0)).all()):
         raise ValueError(f"class_weight is one finite number from 0 for each class, got {given!r:.60}")
     if kind == "binary" and len(numbers) != 2:
         raise ValueError(f"class_weight of a binary loss has two numbers, of labels 0 and 1, got {given!r:.60}")

@@ -43,6 +43,14 @@ def _build(record: dict[str, Any]) -> Loss:
         type(weight) in (int, float) and abs(weight) <= LARGEST for weight in weights
     ):
         raise ValueError("its weights are not a list of finite numbers within float32")
+    options = record.get("options", {})
+    if not isinstance(options, dict):
+        raise ValueError(f"options are by name, got {options!r:.40}")
+    loss = _of_family(family, kind, record, weights)
+    return loss.replace(**options) if options else loss
+
+
+def _of_family(family: Any, kind: Any, record: dict[str, Any], weights: list[float]) -> Loss:
     match family:
         case "symbolic":
             softplus = record["softplus"]

@@ -47,6 +47,7 @@ FORMAT = "evomal-loss"
 VERSION = 1
 LARGEST = torch.finfo(torch.float32).max
 """The largest weight that a saved loss may have."""
+LARGEST_INDEX = torch.iinfo(torch.int64).max
 
 
 class Options(TypedDict, total=False):
@@ -86,17 +87,28 @@ class Loss(nn.Module):
         self.reduction: Reduction = options.get("reduction", "mean")
         refuse_unknown("reduction", self.reduction, get_args(Reduction))
         self.ignore_index = options.get("ignore_index", IGNORED)
+        if type(self.ignore_index) is not int or abs(self.ignore_index) > LARGEST_INDEX:
+            raise ValueError(f"ignore_index is a whole number such as {IGNORED}, got {self.ignore_index!r:.40}")
         self.class_weight = options.get("class_weight")
         if self.class_weight is not None:
             check_class_weight(self.class_weight, self.kind)
 
+    @property
+    def options(self) -> Options:
+        """The options of its use that are not the usual ones."""
+        options: Options = {}
+        if self.reduction != "mean":
+            options["reduction"] = self.reduction
+        if self.ignore_index != IGNORED:
+            options["ignore_index"] = self.ignore_index
+        if self.class_weight is not None:
+            options["class_weight"] = self.class_weight
+        return options
+
     def replace(self, **options: Unpack[Options]) -> Self:
         """A copy with other options, for example `loss.replace(reduction="none")`."""
-        now: Options = {
-            "reduction": self.reduction, "ignore_index": self.ignore_index, "class_weight": self.class_weight
-        }  # fmt: skip
         other = copy.deepcopy(self)
-        other._set(now | options)
+        other._set(self.options | options)
         return other
 
     def elementwise(self, f: Tensor, y: Tensor) -> Tensor:
@@ -175,7 +187,7 @@ class Loss(nn.Module):
         write_json(path, self.record())
 
     def record(self) -> dict[str, Any]:
-        """The loss as JSON-ready data: its family, structure and weights (exact decimal floats).
+        """The loss as JSON-ready data: its family, structure, weights (exact decimal floats) and options.
 
         Raises:
             TypeError: it is no loss of evomal_core.
@@ -187,7 +199,11 @@ class Loss(nn.Module):
             raise ValueError(
                 "a loss with NaN, infinite or larger than float32 weights can't be saved; it has diverged"
             )
-        return {"format": FORMAT, "version": VERSION, "kind": self.kind} | structure | {"weights": weights}
+        options: dict[str, Any] = {**self.options}
+        if "class_weight" in options and not isinstance(options["class_weight"], str):
+            options["class_weight"] = [float(weight) for weight in options["class_weight"]]
+        own = {"options": options} if options else {}
+        return {"format": FORMAT, "version": VERSION, "kind": self.kind} | structure | {"weights": weights} | own
 
     def _structure(self) -> dict[str, Any]:
         """The family of the loss and everything but its weights that makes it."""
@@ -209,7 +225,7 @@ class Loss(nn.Module):
             ValueError: `name` can't name a function, or the loss has options that the function would lack.
         """
         lines, summary = self._source()
-        if self.reduction != "mean" or self.ignore_index != IGNORED or self.class_weight is not None:
+        if self.options:
             raise ValueError(
                 "the function takes the mean, without class weights; write loss.replace(reduction='mean', "
                 f"ignore_index={IGNORED}, class_weight=None).python_source()"

@@ -8,6 +8,7 @@ classes.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from evomal_core.checks import takes_weight
 from evomal_core.kinds import Kind, check_kind, link
 from evomal_core.labels import as_rows, read_labels
 from evomal_core.lazy import LazyModule
@@ -29,12 +31,12 @@ else:
     sklearn_metrics = LazyModule("sklearn.metrics")
     utils = LazyModule("sklearn.utils")
 
-Compute = Callable[[Tensor, Tensor], Tensor]
-"""Values (*) of predictions (*, rows, outputs) and labels."""
+Compute = Callable[..., Tensor]
+"""Values (*) of predictions (*, rows, outputs) and labels, of some metrics with weights (rows,) third."""
 
 BY_ROW = ("MSE", "MAE", "error rate", "log loss", "Brier")
 """The named metrics that are means over rows; so is the pinball loss."""
-WEIGHTED = f"those that do are {', '.join(BY_ROW)} and pinball"
+UNWEIGHTED = "let it have a third argument weight, metric(y_pred, y_true, weight), or choose another"
 BALANCED = ("balanced error", "1 - macro F1", "1 - AUC")
 """The named metrics to which a rare class matters as much as a common one."""
 ECE_BINS = 15
@@ -51,6 +53,7 @@ class Metric:
         compute: its values for predictions (*, rows, outputs), one for each network.
         balanced: whether each class counts the same, however rare it is.
         by_row: whether it is a mean over rows of what depends on a row alone, so that rows can have weights.
+        takes_weight: whether `compute` takes weights (rows,) as a third argument.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Metric:
     compute: Compute
     balanced: bool = False
     by_row: bool = False
+    takes_weight: bool = False
 
     def __call__(self, y_pred: Tensor, y_true: Tensor, weight: Tensor | None = None) -> Tensor:
         """Values (*) of predictions (*, rows, outputs); inf for a network with a prediction that is not finite.
@@ -69,7 +73,7 @@ class Metric:
                 (T, P, rows, outputs); where it is 0 a label is left out.
 
         Raises:
-            ValueError: the weights differ, and the metric is no mean over rows.
+            ValueError: the weights differ, and the metric takes none.
         """
         if weight is None:
             return self._of_all(y_pred, y_true)
@@ -92,15 +96,17 @@ class Metric:
         y_true = y_true[..., keep] if self.kind == "multiclass" else y_true[..., keep, :]
         if bool((weight == weight[0]).all()):
             return self._of_all(y_pred, y_true)
+        if self.takes_weight:
+            return self._of_all(y_pred, y_true, weight)
         if not self.by_row:
-            raise ValueError(f"metric {self.name!r} takes no weights of rows; {WEIGHTED}")
+            raise ValueError(f"metric {self.name!r} takes no weights of rows; {UNWEIGHTED}")
         one = y_true.unsqueeze(-1) if self.kind == "multiclass" else y_true.unsqueeze(-2)
         each = self._of_all(y_pred.unsqueeze(-2), one)  # as if each row were a network's
         return (each * weight).sum(dim=-1) / weight.sum()
 
-    def _of_all(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
+    def _of_all(self, y_pred: Tensor, y_true: Tensor, *weight: Tensor) -> Tensor:
         finite = torch.isfinite(y_pred).flatten(-2).all(dim=-1)
-        value = self.compute(torch.where(finite[..., None, None], y_pred, 0.0), y_true)
+        value = self.compute(torch.where(finite[..., None, None], y_pred, 0.0), y_true, *weight)
         return torch.where(finite & ~torch.isnan(value), value, torch.inf)
 
     def of(self, y_pred: Tensor, y_true: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -117,8 +123,9 @@ def make_metric(metric: str | Callable[..., Any] | Metric | None, kind: Kind) ->
     """The metric of a name, of a scikit-learn scorer or its name, or of a function `(y_pred, y_true) -> float`.
 
     A function gets NumPy arrays: predictions (rows,) or (rows, outputs) of a regression; probabilities of the
-    second class (rows,) of a binary task, or of all classes (rows, classes); labels (rows,) or (rows, outputs). A
-    scorer's score s becomes 1 − s, or −s if it is an error with its sign turned, as "neg_mean_absolute_error".
+    second class (rows,) of a binary task, or of all classes (rows, classes); labels (rows,) or (rows, outputs);
+    and, where a task has weights, those of the rows as a third argument named weight. A scorer's score s becomes
+    1 − s, or −s if it is an error with its sign turned, as "neg_mean_absolute_error".
 
     Args:
         metric: None means the mean squared error or the error rate.
@@ -140,7 +147,8 @@ def make_metric(metric: str | Callable[..., Any] | Metric | None, kind: Kind) ->
         raise ValueError(f"metric is a name, a scikit-learn scorer or a function, got {metric!r:.60}")
     if hasattr(metric, "_score_func"):
         return _from_scorer(metric, str(getattr(metric._score_func, "__name__", metric)), kind)
-    return Metric(str(getattr(metric, "__name__", metric)), kind, _each(metric, kind))
+    name = str(getattr(metric, "__name__", metric))
+    return Metric(name, kind, _each(metric, kind), takes_weight=takes_weight(metric))
 
 
 def metric_names(kind: Kind) -> list[str]:
@@ -150,9 +158,11 @@ def metric_names(kind: Kind) -> list[str]:
 
 def _named(name: str, kind: Kind) -> Metric:
     if kind == "regression" and name in _REGRESSION:
-        return Metric(name, kind, _REGRESSION[name], by_row=name in BY_ROW)
+        return Metric(name, kind, _REGRESSION[name], by_row=name in BY_ROW, takes_weight=name == "1 - R2")
     if kind != "regression" and name in _CLASSIFICATION:
-        return Metric(name, kind, _CLASSIFICATION[name](kind), balanced=name in BALANCED, by_row=name in BY_ROW)
+        by_row = name in BY_ROW
+        compute = _CLASSIFICATION[name](kind)
+        return Metric(name, kind, compute, name in BALANCED, by_row=by_row, takes_weight=not by_row)
     if kind == "regression" and (found := re.fullmatch(r"pinball\((0?\.\d+)\)", name)):
         return Metric(name, kind, _pinball(float(found[1])), by_row=True)
     if name in _CLASSIFICATION or name in _REGRESSION or name.startswith("pinball"):
@@ -187,10 +197,12 @@ def _pinball(q: float) -> Compute:
     return compute
 
 
-def _unexplained(f: Tensor, y: Tensor) -> Tensor:
+def _unexplained(f: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
     """1 − R², the mean over outputs: squared error over that of the labels' mean."""
-    spread = torch.square(y - y.mean(dim=-2, keepdim=True)).sum(dim=-2)
-    return (torch.square(f - y).sum(dim=-2) / spread).mean(dim=-1)
+    w = torch.ones_like(y[..., :1]) if weight is None else weight.unsqueeze(-1)
+    mean = (w * y).sum(dim=-2, keepdim=True) / w.sum(dim=-2, keepdim=True)
+    spread = (w * torch.square(y - mean)).sum(dim=-2)
+    return ((w * torch.square(f - y)).sum(dim=-2) / spread).mean(dim=-1)
 
 
 _REGRESSION: dict[str, Compute] = {
@@ -238,13 +250,14 @@ def _error_rate(kind: Kind) -> Compute:
 def _per_class(kind: Kind, value: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Compute:
     """The mean over classes of a function of their hits, true and predicted rows; NaN leaves a class out."""
 
-    def compute(logits: Tensor, y: Tensor) -> Tensor:
+    def compute(logits: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
         predicted, true, number = _classes(logits, y, kind)
+        w = 1.0 if weight is None else weight.double()
         values = []
         for k in range(number):
-            is_predicted, is_true = predicted == k, true == k
-            hits = (is_predicted & is_true).sum(dim=-1).double()
-            values.append(value(hits, is_true.sum(dim=-1), is_predicted.sum(dim=-1)))
+            is_predicted, is_true = (predicted == k) * w, (true == k) * w
+            hits = is_predicted * (true == k)
+            values.append(value(*(of.sum(dim=-1, dtype=torch.float64) for of in (hits, is_true, is_predicted))))
         return _over_outputs(torch.stack(values).nanmean(dim=0), kind)
 
     return compute
@@ -286,31 +299,37 @@ def _brier(kind: Kind) -> Compute:
 def _ece(kind: Kind) -> Compute:
     """Σ over bins of their share of rows × |accuracy − mean confidence| (Guo et al. 2017)."""
 
-    def compute(logits: Tensor, y: Tensor) -> Tensor:
+    def compute(logits: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
         p, hot = _probabilities(logits, y, kind)
         confidence, chosen = p.max(dim=-1)
         right = hot.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
         bins = torch.ceil(confidence * ECE_BINS).long().clamp(1, ECE_BINS) - 1
         gaps = torch.zeros(*confidence.shape[:-1], ECE_BINS, dtype=torch.float64, device=p.device)
-        gaps.scatter_add_(-1, bins, (right - confidence).double())
-        return _over_outputs(gaps.abs().sum(dim=-1) / confidence.shape[-1], kind)
+        gap = (right - confidence).double()
+        gaps.scatter_add_(-1, bins, gap if weight is None else gap * weight)
+        total = confidence.shape[-1] if weight is None else weight.sum()
+        return _over_outputs(gaps.abs().sum(dim=-1) / total, kind)
 
     return compute
 
 
 def _auc_loss(kind: Kind) -> Compute:
-    """1 − the area under the ROC curve, by ranks; of several classes the mean of one against the rest."""
+    """1 − the area under the ROC curve, by ranks; of several classes the mean of one against the rest.
 
-    def compute(logits: Tensor, y: Tensor) -> Tensor:
+    Its area is the share of pairs of a positive and a negative row that are in order, ties counting half.
+    """
+
+    def compute(logits: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
         p, hot = _probabilities(logits.double(), y, kind)
         # a sigmoid would make ties where it saturates
         score, positive = (p.mT, hot.mT) if kind == "multiclass" else (logits.mT, hot[..., 1])
-        ordered = score.sort(dim=-1).values.contiguous()
-        first, last = (torch.searchsorted(ordered, score.contiguous(), side=s) for s in ("left", "right"))
-        ranks = (first + 1 + last).double() / 2  # ties share the mean of their ranks
-        many = positive.sum(dim=-1)
-        area = (ranks * positive).sum(dim=-1) - many * (many + 1) / 2
-        loss = 1 - area / (many * (positive.shape[-1] - many))
+        w = torch.ones_like(positive) if weight is None else weight.to(positive.dtype)
+        ordered, order = score.contiguous().sort(dim=-1)
+        places = (torch.searchsorted(ordered, score.contiguous(), side=s) for s in ("left", "right"))
+        negative = functional.pad((w * (1 - positive)).gather(-1, order).cumsum(dim=-1), (1, 0))
+        below, up_to = (negative.gather(-1, place) for place in places)
+        area = (w * positive * (below + up_to) / 2).sum(dim=-1)
+        loss = 1 - area / ((w * positive).sum(dim=-1) * (w * (1 - positive)).sum(dim=-1))
         return loss.nanmean(dim=-1)
 
     return compute
@@ -330,15 +349,16 @@ _CLASSIFICATION: dict[str, Callable[[Kind], Compute]] = {
 # ---- scikit-learn's scorers, and functions of one's own ------------------------------------------------
 
 
-def _each(function: Callable[[np.ndarray, np.ndarray], Any], kind: Kind) -> Compute:
+def _each(function: Callable[..., Any], kind: Kind) -> Compute:
     """A function of NumPy arrays, called for one network after the other."""
 
-    def compute(y_pred: Tensor, y_true: Tensor) -> Tensor:
+    def compute(y_pred: Tensor, y_true: Tensor, *weight: Tensor) -> Tensor:
         batch = y_pred.shape[:-2]
         labels = y_true if kind == "multiclass" else y_true.expand_as(y_pred)
         if kind == "multiclass":
             labels = labels.expand(y_pred.shape[:-1])
-        values = [_number(function(p, y), function) for p, y in _arrays(y_pred, labels, kind)]
+        given = [w.detach().double().cpu().numpy() for w in weight]
+        values = [_number(function(p, y, *given), function) for p, y in _arrays(y_pred, labels, kind)]
         return torch.tensor(values, dtype=torch.float64, device=y_pred.device).reshape(batch)
 
     return compute
@@ -414,10 +434,12 @@ def _from_scorer_name(name: str, kind: Kind) -> Metric:
 def _from_scorer(scorer: Any, name: str, kind: Kind) -> Metric:
     turned = getattr(scorer, "_sign", 1) < 0
 
-    def error(predictions: np.ndarray, labels: np.ndarray) -> float:
+    def error(predictions: np.ndarray, labels: np.ndarray, weight: np.ndarray | None = None) -> float:
         labels = labels if kind == "regression" else labels.astype(int)
-        score = float(scorer(_Predicted(predictions, kind), labels, labels))
+        weights = {} if weight is None else {"sample_weight": weight}
+        score = float(scorer(_Predicted(predictions, kind), labels, labels, **weights))
         return -score if turned else 1 - score
 
-    shown = name.removeprefix("neg_") if turned else f"1 - {name}"
-    return Metric(shown, kind, _each(error, kind), balanced="balanced" in name or "macro" in name)
+    shown, balanced = name.removeprefix("neg_") if turned else f"1 - {name}", "balanced" in name or "macro" in name
+    weighted = "sample_weight" in inspect.signature(scorer._score_func).parameters
+    return Metric(shown, kind, _each(error, kind), balanced, takes_weight=weighted)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from evomal_core import evolution, glo, rivals
 from evomal_core.checkpoints import Checkpoint
-from evomal_core.checks import refuse_unknown
+from evomal_core.checks import refuse_unknown, takes_weight
 from evomal_core.compare import Problem
 from evomal_core.config import EVERYDAY, SGD, Optimizer, SearchConfig
 from evomal_core.devices import check_device, plain_torch, threads_for
@@ -31,7 +31,7 @@ from evomal_core.kinds import TASK_LOSSES
 from evomal_core.known import known_losses
 from evomal_core.learners import Learner, ModelFactory, make_learners
 from evomal_core.losses import LearnedLoss, Loss, TaskLoss
-from evomal_core.metrics import WEIGHTED, make_metric
+from evomal_core.metrics import UNWEIGHTED, make_metric
 from evomal_core.primitives import TERMINALS, function_names
 from evomal_core.progress import Progress
 from evomal_core.result import SearchResult
@@ -119,9 +119,11 @@ def learn_loss(
         patience: generations without a better loss after which the search stops.
         metric: what fitness minimises: "error rate", "balanced error", "1 - macro F1", "log loss", "Brier", "ECE",
             "1 - AUC"; "MSE", "MAE", "median absolute error", "pinball(0.9)", "1 - R2"; a scikit-learn scorer or
-            its name; or a function `(y_pred, y_true) -> float`, lower is better, see `metrics.make_metric`.
-        task_loss: what local search lowers, differentiable, called as `task_loss(y_pred, y_true)`. By default
-            squared error or cross-entropy, the latter with balanced classes where the metric is balanced.
+            its name; or a function `(y_pred, y_true) -> float`, lower is better, with the weights of rows third if
+            a task has them, see `metrics.make_metric`.
+        task_loss: what local search lowers, differentiable, called as `task_loss(y_pred, y_true)`, with the
+            weights of rows third if a task has them. By default squared error or cross-entropy, the latter with
+            balanced classes where the metric is balanced.
         executor: any `concurrent.futures.Executor`, such as Dask's `client.get_executor()`, whose workers tune,
             filter and evaluate the candidates; the result is the same, bit by bit. Needs `evomal[cluster]`.
 
@@ -242,14 +244,19 @@ def _check_limits(time_limit: Any, patience: Any) -> None:
 def _measured(task: Task, metric: Any, task_loss: Any) -> Task:
     """The task with the metric and the task loss that were asked for."""
     measure = make_metric(metric, task.kind)
-    if task.sample_weight and not measure.by_row:
+    if task.sample_weight and not (measure.by_row or measure.takes_weight):
         raise ValueError(
-            f"task {task.name!r} has sample_weight, but metric {measure.name!r} takes none; {WEIGHTED}"
+            f"task {task.name!r} has sample_weight, but metric {measure.name!r} takes none; {UNWEIGHTED}"
         )
     if task_loss is None and measure.balanced:
         task_loss = balanced_cross_entropy(task)
     if task_loss is not None and not callable(task_loss):
         raise ValueError(f"task_loss is called as task_loss(y_pred, y_true), got {task_loss!r:.60}")
+    if task.sample_weight and task_loss is not None and not takes_weight(task_loss):
+        raise ValueError(
+            f"task {task.name!r} has sample_weight, but task_loss {task_loss!r:.60} takes none; let it have a "
+            "third argument weight, as evomal_core's losses have"
+        )
     if isinstance(task_loss, nn.Module):
         task_loss = task_loss.to(task.train[0].device)
     return task if metric is None and task_loss is None else replace(task, metric=measure, task_loss=task_loss)

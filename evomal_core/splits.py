@@ -110,13 +110,13 @@ def _by_strata(strata: np.ndarray, shares: np.ndarray, rng: np.random.Generator)
     return [rng.permutation(np.flatnonzero(part_of == number)) for number in range(3)]
 
 
-def joined(x: Any, y: Any, others: Sequence[tuple[Any, Any] | None]) -> tuple[Any, Any, list[np.ndarray]]:
+def joined(x: Any, y: Any, others: Sequence[tuple[Any, ...] | None]) -> tuple[Any, Any, list[np.ndarray]]:
     """The arrays with those of parts of one's own below them, and the row numbers of each of these parts.
 
     Tables stay tables, with the columns of the first.
 
     Raises:
-        ValueError: a part is no pair (x, y), or a table lacks a column of x.
+        ValueError: a part is no (x, y), perhaps with weights, or a table lacks a column of x.
     """
     if all(part is None for part in others):
         return x, y, [np.arange(0) for _ in others]
@@ -127,8 +127,10 @@ def joined(x: Any, y: Any, others: Sequence[tuple[Any, Any] | None]) -> tuple[An
         if part is None:
             places.append(np.arange(0))
             continue
-        if not isinstance(part, tuple | list) or len(part) != 2:
-            raise ValueError(f"validation and test are pairs of arrays (x, y), got a {type(part).__name__}")
+        if not isinstance(part, tuple | list) or len(part) not in (2, 3):
+            raise ValueError(
+                f"validation and test are arrays (x, y), or (x, y, weight), got a {type(part).__name__}"
+            )
         columns.append((part[0], part[1]))
         places.append(np.arange(end, end + len(part[0])))
         end += len(part[0])

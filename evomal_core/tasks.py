@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -162,8 +162,8 @@ class Task:
         *,
         name: str = "task",
         split: tuple[float, float, float] = (0.6, 0.2, 0.2),
-        validation: tuple[Any, Any] | None = None,
-        test: tuple[Any, Any] | None = None,
+        validation: tuple[Any, ...] | None = None,
+        test: tuple[Any, ...] | None = None,
         groups: Any = None,
         stratify: bool = False,
         transform: Any = None,
@@ -184,8 +184,8 @@ class Task:
             kind: "regression", "binary" or "multiclass".
             name: shown in tables.
             split: shares of training, validation and test rows.
-            validation: rows (x, y) of a validation part of your own, such as a few whose labels are known to be
-                right; x is then split into the other parts.
+            validation: rows (x, y), or (x, y, weight), of a validation part of your own, such as a few whose
+                labels are known to be right; x is then split into the other parts.
             test: the same for the test part.
             groups: what rows belong to, (rows,), such as a patient: rows of one group stay in one part.
             stratify: whether each part gets its share of each class.
@@ -195,8 +195,9 @@ class Task:
                 deviation 1 on the training part.
             indices: whether x holds whole numbers from 0 that the network looks up in an `nn.Embedding`: they
                 are kept, as int64. Otherwise numbers of any type become float32.
-            sample_weight: how much each row counts, (rows,), or "balanced": each class of the training part the
-                same, rows / (classes · rows of the class).
+            sample_weight: how much each row of x counts, (rows,), each position or label, in the shape of the
+                labels, 0 where one is not to count; or "balanced": each class of the training part the same,
+                rows / (classes · rows of the class).
             seed: of the shuffle.
 
         Raises:
@@ -225,15 +226,12 @@ class Task:
         y_scale = Scale.of_labels(y, parts[0]) if standardise and kind == "regression" else None
         x_rows, y_rows = (torch.from_numpy(np.ascontiguousarray(array)) for array in (x, y))
         whole = x_scale(x_rows) if x_scale else x_rows, y_scale(y_rows) if y_scale else y_rows
-        weight = _weights(sample_weight, whole[1], torch.from_numpy(parts[0]), kind)
-        made: dict[str, Any] = {"train": None, "validation": None, "test": None}
-        weights: dict[str, Tensor] = {}
-        for part, rows in zip(made, map(torch.from_numpy, parts), strict=True):
-            if len(rows):
-                made[part] = whole[0][rows], whole[1][rows]
-                weights |= {} if weight is None else {part: weight[rows]}
+        numbered = zip(splits.PARTS, map(torch.from_numpy, parts), strict=True)
+        rows = {split: numbers for split, numbers in numbered if len(numbers)}
+        made: dict[str, Any] = {split: (whole[0][numbers], whole[1][numbers]) for split, numbers in rows.items()}
+        weights = _weights(sample_weight, whole[1], rows, {"validation": validation, "test": test}, kind)
         return cls(
-            name, kind, **made, x_scale=x_scale, y_scale=y_scale, classes=classes, sample_weight=weights or None,
+            name, kind, **made, x_scale=x_scale, y_scale=y_scale, classes=classes, sample_weight=weights,
             transform=transform,
         )  # fmt: skip
 
@@ -326,7 +324,9 @@ def check_values(task: Task) -> None:
                     f"{name} has NaN or infinite values in {rows} row(s) {where}; drop or impute them"
                 )
         _check_classes(task, y, where)
-        labels = task.labels(split)
+        _, given, *weights = (array.cpu() for array in task.labelled(split))
+        weight = weights[0] if weights else None
+        labels = read_labels(given, task.kind, task.outputs, torch.float32, weight=weight)
         if labels.weight is not None:
             empty = (labels.weight.reshape(len(y), -1) == 0).all(dim=1)
             if bool(empty.any()):
@@ -376,14 +376,28 @@ def missing_classes(task: Task, split: str) -> list[str]:
     ]
 
 
-def _weights(given: Any, y: Tensor, train: Tensor, kind: Kind) -> Tensor | None:
-    """The weights of all rows; "balanced" ones by the classes of the training rows."""
+def _weights(
+    given: Any, y: Tensor, rows: Mapping[str, Tensor], own: Mapping[str, Sequence[Any] | None], kind: Kind
+) -> dict[str, Tensor]:
+    """The weights of each part's rows, of those of x as given; "balanced" ones by the classes of training rows.
+
+    Args:
+        given: "balanced", or weights of the rows of x, which stand first in y.
+        y: labels of all rows.
+        rows: row numbers of each part.
+        own: parts of the user's own (x, y), or (x, y, weight).
+        kind: of the task.
+    """
+    theirs = {split: arrays.weights(part[2]) for split, part in own.items() if part is not None and len(part) > 2}
     if given is None:
-        return None
+        return theirs
     if isinstance(given, str):
         if given != "balanced" or kind == "regression":
             raise ValueError(
                 f"sample_weight is one number a row, or of a classification 'balanced', got {given!r:.40}"
             )
-        return balanced_weights(y, train, kind)
-    return torch.from_numpy(arrays.weights(given, y.numpy()))
+        weight = balanced_weights(y, rows["train"], kind)
+        return {split: weight[numbers] for split, numbers in rows.items()} | theirs
+    weight = arrays.weights(given)
+    check_weight(weight, y[: len(y) - sum(len(part[0]) for part in own.values() if part is not None)], kind)
+    return {split: weight[numbers] for split, numbers in rows.items() if own.get(split) is None} | theirs

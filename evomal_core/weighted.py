@@ -67,8 +67,7 @@ def class_weights(loss: Any, classes: int) -> Tensor | None:
     """The weights of the classes, (classes,), in a task loss of closed form; None for a loss of another form."""
     if isinstance(loss, WeightedCrossEntropy):
         return loss.weights
-    plain = type(loss) is TaskLoss and loss.class_weight is None and loss.reduction == "mean"
-    return torch.ones(classes) if plain else None
+    return torch.ones(classes) if type(loss) is TaskLoss and not loss.options else None
 
 
 def class_shares(task: Task) -> Tensor:

@@ -199,5 +199,8 @@ def test_each_start_of_the_finalists_has_its_own_rows_of_each_class():
     assert max((a - b).abs().max() for a in counts for b in counts) <= 1
     rows = torch.cat([x for x, _ in folds])
     assert len(torch.unique(rows, dim=0)) == len(rows)
+    weighted = replace(task, sample_weight={"validation": task.validation[0][:, 0].exp()})
+    x, _, weight = fold(weighted, 1, 4).labelled("test")
+    assert torch.equal(weight, x[:, 0].exp())
     few = replace(task, validation=(task.validation[0][:3], task.validation[1][:3]))
     assert [len(fold(few, number, 5).test[0]) for number in range(5)] == [1] * 5

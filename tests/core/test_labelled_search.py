@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from helpers import tiny_config
@@ -210,9 +212,11 @@ def test_the_error_leaves_missing_labels_out_and_weighs_the_others():
 
 def test_a_metric_that_takes_no_weights_says_which_do():
     task, model = problem("weights")
-    with pytest.raises(ValueError, match="metric 'median absolute error' takes none; those that do are MSE, MAE"):
+    with pytest.raises(
+        ValueError, match="'median absolute error' takes none; let it have a third argument weight"
+    ):
         em.learn_loss([task], model, config=tiny_config(), metric="median absolute error", progress=False)
-    with pytest.raises(ValueError, match="takes no weights of rows; those that do are MSE, MAE"):
+    with pytest.raises(ValueError, match="takes no weights of rows; let it have a third argument weight"):
         make_metric("median absolute error", "regression")(
             draw(4, 1), draw(4, 1), torch.arange(1.0, 5).unsqueeze(1)
         )
@@ -237,3 +241,32 @@ def test_a_search_on_such_labels_finds_a_loss_that_trains(name):
     start = error(learner.network, task, task.labelled("validation"))
     trained = train(result.best.double(), learner, config.base, 60, splits=["validation"])
     assert trained.final["validation"] < 0.75 * start
+
+
+def weighted_mse(y_pred, y_true, weight):
+    return (weight * (y_pred - y_true).square().mean(dim=1)).sum() / weight.sum()
+
+
+def test_a_weighted_task_goes_through_the_whole_of_an_everyday_search():
+    task, model = problem("weights")
+    weights = task.sample_weight | {"test": task.sample_weight["validation"]}
+    task = dataclasses.replace(task, sample_weight=weights, test=task.validation).to(dtype=torch.float32)
+    config = em.EVERYDAY.replace(
+        population=2, generations=1, meta_steps=1, fitness_steps=2, finalists=1, finalist_steps=2,
+        finalist_initialisations=2, finalist_rates=(1.0,),
+    )  # fmt: skip
+    result = em.learn_loss([task], model, config=config, progress=False, task_loss=weighted_mse)
+    named = {finalist.name: finalist for finalist in result.finalists}
+    assert np.isfinite(named["squared error"].own).all()
+    found = result.compare(rivals={"own": weighted_mse}, initialisations=2, steps=3)
+    same = result.compare(rivals={"own": em.TaskLoss()}, initialisations=2, steps=3)
+    np.testing.assert_allclose(found.rival.errors("test"), same.rival.errors("test"), rtol=1e-5)
+    with pytest.raises(ValueError, match="has sample_weight, but loss 'mse' takes none; let it have a third arg"):
+        result.compare(rivals={"mse": nn.MSELoss()}, initialisations=2, steps=3)
+
+
+@pytest.mark.parametrize("own", [nn.MSELoss(), nn.functional.mse_loss, lambda p, y: (p - y).square().mean()])
+def test_a_task_loss_without_weights_is_refused_for_a_weighted_task(own):
+    task, model = problem("weights")
+    with pytest.raises(ValueError, match=r"has sample_weight, but task_loss .* takes none; let it have a third"):
+        em.learn_loss([task], model, config=tiny_config(), task_loss=own, progress=False)

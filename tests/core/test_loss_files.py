@@ -21,13 +21,16 @@ FAMILIES = [
     em.NeuralLoss("binary", hidden=5, seed=1),
     em.TaylorLoss("multiclass", theta=[0.1, -0.2, 0.3, 1e-8, 5.0, -6.0, 7.0, 8.0]),
     em.TaskLoss("binary"),
+    em.LearnedLoss("abs(sub(y, f))", "multiclass", reduction="sum", ignore_index=7, class_weight=[0.1, 2]),
+    em.TaskLoss("binary", class_weight="balanced"),
 ]
 GOOD = em.LearnedLoss("square(sub(y, f))").record()
 
 
 def same(a: em.Loss, b: em.Loss) -> bool:
     weights = zip(a.parameters(), b.parameters(), strict=True)
-    return type(a) is type(b) and a.kind == b.kind and all(torch.equal(v, w) for v, w in weights)
+    equal = (type(a), a.kind, a.options) == (type(b), b.kind, b.options)
+    return equal and all(torch.equal(v, w) for v, w in weights)
 
 
 @pytest.mark.parametrize("loss", FAMILIES, ids=lambda loss: type(loss).__name__)
@@ -135,6 +138,11 @@ def test_a_file_that_is_no_json_is_one_clear_error(tmp_path, content):
         ({"family": "neural", "hidden": 4}, "has 28 weights, got 3"),
         ({"family": "neural", "hidden": 1, "weights": [1.0, 1.0, 1.0, 1e39]}, "finite numbers"),
         ({"family": "task"}, "no weights, got 3"),
+        ({"options": "sum"}, "options are by name, got 'sum'"),
+        ({"options": {"reduce": "sum"}}, "unknown option of a loss 'reduce'; did you mean 'reduction'?"),
+        ({"options": {"reduction": ["sum"]}}, "unknown reduction ['sum']"),
+        ({"options": {"ignore_index": 10**30}}, "ignore_index is a whole number such as -100"),
+        ({"kind": "binary", "options": {"class_weight": [{}, 1]}}, "one finite number from 0 for each class"),
     ],
 )
 def test_an_unusable_record_is_one_clear_line(change, message, tmp_path):
@@ -198,4 +206,4 @@ def test_a_record_with_any_part_replaced_is_a_loss_or_a_value_error(record, data
     except ValueError:
         return
     assert all(torch.isfinite(weight).all() for weight in loss.parameters())
-    assert set(parts) <= {"expression", "kind", "softplus", "weights", "hidden"}
+    assert set(parts) <= {"expression", "kind", "softplus", "weights", "hidden", "options"}

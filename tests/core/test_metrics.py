@@ -192,3 +192,59 @@ def test_a_function_that_returns_no_number_is_refused() -> None:
     metric = make_metric(lambda y_pred, y_true: "good", "regression")
     with pytest.raises(ValueError, match="returns a number, got 'good'"):
         metric(*_problem("regression"))
+
+
+SCIKIT_LEARNS = {
+    ("error rate", "binary"): lambda y, p, w: 1 - sk.accuracy_score(y, p > 0.5, sample_weight=w),
+    ("balanced error", "binary"): lambda y, p, w: 1 - sk.balanced_accuracy_score(y, p > 0.5, sample_weight=w),
+    ("1 - macro F1", "multiclass"): lambda y, p, w: (
+        1 - sk.f1_score(y, p.argmax(1), average="macro", sample_weight=w)
+    ),
+    ("balanced error", "multiclass"): lambda y, p, w: (
+        1 - sk.balanced_accuracy_score(y, p.argmax(1), sample_weight=w)
+    ),
+    ("1 - AUC", "binary"): lambda y, p, w: 1 - sk.roc_auc_score(y, p, sample_weight=w),
+    ("log loss", "multiclass"): lambda y, p, w: sk.log_loss(y, p, sample_weight=w),
+    ("f1", "binary"): lambda y, p, w: 1 - sk.f1_score(y, p > 0.5, sample_weight=w),
+    ("1 - R2", "regression"): lambda y, p, w: 1 - sk.r2_score(y, p, sample_weight=w),
+    ("neg_mean_absolute_error", "regression"): lambda y, p, w: sk.mean_absolute_error(y, p, sample_weight=w),
+    ("pinball(0.9)", "regression"): lambda y, p, w: sk.mean_pinball_loss(y, p, alpha=0.9, sample_weight=w),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "kind"), SCIKIT_LEARNS)
+def test_weights_of_rows_are_scikit_learns(name: str, kind: Kind) -> None:
+    y_pred, y_true = _problem(kind)
+    metric, weight = make_metric(name, kind), torch.rand(ROWS, generator=torch.Generator().manual_seed(1)) + 0.1
+    found = metric(y_pred, y_true, weight.unsqueeze(1))
+    cases = _one_by_one(metric, y_pred, y_true)
+    wanted = [SCIKIT_LEARNS[name, kind](labels, seen, weight.numpy()) for _, seen, labels in cases]
+    np.testing.assert_allclose(found.flatten(), wanted, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", ["regression", "binary", "multiclass"])
+def test_a_whole_weight_counts_a_row_so_many_times(kind: Kind) -> None:
+    y_pred, y_true = _problem(kind)
+    times = torch.randint(0, 3, (ROWS,), generator=torch.Generator().manual_seed(2))
+    often = torch.arange(ROWS).repeat_interleave(times)
+    repeated = y_true[..., often] if kind == "multiclass" else y_true[..., often, :]
+    for name in metric_names(kind):
+        if name != "median absolute error":
+            metric = make_metric(name, kind)
+            found = metric(y_pred, y_true, times.float().unsqueeze(1))
+            torch.testing.assert_close(found, metric(y_pred[..., often, :], repeated), rtol=1e-5, atol=1e-6)
+
+
+def test_a_function_of_ones_own_gets_weights_if_it_names_them() -> None:
+    def cost(y_pred: np.ndarray, y_true: np.ndarray, weight: np.ndarray | None = None) -> float:
+        return float(np.average(abs(y_pred - y_true).mean(axis=1), weights=weight))
+
+    def other(y_pred: np.ndarray, y_true: np.ndarray, threshold: float = 0.5) -> float:
+        return float((abs(y_pred - y_true) > threshold).mean())
+
+    y_pred, y_true = _problem("regression")
+    weight = torch.arange(1.0, ROWS + 1).unsqueeze(1)
+    found = make_metric(cost, "regression")(y_pred, y_true, weight)
+    torch.testing.assert_close(found, make_metric("MAE", "regression")(y_pred, y_true, weight).double())
+    with pytest.raises(ValueError, match="'other' takes no weights of rows; let it have a third argument weight"):
+        make_metric(other, "regression")(y_pred, y_true, weight)

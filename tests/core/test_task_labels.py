@@ -142,10 +142,11 @@ def test_balanced_weights_are_scikit_learns_of_the_training_rows():
 @pytest.mark.parametrize(
     ("weight", "kind", "message"),
     [
-        (np.ones(59), "regression", r"one number a row, \(60,\), or 'balanced', got \(59,\)"),
-        (np.zeros(60), "regression", "positive and finite, got 0; drop rows"),
-        (-np.ones(60), "regression", "positive and finite, got -1"),
-        (np.full(60, np.nan), "regression", "positive and finite, got nan"),
+        (np.ones(59), "regression", r"weight has shape \(59,\); give one number a row, \(60,\)"),
+        (np.eye(1, 60).ravel(), "regression", r"59 row\(s\) have weight 0, first row 1; drop rows"),
+        (-np.ones(60), "regression", "finite and at least 0, got -1"),
+        (np.full(60, np.nan), "regression", "finite and at least 0, got nan"),
+        (["a"] * 60, "regression", "one number a row, or 'balanced', got dtype <U1"),
         ("balanced", "regression", "of a classification 'balanced'"),
         ("balance", "binary", "got 'balance'"),
     ],
@@ -166,6 +167,36 @@ def test_a_task_of_tensors_takes_weights_by_part_or_of_training():
         em.Task("t", "regression", part, sample_weight=torch.ones(3))
     with pytest.raises(ValueError, match="by part, train, got 'test'"):
         em.Task("t", "regression", part, sample_weight={"test": torch.ones(4)})
+
+
+def test_parts_of_ones_own_bring_their_weights():
+    held, weight = X[:20] + 9, RNG.random(60) + 0.1
+    own = {"validation": (held, held[:, 0], np.arange(1.0, 21)), "standardise": False}
+    task = em.Task.from_arrays(X, X[:, 0], "regression", sample_weight=weight, **own)
+    np.testing.assert_array_equal(task.labelled("validation")[2], np.arange(1, 21))
+    for split in ("train", "test"):
+        x, _, given = task.labelled(split)
+        rows = [int(np.flatnonzero((X.astype(np.float32) == row).all(axis=1))[0]) for row in x.numpy()]
+        np.testing.assert_allclose(given, weight[rows], rtol=1e-6)
+    alone = em.Task.from_arrays(X, X[:, 0], "regression", **own)
+    assert set(alone.sample_weight) == {"validation"}
+
+
+@pytest.mark.parametrize(("kind", "shape"), [("regression", (20, 5, 1)), ("binary", (20, 1, 4, 3))])
+def test_weights_of_0_leave_positions_out_as_missing_labels_do(kind, shape):
+    rng = np.random.default_rng(3)
+    y, x = (rng.random(shape) > 0.5).astype(float), rng.normal(size=(20, 2))
+    places = shape[:2] if kind == "regression" else (shape[0], *shape[2:])
+    weight = (rng.random(places) > 0.3).astype(int)
+    weight.reshape(20, -1)[:, 0] = 1
+    task = em.Task.from_arrays(x, y, kind, split=ALL, sample_weight=weight, standardise=False)
+    rows = [int(np.flatnonzero((x.astype(np.float32) == row).all(axis=1))[0]) for row in task.train[0].numpy()]
+    gone = np.where(weight.reshape(shape), y, np.nan)[rows]
+    y_pred, other = torch.from_numpy(rng.normal(size=shape)), torch.from_numpy(gone)
+    _, y_true, given = task.labelled("train")
+    loss = em.TaskLoss(kind)
+    torch.testing.assert_close(loss(y_pred, y_true, given), loss(y_pred, other))
+    torch.testing.assert_close(task.measure.of(y_pred, y_true, given), task.measure.of(y_pred, other))
 
 
 @pytest.mark.parametrize("two", [np.eye(2), np.eye(2, dtype=int)])
