@@ -95,6 +95,11 @@ def check_shapes(y_pred: Tensor, y_true: Tensor, kind: Kind) -> None:
     Raises:
         ValueError: naming both shapes and a remedy.
     """
+    for name, given in (("y_pred", y_pred), ("y_true", y_true)):
+        if not isinstance(given, Tensor):
+            raise ValueError(f"{name} is a tensor, got a {type(given).__name__}; write torch.as_tensor({name})")
+        if given.is_complex():
+            raise ValueError(f"{name} holds real numbers, got {given.dtype}")
     if y_pred.is_nested or y_true.is_nested:
         raise ValueError(
             "a loss takes plain tensors, got nested ones; pad them with labels that are left out: "
@@ -125,10 +130,12 @@ def _shapes(y_pred: Tensor, y_true: Tensor) -> str:
 def _check_classes(y_pred: Tensor, y_true: Tensor) -> None:
     soft = y_true.is_floating_point()
     fits = y_pred.ndim >= 2 and y_true.shape == (y_pred.shape if soft else (*y_pred.shape[:1], *y_pred.shape[2:]))
-    if fits and not y_true.is_complex() and y_true.dtype != torch.bool:
+    if fits and y_true.dtype != torch.bool:
         return
     remedy = ""
-    if y_pred.ndim >= 3 and y_true.shape == (y_pred.shape[:-1] if not soft else y_pred.movedim(-1, 1).shape):
+    if fits:
+        remedy = "; write y_true.long()"
+    elif y_pred.ndim >= 3 and y_true.shape == (y_pred.shape[:-1] if not soft else y_pred.movedim(-1, 1).shape):
         remedy = "; the classes stand on axis 1: write y_pred.movedim(-1, 1)"
     elif y_pred.ndim == 1:
         remedy = "; of one row, write y_pred.unsqueeze(0) and y_true.unsqueeze(0)"

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 import logging
+import random
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
@@ -208,8 +212,8 @@ class Learner:
     def replaces_buffers(self) -> bool:
         """Whether training steps change the network's state otherwise than by writing on its buffers in place."""
         network = copy.deepcopy(self.network)
-        before = dict(network.named_buffers())
-        attributes = [_attributes(module) for module in network.modules()]
+        before, memo = dict(network.named_buffers()), dict[int, Any]()
+        attributes = [_attributes(module, memo) for module in network.modules()]
         with isolated_torch(self.seed, "dropout"), torch.no_grad():
             network(self.task.train[0][: self.batch_size].clone())
         after = [vars(module) for module in network.modules()]
@@ -243,32 +247,79 @@ def pure_call(network: nn.Module, state: Weights, x: Tensor) -> Tensor:
 _MODULES_OWN = frozenset(vars(nn.Module()))
 
 
-def _attributes(module: nn.Module) -> dict[str, Any]:
-    """Copies of a module's plain attributes that its forward may change: numbers, tensors, collections."""
+def _attributes(module: nn.Module, memo: dict[int, Any]) -> dict[str, Any]:
+    """Copies of a module's plain attributes, which its forward may change."""
     if type(module).__module__.startswith("torch.nn."):
         return {}  # PyTorch's own layers keep their state in buffers
     own = ((name, value) for name, value in vars(module).items() if name not in _MODULES_OWN)
-    return {
-        name: value.clone() if isinstance(value, Tensor) else copy.copy(value)
-        for name, value in own
-        if value is None or isinstance(value, int | float | Tensor | list | dict | set)
-    }
+    return {name: _copy(value, memo) for name, value in own}
+
+
+_KEPT = (
+    str, bytes, int, float, complex, type(None), type, FunctionType, MethodType, BuiltinFunctionType, ModuleType,
+    nn.Module, nn.Parameter, torch.device, torch.dtype, random.Random, np.random.Generator, np.random.RandomState,
+)  # fmt: skip
+"""Types of attributes that no forward changes in place, or that are no state; generators, which are warned of."""
+
+
+def _copy(value: Any, memo: dict[int, Any]) -> Any:
+    """A copy down to tensors, arrays and the attributes of objects; of what comes twice, the same one twice."""
+    if isinstance(value, _KEPT):
+        return value
+    if id(value) not in memo:
+        memo[id(value)] = value  # what it refers to may refer to it
+        memo[id(value)] = _new(value, memo)
+    return memo[id(value)]
+
+
+def _new(value: Any, memo: dict[int, Any]) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, tuple):
+        parts = [_copy(part, memo) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    if type(value).__module__.startswith("torch."):
+        return value
+    try:
+        new = copy.copy(value)
+    except Exception:  # whatever an object's own __reduce__ raises
+        return value
+    if isinstance(value, list | deque):
+        new.clear()
+        new.extend(_copy(part, memo) for part in value)
+    elif isinstance(value, dict):
+        new.update({key: _copy(part, memo) for key, part in value.items()})
+    if hasattr(new, "__dict__"):
+        vars(new).update({name: _copy(part, memo) for name, part in vars(value).items()})
+    return new
 
 
 def _same(a: Any, b: Any) -> bool:
+    """Whether what an attribute holds is equal to what `_copy` kept of it."""
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
     if isinstance(a, Tensor):
-        return isinstance(b, Tensor) and a.shape == b.shape and torch.equal(a, b)
-    if isinstance(a, list | dict | set):
-        return isinstance(b, type(a)) and len(a) == len(b)  # a cache of tensors can't be compared
-    return a is b or bool(a == b)
+        return a.shape == b.shape and torch.equal(a, b)
+    if isinstance(a, np.ndarray):
+        return np.array_equal(a, b)
+    if isinstance(a, list | tuple | deque):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(value, b[key]) for key, value in a.items())
+    if hasattr(a, "__dict__") and not isinstance(a, _KEPT):
+        return _same(vars(a), vars(b))
+    return bool(a == b)
 
 
 @contextmanager
 def _attributes_kept(network: nn.Module) -> Iterator[None]:
     """Within it, modules may set their plain attributes or change them in place; afterwards all is as before."""
     kept = [(module, vars(module).copy()) for module in network.modules()]
+    memo: dict[int, Any] = {}
     for module, _ in kept:
-        vars(module).update(_attributes(module))
+        vars(module).update(_attributes(module, memo))
     try:
         yield
     finally:

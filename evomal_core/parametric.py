@@ -91,6 +91,10 @@ class TaylorLoss(Loss):
     def _structure(self) -> dict[str, Any]:
         return {"family": "taylor"} | ({} if self.roles == "correct" else {"roles": self.roles})
 
+    def extra_repr(self) -> str:
+        """The kind, and the roles if they are swapped, for `print(loss)`."""
+        return super().extra_repr() + ("" if self.roles == "correct" else f", roles={self.roles!r}")
+
     def elementwise(self, f: Tensor, y: Tensor) -> Tensor:
         """Values of the loss for each pair of prediction `f` and label `y`, in their common shape."""
         return _taylor(self.theta.unbind(), *self._in_roles(f, y))

@@ -162,12 +162,30 @@ def test_the_remedy_for_shapes_of_numbers_fits_them(pred, true, remedy):
         (torch.zeros(6, 3), torch.zeros(6, 3).long(), "y_true.argmax(dim=1); rows with several ones"),
         (torch.zeros(6, 3), torch.zeros(6, 1).long(), "y_true.squeeze(1)"),
         (torch.zeros(6, 3), torch.zeros(6), "y_true.long()"),
+        (torch.zeros(6, 2), torch.ones(6, dtype=torch.bool), "y_true.long()"),
     ],
 )
 def test_the_remedy_for_shapes_of_classes_fits_them(pred, true, remedy):
     with pytest.raises(ValueError, match="multiclass") as error:
         em.TaskLoss("multiclass")(pred, true)
     assert remedy in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("pred", "true", "said"),
+    [
+        (
+            torch.zeros(6, 1),
+            np.zeros((6, 1)),
+            r"y_true is a tensor, got a ndarray; write torch.as_tensor\(y_true\)",
+        ),
+        ([0.0], torch.zeros(1), "y_pred is a tensor, or a model's output with logits; got a list"),
+        (torch.zeros(6, 1), torch.zeros(6, 1).cfloat(), r"y_true holds real numbers, got torch\.complex64"),
+    ],
+)
+def test_what_is_no_tensor_of_real_numbers_is_one_clear_line(pred, true, said):
+    with pytest.raises(ValueError, match=said):
+        em.TaskLoss()(pred, true)
 
 
 @pytest.mark.parametrize("index", [3, -1])
@@ -432,6 +450,11 @@ def test_the_state_of_another_loss_is_refused_and_nothing_is_loaded(other, stric
     assert trained.identity in str(error.value)
     assert other.identity in str(error.value)
     assert all(torch.equal(a, b) for a, b in zip(before, other.parameters(), strict=True))
+
+
+def test_the_state_of_a_polynomial_with_other_roles_is_refused():
+    with pytest.raises(RuntimeError, match=r"TaylorLoss\(kind='regression', roles='swapped'\), and this is"):
+        em.TaylorLoss().load_state_dict(em.TaylorLoss(roles="swapped").state_dict())
 
 
 def test_the_state_of_the_same_loss_is_loaded_from_a_file(tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -299,7 +301,39 @@ class Counting(nn.Module):
         return torch.tanh(self.out(x - self.mean.to(x.dtype))) / self.calls
 
 
-STATEFUL = [Centred, spectral, block_in_two_places, one_mean_in_two_blocks, Counting]
+@dataclass
+class Memory:
+    """What a forward pass writes on."""
+
+    calls: int = 0
+    means: dict = field(default_factory=lambda: {"all": [torch.zeros(3, dtype=torch.float64)]})
+    last: deque = field(default_factory=deque)
+    sums: np.ndarray = field(default_factory=lambda: np.zeros(2))
+
+
+class Owner(nn.Module):
+    """Has no weights."""
+
+
+class Remembering(nn.Module):
+    """Keeps its state in objects, collections and arrays, which another module knows too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out, self.known_by, self.memory = nn.Linear(3, 1), Owner(), Memory()
+        self.known_by.memory = self.memory
+
+    def forward(self, x):
+        memory = self.known_by.memory
+        memory.calls += 1
+        memory.last.append(0.01)
+        memory.sums[0] += 0.1
+        self.memory.means["all"][0].mul_(0.9).add_(0.1 * x.double().mean(0))
+        by = memory.calls + sum(memory.last) + float(memory.sums.sum())
+        return torch.tanh(self.out(x - self.memory.means["all"][0].to(x.dtype))) / by
+
+
+STATEFUL = [Centred, spectral, block_in_two_places, one_mean_in_two_blocks, Counting, Remembering]
 
 
 @pytest.mark.parametrize("engine", ["autograd", "jvp"])
@@ -317,6 +351,7 @@ def test_a_forward_pass_leaves_the_network_as_it_was(model, engine):
         assert id(tensor) == owners[name]
         assert torch.equal(tensor, before[name])
     assert getattr(made.stateless, "calls", 0) == 0
+    assert not isinstance(made.stateless, Remembering) or repr(made.stateless.memory) == repr(Memory())
 
 
 @pytest.mark.parametrize(
@@ -378,7 +413,9 @@ def test_lazy_layers_get_their_sizes_and_train():
     assert train(em.TaskLoss(), made, config.base, 3).final["train"] < 10
 
 
-@pytest.mark.parametrize("model", [Centred, Replacing, Scaled, AlwaysNoisy, block_in_two_places, Counting])
+@pytest.mark.parametrize(
+    "model", [Centred, Replacing, Scaled, AlwaysNoisy, block_in_two_places, Counting, Remembering]
+)
 def test_networks_train_all_at_once_as_one_by_one(model):
     config = tiny_config(base=BASE, fitness_steps=8)
     with global_generators_untouched():
