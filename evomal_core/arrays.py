@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from evomal_core.kinds import Kind
-from evomal_core.labels import IGNORED
+from evomal_core.kinds import IGNORED, Kind
 
 
 def as_array(values: Any, name: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Checks of what a user gives: names, with the nearest known one, and losses that take weights."""
+"""Checks of what a user gives: names, with the nearest known one, and losses that take weights; time that is up."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from difflib import get_close_matches
 from typing import Any
 
 from torch import nn
+
+
+class OutOfTimeError(Exception):
+    """A deadline passed before the work was done."""
 
 
 def refuse_unknown(what: str, value: Any, known: Sequence[str]) -> None:

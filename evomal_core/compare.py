@@ -6,7 +6,7 @@ initial weights and batches, so differences are paired.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,10 +15,9 @@ import torch
 from torch import nn
 
 from evomal_core.checks import takes_weight
-from evomal_core.config import SearchConfig
 from evomal_core.known import known_losses
 from evomal_core.lazy import LazyModule
-from evomal_core.learners import Learner, ModelFactory, make_learners
+from evomal_core.learners import Learner, Problem
 from evomal_core.tasks import Task
 from evomal_core.tuning import Tuning, tune
 from evomal_core.weighted import LogitAdjusted, balanced_cross_entropy, class_shares
@@ -39,26 +38,6 @@ POINTS = 20
 """Steps at which errors are measured."""
 CONFIDENCE = 0.95
 Verdict = Literal["won", "lost", "undecided"]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """The tasks, base network, configuration and seed of a search."""
-
-    tasks: tuple[Task, ...]
-    model: ModelFactory
-    config: SearchConfig
-    seed: int
-
-    def learners(
-        self, purpose: str, initialisations: int, change: Callable[[Task, int], Task] = lambda task, number: task
-    ) -> list[Learner]:
-        """Each task with several initial weights that no search has seen, perhaps changed for each of them."""
-        made = []
-        for number in range(initialisations):
-            tasks = [change(task, number) for task in self.tasks]
-            made += make_learners(tasks, self.model, self.config, self.seed, f"{purpose} {number}")
-        return made
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from evomal_core.bench import Bench
+from evomal_core.checks import OutOfTimeError
 from evomal_core.config import SearchConfig
 from evomal_core.engines import choose_engine
 from evomal_core.evaluation import Evaluation
@@ -27,7 +28,6 @@ from evomal_core.population.networks import make_stacks
 from evomal_core.result import SearchResult
 from evomal_core.seeds import python_rng
 from evomal_core.session import Search
-from evomal_core.tuning import OutOfTimeError
 from evomal_core.workers import Workers
 
 log = logging.getLogger("evomal")
@@ -81,7 +81,7 @@ def _evolve(search: Search, *, tuned: bool, bred: bool) -> SearchResult:
                 {"generations": [*rows], "seconds": dict(search.seconds), **evaluator.state(population)}
             )
             search.progress.generation(rows[-1], config.generations)
-    return search.result(evaluator.archive.values(), rows, population)
+    return SearchResult.of(search, evaluator.archive.values(), rows, population)
 
 
 def _announce_compiling(search: Search) -> None:

@@ -43,7 +43,7 @@ def glo(search: Search) -> SearchResult:
         for number, entry in enumerate(sorted(usable, key=Evaluation.rank)[: search.config.glo_trees]):
             assert isinstance(entry.loss, LearnedLoss)
             population = _tune_weights(search, entry.loss, number, evaluations, rows)
-    return search.result(evaluations, rows, population)
+    return SearchResult.of(search, evaluations, rows, population)
 
 
 def _tune_weights(

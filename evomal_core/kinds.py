@@ -1,4 +1,4 @@
-"""Kinds of task: their link function and task loss."""
+"""Kinds of task: their link function, task loss, and the mark of missing labels."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ Kind = Literal["regression", "binary", "multiclass"]
 KINDS: tuple[str, ...] = get_args(Kind)
 TASK_LOSSES = {"regression": "squared error", "binary": "cross-entropy", "multiclass": "cross-entropy"}
 """Name of the task loss of each kind."""
+IGNORED = -100
+"""The class index of labels to leave out, as in `nn.CrossEntropyLoss`."""
 
 
 def check_kind(kind: str) -> None:

@@ -20,10 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from evomal_core.kinds import Kind
-
-IGNORED = -100
-"""The class index of labels to leave out, as in `nn.CrossEntropyLoss`."""
+from evomal_core.kinds import IGNORED, Kind
 
 Reduction = Literal["mean", "sum", "none"]
 ClassWeight = Sequence[float] | Tensor | Literal["balanced"]

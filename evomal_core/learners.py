@@ -413,6 +413,26 @@ def _dtype(task: Task) -> torch.dtype | None:
     return next((part.dtype for part in task.train if part.is_floating_point()), None)
 
 
+@dataclass(frozen=True)
+class Problem:
+    """The tasks, base network, configuration and seed of a search."""
+
+    tasks: tuple[Task, ...]
+    model: ModelFactory
+    config: SearchConfig
+    seed: int
+
+    def learners(
+        self, purpose: str, initialisations: int, change: Callable[[Task, int], Task] = lambda task, number: task
+    ) -> list[Learner]:
+        """Each task with several initial weights that no search has seen, perhaps changed for each of them."""
+        made = []
+        for number in range(initialisations):
+            tasks = [change(task, number) for task in self.tasks]
+            made += make_learners(tasks, self.model, self.config, self.seed, f"{purpose} {number}")
+        return made
+
+
 def _network(model: ModelFactory, task: Task, seed: int) -> nn.Module:
     """A new network on the CPU, its lazy layers told their sizes, drawn with a seed."""
     with isolated_torch(seed):

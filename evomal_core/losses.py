@@ -22,9 +22,8 @@ from evomal_core.checks import refuse_unknown
 from evomal_core.expression import Expression
 from evomal_core.files import write_json
 from evomal_core.hugging_face import logits_and_labels
-from evomal_core.kinds import Kind, check_kind, link
+from evomal_core.kinds import IGNORED, Kind, check_kind, link
 from evomal_core.labels import (
-    IGNORED,
     ClassWeight,
     Reduction,
     as_rows,

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from evomal_core.compare import Comparison, Problem, compare
+from evomal_core.compare import Comparison, compare
 from evomal_core.evaluation import Evaluation
 from evomal_core.finalists import Finalist
 from evomal_core.kinds import TASK_LOSSES
 from evomal_core.lazy import LazyModule
+from evomal_core.learners import Problem
 from evomal_core.losses import Loss
+from evomal_core.session import Search
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,6 +61,15 @@ class SearchResult:
     problem: Problem | None = field(default=None, repr=False, compare=False)
     finalists: Sequence[Finalist] = ()
     chosen: Finalist | None = None
+
+    @classmethod
+    def of(
+        cls, search: Search, found: Iterable[Evaluation], rows: list[dict[str, Any]], population: list[Evaluation]
+    ) -> SearchResult:
+        """The result of a search so far."""
+        return cls(
+            search.method, list(found), rows, population, search.seconds, search.engine, stopped=search.stopped
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"again": None, "problem": None}  # they hold the data and the model

@@ -54,7 +54,7 @@ def _single(search: Search, loss: Loss, diverged: bool) -> SearchResult:
     entry = Evaluation(loss, value, "ok" if math.isfinite(value) else "diverged")
     row = _row(0, [entry], entry)
     search.progress.generation(row, 1)
-    return search.result([entry], [row], [entry])
+    return SearchResult.of(search, [entry], [row], [entry])
 
 
 def _row(generation: int, population: list[Evaluation], best: Evaluation) -> dict[str, Any]:
@@ -126,4 +126,4 @@ def taylorglo(search: Search) -> SearchResult:
             evaluations += population
             rows.append(_row(len(rows), population, min(evaluations, key=Evaluation.rank)))
             search.progress.generation(rows[-1], config.generations)
-    return search.result(evaluations, rows, population)
+    return SearchResult.of(search, evaluations, rows, population)

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from evomal_core import evolution, glo, rivals
 from evomal_core.checkpoints import Checkpoint
-from evomal_core.checks import refuse_unknown, takes_weight
-from evomal_core.compare import Problem
+from evomal_core.checks import OutOfTimeError, refuse_unknown, takes_weight
 from evomal_core.config import EVERYDAY, SGD, Optimizer, SearchConfig
 from evomal_core.devices import check_device, plain_torch, threads_for
 from evomal_core.engines import fitness
@@ -29,7 +28,7 @@ from evomal_core.filters import sample_predictions
 from evomal_core.finalists import choose, fold, train_finalists
 from evomal_core.kinds import TASK_LOSSES
 from evomal_core.known import known_losses
-from evomal_core.learners import Learner, ModelFactory, make_learners
+from evomal_core.learners import Learner, ModelFactory, Problem, make_learners
 from evomal_core.losses import LearnedLoss, Loss, TaskLoss
 from evomal_core.metrics import UNWEIGHTED, make_metric
 from evomal_core.primitives import TERMINALS, function_names
@@ -38,7 +37,6 @@ from evomal_core.result import SearchResult
 from evomal_core.seeds import check_seed
 from evomal_core.session import INTERRUPTED, OUT_OF_TIME, Search, fingerprint
 from evomal_core.tasks import Task, check_values, missing_classes
-from evomal_core.tuning import OutOfTimeError
 from evomal_core.weighted import balanced_cross_entropy
 
 log = logging.getLogger("evomal")

@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterator, Sequence, Sized
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,16 +15,13 @@ from typing import Any
 from torch import Tensor
 
 from evomal_core.checkpoints import NOT_IN_FINGERPRINT, Checkpoint, digest_of
-from evomal_core.compare import Problem
+from evomal_core.checks import OutOfTimeError
 from evomal_core.config import SearchConfig
-from evomal_core.evaluation import Evaluation
 from evomal_core.expression import Expression
 from evomal_core.kinds import Kind
-from evomal_core.learners import Learner
+from evomal_core.learners import Learner, Problem
 from evomal_core.losses import LearnedLoss
 from evomal_core.progress import Progress
-from evomal_core.result import SearchResult
-from evomal_core.tuning import OutOfTimeError
 
 
 @dataclass
@@ -100,14 +97,6 @@ class Search:
             if not len(found):
                 raise
             self.stopped = INTERRUPTED
-
-    def result(
-        self, found: Iterable[Evaluation], rows: list[dict[str, Any]], population: list[Evaluation]
-    ) -> SearchResult:
-        """The result as of now."""
-        return SearchResult(
-            self.method, list(found), rows, population, self.seconds, self.engine, stopped=self.stopped
-        )
 
     @contextmanager
     def overtime(self) -> Iterator[None]:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from evomal_core import arrays, splits
-from evomal_core.kinds import Kind, check_kind
-from evomal_core.labels import IGNORED, Labels, balanced_weights, check_weight, output_axis, read_labels
+from evomal_core.kinds import IGNORED, Kind, check_kind
+from evomal_core.labels import Labels, balanced_weights, check_weight, output_axis, read_labels
 from evomal_core.metrics import Metric, make_metric
 from evomal_core.seeds import check_seed
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import nn
 
+from evomal_core.checks import OutOfTimeError
 from evomal_core.config import SGD, Optimizer
 from evomal_core.learners import Learner
 from evomal_core.population.networks import NotBatchable
@@ -18,10 +19,6 @@ from evomal_core.training import train
 
 Curves = dict[str, np.ndarray]
 """Errors of each split by learner and recorded step, (learners, steps)."""
-
-
-class OutOfTimeError(Exception):
-    """A deadline passed before the work was done."""
 
 
 @dataclass

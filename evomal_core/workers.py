@@ -34,10 +34,10 @@ from evomal_core.bench import (
     versions,
     work,
 )
+from evomal_core.checks import OutOfTimeError
 from evomal_core.losses import Loss
 from evomal_core.sending import packed
 from evomal_core.session import Search
-from evomal_core.tuning import OutOfTimeError
 from evomal_core.unroll import Tuned
 
 log = logging.getLogger("evomal")

@@ -16,11 +16,11 @@ import pandas as pd
 import torch
 
 import evomal_core as em
-from evomal_core.compare import Comparison, Problem, interval
+from evomal_core.compare import Comparison, interval
 from evomal_core.config import SGD
 from evomal_core.engines import choose_engine, local_search
 from evomal_core.known import known_losses, read, write
-from evomal_core.learners import make_learners
+from evomal_core.learners import Problem, make_learners
 from evomal_core.losses import LearnedLoss, Loss, TaskLoss, initial_phi
 from evomal_core.seeds import numpy_rng
 from evomal_core.tasks import Scale

@@ -13,11 +13,11 @@ from torch import nn
 from torch.nn import functional
 
 import evomal_core as em
-from evomal_core.compare import Comparison, Problem, compare, interval, rival_losses
+from evomal_core.compare import Comparison, compare, interval, rival_losses
 from evomal_core.evaluation import Evaluation
 from evomal_core.finalists import Finalist, choose, fold
 from evomal_core.known import known_losses
-from evomal_core.learners import make_learners
+from evomal_core.learners import Problem, make_learners
 from evomal_core.population.training import train_stack
 from evomal_core.training import train
 from evomal_core.tuning import Tuning, tune

@@ -31,9 +31,10 @@ import torch
 from sklearn import datasets
 
 import evomal_core as em
-from evomal_core.compare import Problem, interval
+from evomal_core.compare import interval
 from evomal_core.kinds import Kind
 from evomal_core.known import write
+from evomal_core.learners import Problem
 from evomal_core.training import train
 from evomal_core.tuning import Tuning
 from evomal_paper.statistics import crossed_interval
