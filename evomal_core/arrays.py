@@ -1,4 +1,4 @@
-"""Arrays as people have them, of any library, as tensors' raw material: features, labels, weights, and a split."""
+"""Conversion of arrays of any library to NumPy: features, labels and weights."""
 
 from __future__ import annotations
 

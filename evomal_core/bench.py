@@ -1,4 +1,4 @@
-"""The bench of a search: all that evaluations need beside the candidates, in this process or a worker's."""
+"""The bench of a search: everything that evaluations need besides the candidates, here or in a worker."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def forget(calls: Sequence[str], patience: float) -> None:
 
 
 def work(wanted: dict[str, str], *unit: Any) -> Answer:
-    """Do a unit's part of a phase in a worker, see `_work`, which other versions may call otherwise.
+    """Compute a phase for one unit in a worker; see `_work`, which other versions may call otherwise.
 
     Raises:
         WorkerError: the worker has other versions, or can't load what it was sent.

@@ -82,7 +82,7 @@ class Checkpoint:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the checkpoint; while another process does, wait."""
+        """Context manager: lock the checkpoint, waiting while another process holds it."""
         if self.path is None:
             yield
             return
@@ -91,7 +91,7 @@ class Checkpoint:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Within it, a state that does not have the expected parts is one clear ValueError."""
+        """Context manager: raise one ValueError if the state lacks an expected part."""
         try:
             yield
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -170,7 +170,7 @@ class Snapshot:
 
     @property
     def is_due(self) -> bool:
-        """Whether the last save is long enough ago."""
+        """Whether it is time to save again."""
         return time.monotonic() - self._saved >= self.SECONDS
 
     def save(self, state: dict[str, Any]) -> None:

@@ -177,7 +177,7 @@ def compare(
         problem: where it was learned; its tasks need validation and test parts.
         rivals: "known" for the known losses of the kind, or modules by name, called as `loss(y_pred, y_true)`,
             with the weights of rows third if a task has them.
-        own: modules of one's own, beside the rivals.
+        own: user-defined modules, beside the rivals.
         lrs: learning rates; FACTORS times the configuration's by default. A loss whose best rate is at an end
             of them is trained beyond it too.
         initialisations: from how many initial weights each network is trained.

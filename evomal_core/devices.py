@@ -26,7 +26,7 @@ def _within(*settings: Setting) -> Iterator[None]:
 
 @contextmanager
 def repeatable() -> Iterator[None]:
-    """Within it, convolutions give the same sums each time, and TF32, of 10 bits, stands for no float32.
+    """Context manager: deterministic cuDNN, and full float32 (no TF32).
 
     cuDNN would otherwise choose algorithms that add in any order, and round the factors of its products.
     """
@@ -41,7 +41,7 @@ def repeatable() -> Iterator[None]:
 
 @contextmanager
 def plain_torch(device: torch.device) -> Iterator[None]:
-    """Within it, gradients and no autocast, whatever the caller's modes of PyTorch are, and repeatable results."""
+    """Context manager: gradients on, autocast off, whatever the caller has set, and repeatable results."""
     plain = torch.autocast(device.type, enabled=False)
     with torch.inference_mode(False), torch.enable_grad(), plain, repeatable():
         yield
@@ -49,7 +49,7 @@ def plain_torch(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def without_cudnn() -> Iterator[None]:
-    """Within it, recurrent layers are computed without the kernels of cuDNN, which have no second derivative."""
+    """Context manager: recurrent layers without cuDNN, whose kernels have no second derivative."""
     with _within((torch.backends.cudnn, "enabled", False)):
         yield
 
@@ -81,7 +81,7 @@ SMALL = 100_000
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one thread within; rounding then never depends on the number of cores."""
+    """Context manager: compute on one thread, so that rounding does not depend on the number of cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -91,7 +91,7 @@ def one_thread() -> Iterator[None]:
 
 
 def threads_for(weights: int) -> AbstractContextManager[None]:
-    """One thread for a network of so few weights, torch's own setting for a larger one."""
+    """Context manager: one thread for a network of so few weights, torch's own setting for a larger one."""
     return one_thread() if weights <= SMALL else nullcontext()
 
 

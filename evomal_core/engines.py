@@ -62,8 +62,8 @@ def promises(
     return totals
 
 
-_TOLD: WeakSet[Learner] = WeakSet()
-"""Learners of which was said that their networks are trained one at a time: once a search, not each generation."""
+_WARNED: WeakSet[Learner] = WeakSet()
+"""Learners already warned about one-at-a-time training: once a search, not each generation."""
 
 
 def fitness(
@@ -78,8 +78,8 @@ def fitness(
         try:
             return batched_fitness(losses, learners, config)
         except NotBatchable as reason:
-            if learners[0] not in _TOLD:
-                _TOLD.add(learners[0])
+            if learners[0] not in _WARNED:
+                _WARNED.add(learners[0])
                 log.warning("training one network at a time (%s)", reason)
     return [_fitness(loss, learners, config) for loss in losses]
 
@@ -97,7 +97,7 @@ def _fitness(loss: Loss, learners: Sequence[Learner], config: SearchConfig) -> f
 def choose_engine(
     learners: Sequence[Learner], config: SearchConfig, loss: Loss | None = None, *, unrolled: bool = True
 ) -> str:
-    """The first engine that takes this network, from the one asked for on; a line says what was passed over.
+    """Return the first engine that supports this network, from the one asked for on; log those skipped.
 
     The order is `batched` (which takes symbolic losses only), `jvp`, `autograd`, `higher`. A network falls past
     `jvp`, for example, if one of its operations has no forward-mode derivative. A method that unrolls nothing,

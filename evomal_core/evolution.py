@@ -174,7 +174,7 @@ def _summary(evaluator: Evaluator, population: Sequence[Evaluation]) -> dict[str
 
 
 def warn_if_inert(config: SearchConfig, moved: Sequence[float]) -> None:
-    """Say so if local search moved no weight of the first generation by INERT, or can hardly move one."""
+    """Warn if local search moved no weight of the first generation by INERT, or can hardly move one."""
     if not moved or (max(moved) >= INERT and not (config.meta_optimizer == "adam" and _reach(config) < REACH)):
         return
     log.warning(
@@ -189,7 +189,7 @@ def warn_if_inert(config: SearchConfig, moved: Sequence[float]) -> None:
 
 
 def _reach(config: SearchConfig) -> float:
-    """About how far Adam can move a weight."""
+    """Estimate how far Adam can move a weight."""
     return config.meta_lr * config.meta_steps
 
 
@@ -223,7 +223,7 @@ class Evaluator:
         self.workers = Workers(search, bench, probe, {"generations": [], "seconds": {}, **self.state([])})
 
     def evaluate(self, expressions: Sequence[Expression]) -> tuple[list[Evaluation], dict[str, int]]:
-        """The evaluations of a population, and how many were cached, rejected, … in it."""
+        """Evaluate a population; return its evaluations, and how many were cached, rejected, …"""
         with self.search.timed("filters"), self.search.timed("filter: symbolic archive"):
             archive = self.archive if self.search.config.symbolic_archive else {}
             new = [e for e in dict.fromkeys(expressions) if e not in archive]
@@ -244,7 +244,7 @@ class Evaluator:
         return [self.archive[expression] for expression in expressions], counts
 
     def _evaluate_some(self, expressions: Sequence[Expression]) -> None:
-        """Evaluate the first unit after all, so that the result of a search out of time holds something."""
+        """Evaluate the first unit past the deadline, so that a search out of time has a result."""
         some = expressions[: self.workers.unit]
         self.workers.begin({})
         with self.search.overtime():
@@ -328,7 +328,7 @@ class Evaluator:
         return loss.to(self.search.learners[0].device)
 
     def _reject(self, losses: Sequence[LearnedLoss], done: dict[int, Evaluation], status: str) -> None:
-        """Mark those that the rejection protocol finds unpromising as done."""
+        """Mark the losses that the rejection protocol finds unpromising as done."""
         search = self.search
         if not search.config.rejection_steps:
             return
@@ -366,7 +366,7 @@ class Evaluator:
         }
 
     def restore(self, state: dict[str, Any]) -> list[Evaluation]:
-        """Take up a saved state; returns the population."""
+        """Restore a saved state; return the population."""
         kind, softplus = self.search.kind, self.search.config.softplus
         for text, value, status, phi in state["archive"]:
             loss = LearnedLoss(text, kind, softplus=softplus)

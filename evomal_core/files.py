@@ -37,7 +37,7 @@ def write_atomic(path: Path | str, content: str | bytes) -> None:
 
 
 def check_writable(path: Path | str) -> None:
-    """Raise what `write_atomic` would, before the work whose result is to be written."""
+    """Raise the error that `write_atomic` would raise, before a long computation."""
     path = Path(path)
     with _naming(path):
         handle, partial = _temporary(path)
@@ -57,7 +57,7 @@ def _temporary(path: Path) -> tuple[int, Path]:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Errors of the system name the file that was asked for, and not the temporary one."""
+    """Context manager: name the file that was asked for, not the temporary one, in system errors."""
     try:
         yield
     except OSError as error:
@@ -67,7 +67,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def file_in_the_way(folder: Path) -> Path | None:
-    """The file that stands where a folder, or one that it would lie in, is wanted; None if there is none."""
+    """The file in place of a folder or of one of its parents; None if there is none."""
     return next((place for place in (folder, *folder.parents) if place.is_file()), None)
 
 

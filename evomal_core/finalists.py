@@ -107,7 +107,7 @@ def train_finalists(
 
 
 def _known_name(entry: Evaluation, known: Mapping[str, LearnedLoss]) -> str:
-    """The name of the known loss that a loss is, weights and all; "" if it is none."""
+    """Name of the known loss with the same expression and weights; "" if there is none."""
     loss = entry.loss
     for name, other in known.items():
         if isinstance(loss, LearnedLoss) and loss.expression == other.expression:
@@ -125,7 +125,7 @@ def _finalist(tuning: Tuning, is_known: bool, entry: Evaluation | None) -> Final
 
 
 def distinct(evaluations: Sequence[Evaluation], samples: Samples, number: int) -> list[Evaluation]:
-    """The best losses that were trained, of several with the same gradient signature the first."""
+    """The best trained losses; of those with the same gradient signature only the first."""
     found: dict[object, Evaluation] = {}
     for entry in sorted(evaluations, key=Evaluation.rank):
         if len(found) == number:

@@ -60,7 +60,7 @@ class Learner:
 
     @property
     def device(self) -> torch.device:
-        """Where its task and its network lie, and the losses that it trains with."""
+        """Device of the task, the network and the losses that it trains with."""
         return self.task.train[0].device
 
     @property
@@ -163,7 +163,7 @@ class Learner:
         )
 
     def kernels(self) -> AbstractContextManager[None]:
-        """Within it, the network's layers are computed by kernels that can be differentiated twice."""
+        """Context manager: compute the network's layers by kernels that can be differentiated twice."""
         return without_cudnn() if self._recurrent else nullcontext()
 
     @cached_property
@@ -172,7 +172,7 @@ class Learner:
 
     @contextmanager
     def dropout(self, draw: int) -> Iterator[None]:
-        """Within it, a network that draws random numbers (dropout) draws the same for the same `draw`.
+        """Context manager: a network that draws random numbers (dropout) draws the same for the same `draw`.
 
         Attention is computed by PyTorch's plain operations: the fused ones have no second derivative.
         """
@@ -315,7 +315,7 @@ def _same(a: Any, b: Any) -> bool:
 
 @contextmanager
 def _attributes_kept(network: nn.Module) -> Iterator[None]:
-    """Within it, modules may set their plain attributes or change them in place; afterwards all is as before."""
+    """Context manager: restore the modules' plain attributes, whether they were set or changed in place."""
     kept = [(module, vars(module).copy()) for module in network.modules()]
     memo: dict[int, Any] = {}
     for module, _ in kept:

@@ -71,7 +71,7 @@ def _of_family(family: Any, kind: Any, record: dict[str, Any], weights: list[flo
 
 
 def _check_operations(needed: Any) -> None:
-    """Refuse a loss with operations of one's own that were not registered here."""
+    """Refuse a loss with user-defined operations that are not registered here."""
     if not isinstance(needed, list) or not all(isinstance(name, str) for name in needed):
         raise ValueError(f"operations is a list of names, got {needed!r:.40}")
     if missing := [name for name in needed if name not in PRIMITIVES]:

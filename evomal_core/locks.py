@@ -21,7 +21,7 @@ POLL_SECONDS = 0.5
 
 @contextmanager
 def locked(path: Path, subject: str, wait: bool = True) -> Iterator[str]:
-    """Hold a lock file; yield "" while it is held, or its owner where it is not held and `wait` is false.
+    """Context manager: hold a lock file and yield "", or yield its owner if another process has it and not `wait`.
 
     A process that has to wait says in one line for whom. The kernel frees the lock of a process that dies, however
     it dies. The file is removed at the end; one left by a killed process is harmless.

@@ -1,4 +1,4 @@
-"""Performance metrics: named ones for whole populations, scikit-learn's scorers, and functions of one's own.
+"""Performance metrics: named ones for whole populations, scikit-learn's scorers, and user-defined functions.
 
 A metric measures what a trained network predicts; lower is better, and it need not be differentiable. It takes
 the predictions of any number of networks at once, (*, rows, outputs): numbers for a regression, logits for a
@@ -346,7 +346,7 @@ _CLASSIFICATION: dict[str, Callable[[Kind], Compute]] = {
 }
 
 
-# ---- scikit-learn's scorers, and functions of one's own ------------------------------------------------
+# ---- scikit-learn's scorers, and user-defined functions ------------------------------------------------
 
 
 def _each(function: Callable[..., Any], kind: Kind) -> Compute:
@@ -365,7 +365,7 @@ def _each(function: Callable[..., Any], kind: Kind) -> Compute:
 
 
 def _arrays(y_pred: Tensor, labels: Tensor, kind: Kind) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Predictions and labels of each network, as functions of one's own get them."""
+    """Predictions and labels of each network, as user-defined functions get them."""
     f = link(y_pred.detach().double(), kind)
     rows = f.shape[-2:]
     predictions = f.reshape(-1, *rows).cpu().numpy()

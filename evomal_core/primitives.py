@@ -328,7 +328,7 @@ def register(
     slopes: Callable[[Tensor, Tensor, Tensor], tuple[Slope, Slope]] | None = None,
     curvatures: Callable[..., tuple[Slope, Slope]] | None = None,
 ) -> None:
-    """Add an operation of one's own, for expressions and for a search's `function_set`.
+    """Add a user-defined operation, for expressions and for a search's `function_set`.
 
     Derivatives are PyTorch's unless they are given. A population that has such an operation is computed without
     compiled kernels. A file of a loss names the operations that it needs; a process that loads it, or evaluates
@@ -363,7 +363,7 @@ def register(
 
 
 def unregister(name: str) -> None:
-    """Remove an operation of one's own.
+    """Remove a user-defined operation.
 
     Raises:
         ValueError: there is none of that name.

@@ -62,8 +62,7 @@ class Search:
 
     @property
     def out_of_time(self) -> bool:
-        """Whether the deadline has passed, and something was evaluated, so that a search that is called anew and
-        anew comes to its end."""
+        """Whether the deadline has passed and a candidate was evaluated: repeated calls then finish the search."""
         return self.progressed and time.monotonic() >= self.deadline
 
     def is_over(self, rows: Sequence[dict[str, Any]]) -> bool:
@@ -88,7 +87,7 @@ class Search:
 
     @contextmanager
     def interruptible(self, found: Sized) -> Iterator[None]:
-        """Within it, a passed deadline stops the search, and so does Ctrl-C, unless nothing was found yet."""
+        """Context manager: end at a passed deadline or at Ctrl-C, which is raised if nothing was found yet."""
         try:
             yield
         except OutOfTimeError:
@@ -100,7 +99,7 @@ class Search:
 
     @contextmanager
     def overtime(self) -> Iterator[None]:
-        """Within it, there is no deadline."""
+        """Context manager: suspend the deadline."""
         deadline, self.deadline = self.deadline, math.inf
         try:
             yield
@@ -109,7 +108,7 @@ class Search:
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
-        """Add the wall-clock seconds spent within to a phase."""
+        """Context manager: add the wall-clock seconds spent to a phase."""
         begin = time.perf_counter()
         try:
             yield

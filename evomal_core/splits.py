@@ -111,7 +111,7 @@ def _by_strata(strata: np.ndarray, shares: np.ndarray, rng: np.random.Generator)
 
 
 def joined(x: Any, y: Any, others: Sequence[tuple[Any, ...] | None]) -> tuple[Any, Any, list[np.ndarray]]:
-    """The arrays with those of parts of one's own below them, and the row numbers of each of these parts.
+    """Append the user's own parts to the arrays; return the arrays and the row numbers of each part.
 
     Tables stay tables, with the columns of the first.
 
@@ -153,7 +153,7 @@ def _stacked(tables: list[Any], name: str) -> Any:
 
 
 def transformed(transformer: Any, x: Any, rows: np.ndarray) -> tuple[Any, Any]:
-    """A scikit-learn transformer, such as a ColumnTransformer, fitted on some rows, and what it makes of all."""
+    """Fit a scikit-learn transformer on some rows; return it and all rows transformed."""
     if not (hasattr(transformer, "fit") and hasattr(transformer, "transform")):
         raise ValueError(f"transform is a scikit-learn transformer, got a {type(transformer).__name__}")
     fitted = base.clone(transformer).fit(x.iloc[rows] if hasattr(x, "iloc") else np.asarray(x)[rows])

@@ -47,7 +47,7 @@ def _softplus(value: sympy.Expr) -> sympy.Expr:
 
 
 def _slow() -> tuple[type, ...]:
-    """Functions that sympy simplifies slowly, or knows nothing of."""
+    """Functions that sympy simplifies slowly or does not know."""
     return sympy.Min, sympy.Max, sympy.sign, sympy.tanh, sympy.core.function.AppliedUndef
 
 

@@ -114,7 +114,7 @@ def _descend(loss: nn.Module, learner: Learner, network: nn.Module, step: int) -
 def _take_up(
     snapshot: Snapshot | None, network: nn.Module, optimiser: torch.optim.Optimizer
 ) -> tuple[int, list[dict[str, float]]]:
-    """Steps done and errors so far, from a snapshot if there is one, which also sets network and optimiser."""
+    """Return steps done and errors so far; a snapshot, if there is one, restores network and optimiser too."""
     state = None if snapshot is None else snapshot.load()
     if state is None:
         return 0, []
@@ -138,7 +138,7 @@ def _put_down(
 
 
 class _frozen:  # noqa: N801 - used as a function
-    """Within it, a loss's weights take no gradients, which spares the work of computing them."""
+    """Context manager: do not compute gradients for the loss's weights."""
 
     def __init__(self, loss: nn.Module) -> None:
         self.weights = [w for w in loss.parameters() if w.requires_grad]

@@ -1,4 +1,4 @@
-"""Losses of logits that know how rare classes are: class-weighted and logit-adjusted cross-entropy.
+"""Losses that account for class frequencies: class-weighted and logit-adjusted cross-entropy.
 
 A symbolic loss treats all outputs alike, so these are modules of their own.
 """

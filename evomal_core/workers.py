@@ -1,6 +1,6 @@
 """Evaluation of a population in units of candidates: here, or by the workers of a `concurrent.futures.Executor`.
 
-What is found is the same, bit by bit, whoever evaluates the units and in whatever order. Units that are done are
+Results are the same bit by bit, wherever and in whatever order the units are evaluated. Units that are done are
 kept in the checkpoint, so that a search that stops in the middle of a generation goes on from there.
 """
 
@@ -56,21 +56,21 @@ _NUMBERS = itertools.count()
 
 
 class Source(Protocol):
-    """Whoever evaluates units."""
+    """Evaluates units: this process, or workers."""
 
     def results(self, phase: str, units: Units, tick: Tick, over: Callable[[], bool]) -> Iterator[tuple[int, Any]]:
-        """Units as they are done, until all are or `over()`."""
+        """Yield each unit with its results as it is done, until all are done or `over()`."""
         ...
 
 
 class Here:
-    """This process, one unit after the other."""
+    """Evaluates units in this process, one after the other."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
 
     def results(self, phase: str, units: Units, tick: Tick, over: Callable[[], bool]) -> Iterator[tuple[int, Any]]:
-        """Units as they are done, until all are or `over()`."""
+        """Yield each unit with its results as it is done, until all are done or `over()`."""
         for number, losses in units.items():
             if over():
                 return
@@ -93,13 +93,13 @@ class Pool:
         """Workers for which the bench was sent, though an executor may have given it to another."""
 
     def patience(self, least: float | None = None) -> float:
-        """Seconds after which silent workers are taken for lost."""
+        """Seconds without an answer after which workers count as lost."""
         if self.longest is None:
             return FIRST_SILENCE
         return max(SILENCE if least is None else least, 20 * self.longest)
 
     def submit(self, phase: str, losses: Sequence[Loss], call: str, *, bench: bool, address: str) -> Future:
-        """Have a unit evaluated.
+        """Submit a unit to the executor.
 
         Args:
             phase: a method of the bench.
@@ -116,7 +116,7 @@ class Pool:
         return _submitted(self.executor, work, *given, **where)
 
     def results(self, phase: str, units: Units, tick: Tick, over: Callable[[], bool]) -> Iterator[tuple[int, Any]]:
-        """Units as they are done, until all are or `over()`.
+        """Yield each unit with its results as it is done, until all are done or `over()`.
 
         Raises:
             WorkerError: the workers are gone, or silent for too long, or have other versions.
@@ -136,7 +136,7 @@ class Pool:
 
 
 class _Asked:
-    """The units of one phase that an executor was asked for.
+    """The units of one phase that were submitted to an executor.
 
     Attributes:
         missing: the units that are not done.
@@ -165,7 +165,7 @@ class _Asked:
         return future
 
     def answer(self) -> tuple[int, Any]:
-        """A unit with what was found; None where nothing new is known after a second."""
+        """Wait for a unit; return its number and results, or None for these if a second passes without any."""
         try:
             future = self.answers.get(timeout=1.0)
         except Empty:
@@ -320,7 +320,7 @@ class Workers:
         self.begin({})
 
     def begin(self, done: dict[str, Any]) -> None:
-        """Begin a generation of which some candidates may be done: results by phase and place in it."""
+        """Begin a generation; `done` holds the results of its finished candidates by phase and place."""
         self.done = {phase: dict(units) for phase, units in done.items()}
         self.phases = 0
         self.saved = time.monotonic()

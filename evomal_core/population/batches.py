@@ -229,7 +229,7 @@ def out_of_memory(error: RuntimeError) -> bool:
 
 @contextmanager
 def stackable() -> Iterator[None]:
-    """Within it, what `torch.func` can't do with a network becomes `NotBatchable`."""
+    """Context manager: raise `NotBatchable` where `torch.func` can't take a network."""
     try:
         yield
     except NotBatchable:

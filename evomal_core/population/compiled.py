@@ -37,8 +37,8 @@ WIDEST = 256
 """Layers above it gain more from PyTorch's larger products."""
 DTYPES = (torch.float32, torch.float64)
 STEPS_AT_ONCE = 500
-_TOLD: WeakSet[Learner] = WeakSet()
-"""Learners of which was said why the kernels do not take their labels."""
+_WARNED: WeakSet[Learner] = WeakSet()
+"""Learners already told why the kernels do not take their labels."""
 log = logging.getLogger("evomal")
 
 
@@ -71,9 +71,9 @@ def fits(stack: Stack, losses: Sequence[nn.Module] | None = None, config: Search
 
 
 def _told(stack: Stack) -> bool:
-    """False, after a line that says why, once for each learner."""
-    if stack.learners[0] not in _TOLD:
-        _TOLD.add(stack.learners[0])
+    """Log, once for each learner, why the kernels do not take its labels; return False."""
+    if stack.learners[0] not in _WARNED:
+        _WARNED.add(stack.learners[0])
         log.info("labels with positions, weights, missing or soft classes are computed by PyTorch, not by kernels")
     return False
 
@@ -94,7 +94,7 @@ def take(numbers: Tensor, losses: Sequence[nn.Module] = ()) -> bool:
 
 
 def knows(*expressions: Expression) -> bool:
-    """Whether the kernels have all operations; a line says which they lack, the first time."""
+    """Whether the kernels have all operations; log those that they lack, once."""
     lacking = tuple(sorted({name for e in expressions for name in e.nodes} - _operations()))
     if lacking and lacking not in _LACKING:
         _LACKING.add(lacking)
@@ -170,7 +170,7 @@ class _Population:
 
     @contextmanager
     def one_blas_thread(self) -> Iterator[None]:
-        """Within it, a matrix product uses one thread, so that threads of candidates don't compete."""
+        """Context manager: one thread for each matrix product, so that threads of candidates don't compete."""
         with self.pools.limit(limits=1, user_api="blas"):
             yield
 

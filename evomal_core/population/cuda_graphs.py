@@ -39,7 +39,7 @@ def _stream(device: torch.device) -> Any:
 
 @contextmanager
 def _never_waiting() -> Iterator[None]:
-    """Within it, what makes the host wait for the device fails: a capture that fails of it leaves traces."""
+    """Context manager: raise on host–device synchronisation; a capture failing on one leaves bad state."""
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -67,7 +67,7 @@ def _task_loss(predictions: Tensor, rows: Rows, stack: Stack) -> tuple[Tensor, T
 
 
 def _other_task_loss(predictions: Tensor, rows: Rows, losses: Sequence[Any]) -> tuple[Tensor, Tensor]:
-    """The same by differentiating losses of one's own, one network after the other."""
+    """The same by differentiating user-defined losses, one network after the other."""
     leaf = predictions.detach().requires_grad_()
     with torch.enable_grad():
         values = torch.stack(

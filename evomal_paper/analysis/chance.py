@@ -31,7 +31,7 @@ def _of_the_most_frequent(task: Task) -> float:
 
 
 def learned_nothing(last: pd.DataFrame, constant: pd.DataFrame) -> pd.DataFrame:
-    """Number of trainings that end with a training error not below a constant answer's by MARGIN.
+    """Count the trainings whose final training error is not below a constant answer's by MARGIN.
 
     Args:
         last: `Results.last()` of one experiment of classification.

@@ -149,7 +149,7 @@ def medians(final: pd.DataFrame) -> pd.DataFrame:
 
 
 def common_seeds(final: pd.DataFrame) -> pd.DataFrame:
-    """Without the seeds that lack a method or rate which others have: what was not run is no divergence."""
+    """Drop the seeds that lack a method or rate that others have: what was not run has not diverged."""
     cells = final.astype({"method": str}).drop_duplicates(["method", "rate", "seed"])
     seeds = cells.groupby("seed").size()
     whole = len(cells[["method", "rate"]].drop_duplicates())

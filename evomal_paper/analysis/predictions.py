@@ -22,7 +22,7 @@ from evomal_paper.runs.meta_test import base_trainings
 def predictions(
     name: str, profile: str, seed: int, losses: Mapping[str, Loss], device: str = "cpu"
 ) -> tuple[Task, pd.DataFrame]:
-    """Networks are trained as at meta-testing, anew, on the first of the new tasks, and see its test rows.
+    """Train networks as in meta-testing on the first new task, and predict its test rows.
 
     The same seed gives the same networks as the run of that seed, whose errors they have.
 

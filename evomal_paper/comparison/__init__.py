@@ -1,1 +1,1 @@
-"""The published numbers and claims beside the measured ones: verdicts, tests, words, and the report."""
+"""The published numbers and claims beside the measured ones, with verdicts."""

@@ -86,7 +86,7 @@ class Evidence:
         return replace(self, **{name: table[kept(table)] for name, table in tables.items()})
 
     def of_paper(self, paper: str) -> Evidence:
-        """Without runs of experiments that a paper, "gecco23" or "tpami23", has no published numbers of.
+        """Drop the experiments of which a paper, "gecco23" or "tpami23", has no published numbers.
 
         Analyses beside the tables (rates, transfers, landscapes) are kept whatever network they were made with.
         """

@@ -186,7 +186,7 @@ def fewest(experiments: Iterable[str], counts: Iterable[int]) -> dict[str, int]:
 
 
 def of_each(experiments: pd.Series | pd.Index, counts: pd.Series, verdict: str, text: str) -> Finding:
-    """A finding whose rule asks for nothing more of an experiment than it has."""
+    """A finding that covers each of its experiments whole."""
     return Finding(verdict, text, fewest(experiments, counts), frozenset(experiments))
 
 

@@ -1,4 +1,4 @@
-"""Comparisons with the papers as tables to read and as sentences, computed from the tables of `verdicts`."""
+"""Comparisons with the papers as tables for reading, made from those of `verdicts`."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class AlteredDataError(ValueError):
 
 
 def data_folder() -> Path:
-    """Where data sets lie: EVOMAL_DATA, or `data` in the checkout, or else `~/.cache/evomal`."""
+    """Folder of the data sets: EVOMAL_DATA, else `data` in the checkout, else `~/.cache/evomal`."""
     if chosen := os.environ.get("EVOMAL_DATA"):
         return Path(chosen).expanduser().absolute()
     root = Path(__file__).resolve().parents[2]
@@ -117,7 +117,7 @@ class DataSet:
         return arrays
 
     def state(self) -> str:
-        """One line: at hand and verified, or why not; and what it is."""
+        """Describe the data set in one line: whether it is at hand and verified, and its origin."""
         try:
             arrays = self.load()
         except MissingDataError:

@@ -68,7 +68,7 @@ class Profile(Config):
     augment_validation: Flag = False
     """Whether validation images are cropped and mirrored too, once, before the search."""
     augment_test: Flag = False
-    """Whether test images are so, too."""
+    """Whether test images are cropped and mirrored, too."""
     network: Literal["code", "code-2023", "text"] = "code"
     """The form of AllCNN-C and PreResNet: of the authors' code (2022 or 2023), or of the text."""
     test_start: Literal["search", "new"] = "search"
@@ -136,7 +136,7 @@ def changes_in(text: str) -> list[str]:
     return re.split(r",(?![^\[]*\])", text)
 
 
-SOME = (
+OPTIONAL = (
     *("hidden", "split", "rows", "draw", "learn_on", "images", "test_images", "validation_draw", "network"),
     *("augment_validation", "augment_test"),
 )
@@ -211,7 +211,7 @@ class Experiment:
     problem: Callable[[Profile, int], Problem]
     dataset: DataSet | None = None
     settings: tuple[str, ...] = ()
-    """Settings of SOME on which the experiment's problem depends."""
+    """Settings of OPTIONAL on which the experiment's problem depends."""
 
     def profile(self, name: str) -> Profile:
         """The profile of a name, with the changes that follow an `@` in it.
@@ -226,7 +226,7 @@ class Experiment:
         if not at:
             return self.profiles[base]
         changed = self.profiles[base].changed(changes)
-        for setting in SOME:
+        for setting in OPTIONAL:
             same = getattr(changed, setting) == getattr(self.profiles[base], setting)
             if not same and setting not in self.settings:
                 raise ValueError(

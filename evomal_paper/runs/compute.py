@@ -203,7 +203,7 @@ def _attempted(
 
 @contextmanager
 def _children_ignore_sigint() -> Iterator[None]:
-    """Processes started within ignore Ctrl-C, from their first instruction on: the parent ends them."""
+    """Context manager: processes started within ignore Ctrl-C, as the parent ends them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -34,7 +34,7 @@ def _put(run: Run, finished: Finished) -> None:
 
 
 def fold_all(results_dir: Path) -> Iterator[tuple[Run, str]]:
-    """Fold in the finished runs of a results folder, and say of each working folder how it stands."""
+    """Fold the finished runs of a results folder into their packs; yield the state of each working folder."""
     for folder in sorted((results_dir / WORK).glob("*/*/*/seed-*/")):
         try:
             run = Run.named(folder.relative_to(results_dir / WORK).as_posix(), results_dir)
@@ -56,7 +56,7 @@ def _fold(run: Run) -> str:
 
 
 def take_from(source: Path, results_dir: Path) -> Iterator[tuple[Run, str]]:
-    """Copy the complete runs of another results folder, and say of each what became of it."""
+    """Copy the complete runs of another results folder; yield what was done with each."""
     for theirs in complete_runs(source):
         ours = replace(theirs, results_dir=results_dir)
         try:
