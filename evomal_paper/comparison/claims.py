@@ -10,11 +10,11 @@ import pandas as pd
 
 from evomal_paper.comparison import claims_gecco, claims_tpami
 from evomal_paper.comparison.evidence import Evidence
-from evomal_paper.comparison.findings import ABSENT, Claim, Finding
+from evomal_paper.comparison.findings import ABSENT, Claim, Finding, beats
 from evomal_paper.comparison.verdicts import NOT_RUN, is_counted, strength
 from evomal_paper.published.tables import facts
 
-MEASURES = claims_gecco.MEASURES | claims_tpami.MEASURES
+MEASURES = {"beats": beats} | claims_gecco.MEASURES | claims_tpami.MEASURES
 
 
 def read_claims() -> tuple[Claim, ...]:

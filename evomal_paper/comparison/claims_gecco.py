@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -12,14 +12,12 @@ from evomal_paper.comparison.findings import (
     ABSENT,
     MOST,
     Finding,
-    beats,
     corrected,
     decide,
     fewest,
     n_text,
     number,
     of_each,
-    pairs,
     place_name,
     untestable,
 )
@@ -31,11 +29,6 @@ SMALL_SUBSET = 0.5
 """The largest share of the gradient steps that counts as "a small subset"."""
 LARGEST_SHARE = 0.02
 """The largest share of ML³'s weights that counts as "1–2 %"."""
-
-
-def beats_in_table_2(evidence: Evidence, rivals: Sequence[str]) -> Finding:
-    """Compare EvoMAL's final training errors with those of its rivals, place by place (Table 2)."""
-    return beats(pairs(evidence.values, "2", rivals), rivals)
 
 
 def first_generation(histories: pd.DataFrame, target: pd.Series) -> pd.Series:
@@ -161,7 +154,6 @@ def faster(evidence: Evidence) -> Finding:
 
 
 MEASURES: dict[str, Callable[..., Finding]] = {
-    "beats_in_table_2": beats_in_table_2,
     "fewer_generations": fewer_generations,
     "few_weights": few_weights,
     "faster": faster,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -15,12 +15,10 @@ from evomal_paper.comparison.findings import (
     ABSENT,
     MOST,
     Finding,
-    beats,
     decide,
     fewest,
     n_text,
     of_each,
-    pairs,
 )
 from evomal_paper.comparison.verdicts import paired
 from evomal_paper.published.tables import LABELS, published
@@ -37,12 +35,6 @@ FEWEST_RATES = 3
 """Fewer learning rates than that are no search for the best."""
 SHARPER = ("cifar10-alexnet",)
 """Where the paper finds EvoMAL's landscape sharper than cross-entropy's; elsewhere flatter."""
-
-
-def beats_in_tables_ii_and_iii(evidence: Evidence, rivals: Sequence[str], leave_out: Sequence[str]) -> Finding:
-    """Compare EvoMAL's held-out errors with those of its rivals (Tables II and III)."""
-    found = [pairs(evidence.values, table, rivals, leave_out) for table in ("II", "III")]
-    return beats(pd.concat(found, ignore_index=True), rivals)
 
 
 def filter_shares(histories: pd.DataFrame) -> pd.DataFrame:
@@ -248,7 +240,6 @@ LEARNED = ("ml3", "taylorglo", "gp-lfl")
 
 
 MEASURES: dict[str, Callable[..., Finding]] = {
-    "beats_in_tables_ii_and_iii": beats_in_tables_ii_and_iii,
     "transfer": transfer,
     "early": early,
     "filters_over_time": filters_over_time,

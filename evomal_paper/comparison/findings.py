@@ -106,13 +106,18 @@ def pairs(values: pd.DataFrame, table: str, rivals: Sequence[str], leave_out: Se
     return pd.DataFrame(rows)
 
 
-def beats(found: pd.DataFrame, rivals: Sequence[str]) -> Finding:
-    """The finding on "EvoMAL is better than its rivals", by the rule of `published/claims.toml`.
+def beats(
+    evidence: Evidence, tables: Sequence[str], rivals: Sequence[str], leave_out: Sequence[str] = ()
+) -> Finding:
+    """Compare EvoMAL's final errors with those of its rivals, place by place, in some of the papers' tables.
 
     Args:
-        found: the table of `pairs`, with one row per comparison.
+        evidence: the runs.
+        tables: of `paper.TABLES`.
         rivals: those that the claim names.
+        leave_out: experiments that the claim itself excepts.
     """
+    found = pd.concat([pairs(evidence.values, table, rivals, leave_out) for table in tables], ignore_index=True)
     if found.empty:
         return ABSENT
     lower = found["ours"] < found["theirs"]
