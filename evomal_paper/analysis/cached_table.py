@@ -11,13 +11,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from evomal_core.checkpoints import first_difference
+from evomal_core.devices import one_thread
 from evomal_core.files import encode, read_json, write_atomic, write_json
 from evomal_core.losses import Loss
-from evomal_paper.experiments.profiles import Profile
+from evomal_paper.experiments.profiles import Experiment, Profile
 from evomal_paper.runs.machine import hardware, versions
+from evomal_paper.runs.meta_test import meta_test
 
 
 @dataclass(frozen=True)
@@ -82,3 +85,20 @@ def training_configuration(sizes: Profile, loss: Loss) -> dict[str, Any]:
     settings = sizes.model_dump(mode="json", exclude_defaults=True, exclude={"seeds": True, "search": {"engine"}})
     text = json.dumps(encode(loss.record()), sort_keys=True)
     return {"settings": settings, "loss": hashlib.sha256(text.encode()).hexdigest()[:16]}
+
+
+def final_errors(
+    piece: Piece, loss: Loss, entry: Experiment, sizes: Profile, seed: int, device: str, start: str = "new"
+) -> pd.DataFrame:
+    """Final errors of base networks trained with a loss as in a run's meta-testing: group, split, error.
+
+    The piece holds the errors at all recorded steps; those of a diverged training are infinite.
+    """
+
+    def compute() -> pd.DataFrame:
+        with one_thread():  # as runs are computed
+            return pd.DataFrame(meta_test(loss, entry.problem(sizes, seed), sizes, seed, device, starts=[start]))
+
+    table = piece.load_or_compute(compute, device).fillna({"error": np.inf})  # never to be averaged away
+    last = table[table["step"] == table["step"].max()]
+    return last.groupby(["group", "split"], sort=False)["error"].mean().reset_index()

@@ -9,12 +9,8 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from evomal_core.devices import one_thread
-from evomal_core.losses import Loss
-from evomal_paper.analysis.cached_table import Piece, training_configuration
+from evomal_paper.analysis.cached_table import Piece, final_errors, training_configuration
 from evomal_paper.experiments.catalogue import experiment
-from evomal_paper.experiments.profiles import Profile
-from evomal_paper.runs.meta_test import meta_test
 from evomal_paper.runs.tables import load_or_run
 from evomal_paper.statistics import paired_interval
 
@@ -129,15 +125,7 @@ def published_grid(
         names = {"experiment": name, "method": method, "seed": seed}
         configuration = names | training_configuration(sizes, loss)
         piece = Piece(place / method / f"seed-{seed}", f"rate-{rate:g}", configuration)
-
-        def compute(loss: Loss = loss, seed: int = seed, sizes: Profile = sizes) -> pd.DataFrame:
-            with one_thread():
-                rows = meta_test(loss, entry.problem(sizes, seed), sizes, seed, device, starts=[sizes.test_start])
-            return pd.DataFrame(rows)
-
-        table = piece.load_or_compute(compute, device).fillna({"error": np.inf})
-        last = table[table["step"] == table["step"].max()]
-        errors = last.groupby(["group", "split"], sort=False)["error"].mean().reset_index()
+        errors = final_errors(piece, loss, entry, sizes, seed, device, sizes.test_start)
         tables.append(errors.assign(method=method, seed=seed, rate=rate))
     return pd.concat(tables, ignore_index=True)
 

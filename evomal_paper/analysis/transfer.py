@@ -6,17 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from evomal_core.devices import one_thread
-from evomal_core.losses import Loss
 from evomal_core.search import METHODS
-from evomal_paper.analysis.cached_table import Piece, training_configuration
+from evomal_paper.analysis.cached_table import Piece, final_errors, training_configuration
 from evomal_paper.experiments.catalogue import experiment
 from evomal_paper.published.tables import SPLITS, published
-from evomal_paper.runs.meta_test import meta_test
 from evomal_paper.runs.tables import Results, check_seeds, load_or_run
 from evomal_paper.sentences import mean_and_sd
 from evomal_paper.statistics import against, spread
@@ -133,16 +129,7 @@ def load_or_transfer(
         names = {"source": source.name, "target": target.name, "profile": profile, "method": method, "seed": seed}
         configuration = names | {"source seed": row["source seed"]} | training_configuration(sizes, loss)
         piece = Piece(place / method / f"seed-{seed}", "test", configuration, renewed_by="source seed")
-
-        def compute(loss: Loss = loss, seed: int = seed) -> pd.DataFrame:
-            with one_thread():  # as the target's own runs are computed
-                return pd.DataFrame(
-                    meta_test(loss, target.problem(sizes, seed), sizes, seed, device, starts=["new"])
-                )
-
-        table = piece.load_or_compute(compute, device).fillna({"error": np.inf})  # never to be averaged away
-        last = table[table["step"] == table["step"].max()]
-        errors = last.groupby(["group", "split"], sort=False)["error"].mean().reset_index()
+        errors = final_errors(piece, loss, target, sizes, seed, device)
         tables.append(errors.assign(profile=profile, method=method, seed=seed))
     whole = pd.concat(tables, ignore_index=True).assign(source=transfer.source, target=transfer.target)
     whole["method"] = pd.Categorical(whole["method"].astype(str), list(METHODS), ordered=True)

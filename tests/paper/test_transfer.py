@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evomal_paper.analysis import transfer
+from evomal_paper.analysis import cached_table, transfer
 from evomal_paper.analysis.transfer import Transfer
 from evomal_paper.runs import compute, meta_test
 from evomal_paper.runs.tables import load_or_run
@@ -73,7 +73,7 @@ def test_finished_pieces_are_loaded_and_others_refused(moved, monkeypatch):
     (_, final), folder, options = moved
     piece = folder / "transfer" / "sine-to-diabetes" / "smoke" / "evomal" / "seed-1"
     assert {path.name for path in piece.iterdir()} == {"test.csv", "test.json"}
-    monkeypatch.setattr(transfer, "meta_test", None)
+    monkeypatch.setattr(cached_table, "meta_test", None)
     again = transfer.load_or_transfer(Transfer("sine", "diabetes"), "smoke", **options)[1]
     pd.testing.assert_frame_equal(again, final)
     record = piece / "test.json"
