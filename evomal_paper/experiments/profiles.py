@@ -17,7 +17,7 @@ from evomal_core.files import read_json
 from evomal_core.learners import ModelFactory
 from evomal_core.tasks import Task
 from evomal_paper.datasets.catalogue import DataSet
-from evomal_paper.experiments.protocols import TEXT
+from evomal_paper.experiments.protocols import TEXT, parsed, stated
 
 PROFILES = {
     "smoke": "seconds, for tests: everything runs, nothing is learned",
@@ -109,10 +109,10 @@ class Profile(Config):
                 raise ValueError(f"{name} is changed twice in {text!r}")
             if name == "seeds":
                 raise ValueError("seeds are no part of a profile's name: use --seeds or the parameter seeds")
-            if (wanted := _text(_value(value))) != value:  # one configuration has one name, and one folder
+            if (wanted := _text(parsed(value))) != value:  # one configuration has one name, and one folder
                 raise ValueError(f"write {name}={wanted}, got {part!r}")
             known.add(name)
-            profile = profile._with(name, _value(value))
+            profile = profile._with(name, parsed(value))
         return profile
 
     def _with(self, name: str, value: Any) -> Profile:
@@ -158,24 +158,7 @@ def calibrated(name: str, paper: Profile) -> dict[str, Profile]:
 def literal(paper: Profile, **changes: Any) -> Profile:
     """The profile `text` of an experiment, made from its profile `paper`; changes are of the search."""
     search = paper.search.replace(**TEXT | changes)
-    return paper.replace(
-        search=search,
-        split="disjoint",
-        rows="draw",
-        validation_draw="fixed",
-        augment_validation=False,
-        augment_test=False,
-        network="text",
-        test_start="new",
-    )
-
-
-def _value(text: str) -> Any:
-    """A number, true, false, or a word."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    return paper.replace(search=search, **stated("text", Profile.model_fields))
 
 
 def _text(value: Any) -> str:

@@ -6,40 +6,37 @@ where it speaks, and the text elsewhere: its baselines meet the published ones. 
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection
 from typing import Any
 
 from evomal_core.config import SGD, SearchConfig
 from evomal_paper.published.tables import facts
 
-CODE: dict[str, Any] = {
-    "theta0": "redrawn",
-    "meta_optimizer": "adam",
-    "protection": "clamp",
-    "repair_with": "arithmetic",
-    "mutation_trees": "half",
-    "elitism": "reproduction",
-    "batches": "fresh",
-    "ml3_init": "he_normal",
-    "taylor_roles": "swapped",
-    "rejection_lr": 0.01,
-}
+
+def switches() -> list[dict[str, Any]]:
+    """The settings in which code and text differ, or may: name, what each says, and the values here."""
+    return facts("switches", "switch")
+
+
+def parsed(text: str) -> Any:
+    """A number, true, false, a list, or else the text as it is."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def stated(protocol: str, known: Collection[str]) -> dict[str, Any]:
+    """The settings among `known` of a protocol, "paper" or "text", but for those that vary between experiments."""
+    rows = [row for row in switches() if row["name"] in known and not row[protocol].startswith("by ")]
+    return {row["name"]: parsed(row[protocol]) for row in rows}
+
+
+CODE = stated("paper", SearchConfig.model_fields)
 """Settings of a search in the authors' code."""
 
-TEXT: dict[str, Any] = {
-    "theta0": "redrawn",
-    "meta_optimizer": "sgd",
-    "protection": "add",
-    "repair_with": "binary",
-    "mutation_trees": "full",
-    "elitism": "elite",
-    "batches": "epochs",
-    "ml3_init": "glorot",
-    "taylor_roles": "correct",
-    "rejection_lr": 1e-3,
-    "gradient_equivalence": True,
-    "task_loss_on": "same",
-    "meta_objective": "task loss",
-}
+TEXT = stated("text", SearchConfig.model_fields)
 """Settings of a search in the papers' text; where it is silent, this project's own choice."""
 
 COMMON = SearchConfig(
@@ -54,7 +51,6 @@ COMMON = SearchConfig(
     height_limit=10,
     softplus=False,
     meta_lr=1e-3,
-    meta_objective="task loss",
     unroll_steps=1,
     initialisation="glorot",
     symbolic_archive=True,
@@ -97,8 +93,3 @@ TPAMI23 = COMMON.replace(
 def few_steps(steps: int) -> dict[str, Any]:
     """Settings of a local search of few steps: Adam's rate is such that they lead as far as the papers' many."""
     return {"meta_steps": steps, "meta_lr": min(0.1, float(f"{1.5 / steps:.1g}"))}
-
-
-def switches() -> list[dict[str, Any]]:
-    """The settings in which code and text differ, or may: name, what each says, and the values here."""
-    return facts("switches", "switch")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import SEEDS, pairwise, trees, weights_for
+from helpers import SEEDS, pairwise, regression_task, small_model, tiny_config, trees, weights_for
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -275,6 +275,25 @@ print(must_compile(stacks, config))
         check=True,
     )
     assert done.stdout.split() == ["True", "False", "True", "False", "False"]
+
+
+def test_a_whole_search_by_the_kernels_is_the_same_twice_and_pytorchs_but_for_rounding(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In float32, as searches are; where a kernel has to be compiled first, the bar says so."""
+
+    def fitnesses(progress: bool = False) -> dict[Expression, float]:
+        config = tiny_config(generations=1, meta_optimizer="sgd")
+        result = em.learn_loss([regression_task()], small_model(), config=config, progress=progress, compare=False)
+        assert result.engine == "batched"
+        return {evaluation.loss.expression: evaluation.fitness for evaluation in result.evaluations}
+
+    ours = fitnesses()
+    assert fitnesses() == ours
+    monkeypatch.setenv("EVOMAL_KERNELS", "0")
+    monkeypatch.setattr("evomal_core.evolution.must_compile", lambda *_: True)
+    assert fitnesses(progress=True) == pytest.approx(ours, rel=1e-3)
+    assert "compiling the kernels" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
