@@ -1,4 +1,4 @@
-"""Checks of what a user gives: names, with the nearest known one, and losses that take weights; time that is up."""
+"""Checks of what a user gives: names, with the nearest known one, and losses that take weights; end of time."""
 
 from __future__ import annotations
 

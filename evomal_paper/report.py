@@ -28,5 +28,5 @@ def write_report(results_dir: Path | str, output: Path | str) -> None:
         executed = Path(folder) / f"{NOTEBOOK}.ipynb"
         execute(NOTEBOOK, {"results_dir": str(Path(results_dir).resolve())}, executed)
         notebook = nbformat.read(executed, as_version=4)
-    page, _ = nbconvert.HTMLExporter(exclude_input=True).from_notebook_node(notebook)
+    page, _ = nbconvert.HTMLExporter(exclude_input=True, exclude_output_prompt=True).from_notebook_node(notebook)
     write_atomic(output, page)
