@@ -8,7 +8,7 @@ import platform
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from threading import RLock
@@ -24,6 +24,7 @@ from evomal_core.learners import Learner
 from evomal_core.losses import Loss
 from evomal_core.population import compiled
 from evomal_core.population.networks import NotBatchable, make_stacks
+from evomal_core.primitives import PRIMITIVES, Primitive, own_operations
 from evomal_core.sending import unpacked
 
 Tick = Callable[[], None]
@@ -54,6 +55,8 @@ class Bench:
     config: SearchConfig
     engine: str
     samples: Samples
+    operations: dict[str, Primitive] = field(default_factory=lambda: {n: PRIMITIVES[n] for n in own_operations()})
+    """Operations that were registered, which a worker lacks."""
 
     def local_search(self, losses: Sequence[Loss], tick: Tick) -> list[Any]:
         """The tuned weights of each loss, and whether they diverged."""
@@ -129,6 +132,8 @@ _BENCHES: OrderedDict[str, tuple[Bench, int]] = OrderedDict()
 """Benches that this process was sent, and their bytes, by the names of their content, the last used at the end."""
 _WORKING = RLock()
 """One evaluation at a time in a process: its random generators belong to all threads."""
+_SENT: set[str] = set()
+"""Names of operations that came with a bench; those that this process registered itself stay."""
 _ASKED: set[str] = set()
 """Calls that a search in this process waits for; of others, threads of this process compute nothing."""
 
@@ -193,6 +198,8 @@ def _work(name: str, content: bytes | None, phase: str, losses: bytes, call: str
     _BENCHES.move_to_end(name)
     while len(_BENCHES) > 1 and sum(size for _, size in _BENCHES.values()) > KEPT:
         _BENCHES.popitem(last=False)
+    _SENT.update(bench.operations.keys() - PRIMITIVES.keys())
+    PRIMITIVES.update({name: row for name, row in bench.operations.items() if name in _SENT})
     weights = sum(weights.numel() for weights in bench.learners[0].theta.values())
     with plain_torch(bench.learners[0].device), threads_for(weights):
         return getattr(bench, phase)(candidates, lambda: None)

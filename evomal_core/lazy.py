@@ -17,6 +17,9 @@ class LazyModule:
     def __init__(self, name: str, extra: str = "") -> None:
         self._name, self._extra = name, extra
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LazyModule, (self._name, self._extra)  # a process that is sent it loads its own
+
     def __getattr__(self, attribute: str) -> Any:
         if attribute == "_module":  # not there yet
             self._module = self._load()

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from keyword import iskeyword
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -331,8 +332,8 @@ def register(
     """Add a user-defined operation, for expressions and for a search's `function_set`.
 
     Derivatives are PyTorch's unless they are given. A population that has such an operation is computed without
-    compiled kernels. A file of a loss names the operations that it needs; a process that loads it, or evaluates
-    candidates, registers them first.
+    compiled kernels. A file of a loss names the operations that it needs; a process that loads it registers them
+    first. An executor's workers are sent them.
 
     Args:
         name: as it is written in expressions, e.g. "huber".
@@ -344,12 +345,13 @@ def register(
         curvatures: changes of the slopes, see `Primitive`.
 
     Raises:
-        ValueError: the name is taken or can't be written in an expression, or the operation is not elementwise.
+        ValueError: the name is taken or can't be written in an expression, the operation is not elementwise, or
+            the derivatives given are not its own.
     """
+    if not isinstance(name, str) or not name.isidentifier() or iskeyword(name):
+        raise ValueError(f"an operation's name is a Python identifier, got {name!r:.40}")
     if name in PRIMITIVES or name in TERMINALS:
         raise ValueError(f"operation {name!r} is there already; choose another name, or unregister your own first")
-    if not name.isidentifier() or iskeyword(name):
-        raise ValueError(f"an operation's name is a Python identifier, got {name!r}")
     if arity not in (1, 2):
         raise ValueError(f"an operation has 1 or 2 arguments, got arity={arity!r}")
     if source and source.count("{}") != arity:
@@ -359,6 +361,7 @@ def register(
         name, arity, torch, sympy or _undefined(name), source, slopes or by_torch[0], curvatures or by_torch[1]
     )
     _check_elementwise(row)
+    _check_derivatives(row, *by_torch)
     PRIMITIVES[name] = row
 
 
@@ -413,15 +416,47 @@ def _undefined(name: str) -> Callable[..., sympy.Expr]:
     return lambda *arguments: sympy.Function(name)(*arguments)
 
 
+def _points() -> tuple[Tensor, ...]:
+    """Arguments to try an operation on, none at a kink such as 0 or 1."""
+    values = torch.linspace(-2.2, 2.3, 6, dtype=torch.float64).reshape(2, 3)
+    return values, values.flip(0) * 0.7, values.flip(1), values * 0.3 + 0.1, values * 0.2 - 0.4
+
+
 def _check_elementwise(row: Primitive) -> None:
-    values = torch.linspace(-2, 2, 6, dtype=torch.float64).reshape(2, 3)
-    found = row.torch(*[values, values.flip(0)][: row.arity])
-    good = isinstance(found, Tensor) and found.shape == values.shape and found.dtype == values.dtype
-    if good:
-        part = row.torch(*[values[:1], values.flip(0)[:1]][: row.arity])
-        good = bool(torch.allclose(part, found[:1], equal_nan=True))
-    if not good:
+    arguments = _points()[: row.arity]
+    given = [x.clone() for x in arguments]
+    try:
+        found = row.torch(*given)
+        first, left = (row.torch(*(x[at].clone() for x in arguments)) for at in (np.s_[:1], np.s_[:, :2]))
+    except Exception as error:  # whatever a user's function raises
+        raise ValueError(
+            f"operation {row.name!r} fails on {row.arity} tensor(s): {type(error).__name__}: {error}"
+        ) from error
+    if not all(map(torch.equal, arguments, given)):
+        raise ValueError(f"operation {row.name!r} changes its arguments in place; let it make new tensors")
+    good = isinstance(found, Tensor) and (found.shape, found.dtype) == (given[0].shape, given[0].dtype)
+    pairs = ((first, found[:1]), (left, found[:, :2])) if good else ()
+    if not good or not all(torch.allclose(part, whole, equal_nan=True) for part, whole in pairs):
         raise ValueError(f"operation {row.name!r} is elementwise: numbers of the shape and dtype of its arguments")
+
+
+def _check_derivatives(row: Primitive, slopes: Callable[..., Any], curvatures: Callable[..., Any]) -> None:
+    """Refuse derivatives that differ from those of the operation by PyTorch, by which other engines go."""
+    a, b, *directions = _points()
+    z = row.torch(*(a, b)[: row.arity])
+    da, db = directions[1], directions[2] * (row.arity == 2)
+    tangent = a, b, z, row.slopes(a, b, z)[0], da, db
+    for name, own, theirs in (
+        ("slopes", row.slopes(a, b, z), slopes(a, b, z)),
+        ("curvatures", row.curvatures(*tangent), curvatures(*tangent)),
+    ):
+        for mine, wanted in zip(own, theirs, strict=True):
+            left, right = (torch.as_tensor(x, dtype=z.dtype).expand_as(z) for x in (mine, wanted))
+            if not torch.allclose(left, right, rtol=1e-5, atol=1e-8, equal_nan=True):
+                raise ValueError(
+                    f"{name} of operation {row.name!r} are not its derivatives; leave them out, and PyTorch "
+                    "differentiates it"
+                )
 
 
 ARITHMETIC = ("add", "sub", "mul", "div")

@@ -10,11 +10,13 @@ import torch
 from helpers import regression_task, small_model, tiny_config
 
 import evomal_core as em
+from evomal_core import bench, sending
 from evomal_core.expression import Expression
 from evomal_core.learners import make_learners
 from evomal_core.population import compiled
 from evomal_core.population.local_search import batched_meta_gradients
 from evomal_core.population.trees import Program
+from evomal_core.primitives import PRIMITIVES
 from evomal_core.unroll import meta_gradient
 
 TEXTS = ["huber(sub(f, y))", "mul(bend(f, y), huber(add(y, mul(f, f))))", "square(sub(f, y))"]
@@ -136,6 +138,22 @@ def test_a_file_names_the_operations_that_it_needs(tmp_path):
         ({"source": "abs({}, {})"}, r"a place {} for each of 1 argument\(s\)"),
         ({"torch": lambda a: a.sum()}, "operation 'mine' is elementwise"),
         ({"torch": lambda a: a - a.mean()}, "operation 'mine' is elementwise"),
+        ({"torch": lambda a: a.softmax(-1)}, "operation 'mine' is elementwise"),
+        ({"torch": lambda a: a.mul_(2)}, "operation 'mine' changes its arguments in place"),
+        ({"torch": torch.atan2}, r"operation 'mine' fails on 1 tensor\(s\): TypeError"),
+        ({"torch": 3}, r"operation 'mine' fails on 1 tensor\(s\): TypeError"),
+        ({"name": 3}, "is a Python identifier, got 3"),
+        (
+            {"slopes": lambda a, b, z: (2 * torch.cos(a), 0.0)},
+            "slopes of operation 'mine' are not its derivatives",
+        ),
+        (
+            {
+                "slopes": lambda a, b, z: (torch.cos(a), 0.0),
+                "curvatures": lambda a, b, z, h, da, db: (z * da, 0.0),
+            },
+            "curvatures of operation 'mine' are not its derivatives",
+        ),
     ],
 )
 def test_an_operation_that_can_not_be_one_is_refused(changes, message):
@@ -143,6 +161,27 @@ def test_an_operation_that_can_not_be_one_is_refused(changes, message):
         em.primitives.register(**{"name": "mine", "arity": 1, "torch": torch.sin} | changes)
     with pytest.raises(ValueError, match="'mine' is no operation of your own; those are huber, bend"):
         em.primitives.unregister("mine")
+
+
+@pytest.mark.parametrize(
+    ("arity", "name"), [(PRIMITIVES[name].arity, name) for name in ("div", "square", "log", "tanh", "max", "mul")]
+)
+def test_right_derivatives_are_taken(arity, name):
+    row = PRIMITIVES[name]
+    em.primitives.register("mine", arity, row.torch, slopes=row.slopes, curvatures=row.curvatures)
+    em.primitives.unregister("mine")
+
+
+def test_a_worker_that_lacks_an_operation_is_sent_it():
+    config = tiny_config(function_set=("sub", "mul", "bend"))
+    learners = make_learners([regression_task()], lambda: em.models.mlp(3, [4], 1), config, 0, "meta-train")
+    losses = [em.LearnedLoss("bend(f, sub(y, f))")]
+    made = bench.Bench(learners, learners, config, "autograd", [])
+    wanted = made.fitness(losses, lambda: None)
+    content, candidates = sending.packed(made), sending.packed(losses)
+    em.primitives.unregister("bend")
+    answer = bench.work(bench.versions(), "a bench", content, "fitness", candidates, "another 1")
+    assert answer.found == wanted
 
 
 @pytest.mark.parametrize(
