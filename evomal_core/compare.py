@@ -6,8 +6,10 @@ initial weights and batches, so differences are paired.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -148,6 +150,7 @@ class Comparison:
         axes.set_yticks(range(len(shown)), [t.name for t in shown])
         axes.set_xlabel(f"test {self.metric}, n = {len(self.learned.errors('test'))} trainings")
         axes.grid(axis="x", alpha=0.3)
+        vars(figure)["_repr_png_"] = partial(_png, figure)  # Jupyter shows it whatever backend is set
         return figure
 
     def __repr__(self) -> str:
@@ -289,3 +292,9 @@ def _with_rows(task: Task, *, half: bool, only: bool) -> Task:
     weights |= {} if "test" not in (given := dict(task.sample_weight or {})) else {"test": given["test"]}
     parts: dict[str, Any] = {"train": train[:2], "validation": kept[:2]}
     return replace(task, **parts, sample_weight=weights)
+
+
+def _png(figure: mpl.Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    return file.getvalue()

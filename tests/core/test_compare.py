@@ -164,6 +164,7 @@ def test_a_comparison_of_a_loss_with_itself_finds_no_difference(kind):
         errors.size for t in (found.learned, *found.rivals) for c in t.curves.values() for errors in c.values()
     )
     assert len(found.plot().axes[0].get_yticks()) == min(12, 1 + len(found.rivals))
+    assert found.plot()._repr_png_().startswith(b"\x89PNG")  # by which Jupyter shows it
     assert found.sentence in found._repr_html_()
 
 
