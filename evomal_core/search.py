@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import replace
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from threading import RLock
@@ -88,6 +90,7 @@ def learn_loss(
     metric: str | Callable[..., Any] | None = None,
     task_loss: Callable[[Tensor, Tensor], Tensor] | None = None,
     executor: Executor | None = None,
+    **settings: Any,
 ) -> SearchResult:
     """Learn a loss function for a base network on one or more tasks.
 
@@ -99,8 +102,7 @@ def learn_loss(
         model: makes a new base network, e.g. `lambda: models.mlp(10, [40, 40], 1)`. It returns predictions
             or logits of the shape of the labels.
         method: one of METHODS, or "glo".
-        config: hyper-parameters; EVERYDAY by default, from which `EVERYDAY.replace(...)` makes others.
-            `SearchConfig()` is TPAMI's protocol.
+        config: hyper-parameters; EVERYDAY by default. `SearchConfig()` is TPAMI's protocol.
         seed: decides everything random; the same seed gives the same result.
         checkpoint: a folder to save the state in after each generation; a search that was stopped goes on
             from there when it is called again. A second search on the same folder waits for the first.
@@ -124,6 +126,7 @@ def learn_loss(
             balanced classes where the metric is balanced.
         executor: any `concurrent.futures.Executor`, such as Dask's `client.get_executor()`, whose workers tune,
             filter and evaluate the candidates; the result is the same, bit by bit. Needs `evomal[cluster]`.
+        **settings: fields of `SearchConfig` that differ from `config`, such as `generations=20`.
 
     Ctrl-C stops a search, too: the result has what was found until then, and a warning says so. `result.stopped`
     says why a search stopped early, and `result.extend(generations=20)` goes on with it.
@@ -140,6 +143,7 @@ def learn_loss(
     config = EVERYDAY if config is None else config
     if not isinstance(config, SearchConfig):
         raise ValueError(f"config is a SearchConfig, got {config!r:.60}; write config=SearchConfig(...)")
+    config = _with_settings(config, settings)
     if isinstance(model, nn.Module) or not callable(model):
         raise ValueError(f"model makes a new network when called; write model=lambda: ..., got {_short(model)}")
     if isinstance(tasks, Task) or not isinstance(tasks, Iterable):
@@ -178,6 +182,16 @@ def learn_loss(
             executor=executor,
         )
         return _run(search, compare)
+
+
+def _with_settings(config: SearchConfig, settings: dict[str, Any]) -> SearchConfig:
+    known = [*inspect.signature(learn_loss).parameters, *SearchConfig.model_fields]
+    for name in settings:
+        if name not in SearchConfig.model_fields and name not in SGD.model_fields:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "see learn_loss and SearchConfig for what there is"
+            raise TypeError(f"learn_loss takes no {name!r}; {hint}")
+    return config.replace(**settings) if settings else config
 
 
 def _run(search: Search, compare: bool) -> SearchResult:

@@ -557,3 +557,15 @@ def test_each_generation_is_bred_from_draws_of_its_own(monkeypatch):
     learn("gp-lfl", config=tiny_config(generations=4))
     learn("gp-lfl", config=tiny_config(generations=4), seed=1)
     assert len(set(states)) == len(states) == 6
+
+
+def test_single_settings_may_be_given_as_they_are():
+    config, task = tiny_config(), regression_task()
+    found = em.learn_loss([task], small_model(), config=config, progress=False, compare=False, generations=1)
+    assert found.problem.config == config.replace(generations=1)
+    with pytest.raises(TypeError, match="learn_loss takes no 'sed'; did you mean 'seed'"):
+        em.learn_loss([task], small_model(), sed=1)
+    with pytest.raises(TypeError, match="learn_loss takes no 'generation'; did you mean 'generations'"):
+        em.learn_loss([task], small_model(), generation=1)
+    with pytest.raises(ValueError, match=r"write base=SGD\(lr=…\)"):
+        em.learn_loss([task], small_model(), lr=0.1)
