@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 
 import nbformat
 import pytest
@@ -44,6 +46,10 @@ def lab(tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     settings = ["--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--IdentityProvider.token="]
+    whole = folder / ".s" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
+    whole.parent.mkdir(parents=True)
+    whole.write_text('{"windowingMode": "none"}')  # cells out of sight are there, too
+    settings.append(f"--LabApp.user_settings_dir={folder / '.s'}")
     app = ["--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly", "--LabApp.news_url="]
     with subprocess.Popen(
         [sys.executable, "-m", "jupyterlab", *settings, *app, f"--ServerApp.root_dir={folder}"],
@@ -53,7 +59,7 @@ def lab(tmp_path_factory):
         stderr=subprocess.DEVNULL,
     ) as server:
         address = f"http://127.0.0.1:{port}"
-        for _ in range(600):
+        for _ in range(3000):
             with suppress(OSError):
                 urllib.request.urlopen(f"{address}/api", timeout=5).close()
                 break
@@ -71,10 +77,21 @@ def browser():
         chromium.close()
 
 
-def opened(lab, browser, name: str, **parameters):
-    """A page with a copy of a notebook, all of whose cells were run."""
+SHORTER = {
+    "batch_size=64)": "batch_size=64), initialisations=1, meta_steps=3, fitness_steps=20, finalists=2, "
+    "finalist_initialisations=2, finalist_steps=20",
+    "train_on_validation=True": "train_on_validation=True, steps=20",
+}
+"""What makes the quickstart a matter of seconds, beside its parameters."""
+
+
+def opened(lab, browser, name: str, changes: Mapping[str, str] = MappingProxyType({}), **parameters):
+    """A page with a copy of a notebook, all of whose cells were run; changes are made to the text of its cells."""
     address, folder = lab
     notebook = load_notebook_node(str(ROOT / "notebooks" / f"{name}.ipynb"))
+    for old, new in changes.items():
+        (cell,) = (cell for cell in notebook.cells if cell.cell_type == "code" and old in cell.source)
+        cell.source = cell.source.replace(old, new)
     given = {"results_dir": str(folder / "results")} | parameters
     nbformat.write(parameterize_notebook(notebook, given), folder / f"{name}.ipynb")
     page = browser.new_page()
@@ -83,6 +100,22 @@ def opened(lab, browser, name: str, **parameters):
     page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
     assert page.evaluate(RUN_ALL) == []
     return page
+
+
+def test_the_quickstart_runs_and_shows_its_tables_pictures_and_formulas(lab, browser):
+    page = opened(lab, browser, "01_quickstart", SHORTER, generations=1, population=3, trainings=2)
+    pictures = page.locator(".jp-OutputArea-output img")
+    assert pictures.count() == 4
+    assert all(picture.evaluate("image => image.naturalWidth") > 200 for picture in pictures.all())
+    assert page.locator(".jp-OutputArea-output table").count() >= 2
+    typeset(page)
+    page.close()
+
+
+def typeset(page) -> None:
+    """Wait until formulas are typeset; none may be wrong."""
+    page.wait_for_selector("mjx-container", state="attached")
+    assert page.locator("mjx-merror").count() == 0
 
 
 def test_the_explorers_slider_changes_its_picture(lab, browser):
@@ -98,6 +131,5 @@ def test_the_explorers_slider_changes_its_picture(lab, browser):
         "before => [...document.querySelectorAll('.widget-interact img')].pop()?.src !== before",
         arg=before,
     )
-    page.wait_for_selector("mjx-container", state="attached")
-    assert page.locator("mjx-merror").count() == 0
+    typeset(page)
     page.close()
