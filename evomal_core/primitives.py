@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from keyword import iskeyword
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from evomal_core.derivatives import Slope, check_derivatives, check_elementwise, differentiated
 from evomal_core.lazy import LazyModule
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ EPSILON = 1e-7
 SOFTPLUS_THRESHOLD = 20.0
 """Above it PyTorch's softplus is the identity."""
 
-Slope = Tensor | float
 Bound = tuple[float, float]
 
 
@@ -356,13 +355,11 @@ def register(
         raise ValueError(f"an operation has 1 or 2 arguments, got arity={arity!r}")
     if source and source.count("{}") != arity:
         raise ValueError(f"source has a place {{}} for each of {arity} argument(s), got {source!r:.60}")
-    by_torch = _differentiated(torch, arity)
-    row = Primitive(
-        name, arity, torch, sympy or _undefined(name), source, slopes or by_torch[0], curvatures or by_torch[1]
-    )
-    _check_elementwise(row)
-    _check_derivatives(row, *by_torch)
-    PRIMITIVES[name] = row
+    check_elementwise(name, arity, torch)
+    by_torch = differentiated(torch, arity)
+    derivatives = slopes or by_torch[0], curvatures or by_torch[1]
+    check_derivatives(name, arity, torch, derivatives)
+    PRIMITIVES[name] = Primitive(name, arity, torch, sympy or _undefined(name), source, *derivatives)
 
 
 def unregister(name: str) -> None:
@@ -383,80 +380,8 @@ def own_operations() -> list[str]:
     return list(PRIMITIVES)[len(_ROWS) :]
 
 
-def _differentiated(
-    operation: Callable[..., Tensor], arity: int
-) -> tuple[Callable[[Tensor, Tensor, Tensor], tuple[Slope, Slope]], Callable[..., tuple[Slope, Slope]]]:
-    """The slopes and curvatures of an operation by differentiating it."""
-
-    def first(a: Tensor, b: Tensor, *, twice: bool) -> tuple[list[Tensor], list[Tensor]]:
-        leaves = [x.detach().requires_grad_() for x in (a, b)[:arity]]
-        total = operation(*leaves).sum()
-        if not total.requires_grad:
-            return leaves, [torch.zeros_like(x) for x in leaves]
-        return leaves, list(torch.autograd.grad(total, leaves, create_graph=twice, materialize_grads=True))
-
-    def slopes(a: Tensor, b: Tensor, z: Tensor) -> tuple[Slope, Slope]:
-        with torch.enable_grad():
-            found = first(a, b, twice=False)[1]
-        return found[0], found[1] if arity == 2 else 0.0
-
-    def curvatures(a: Tensor, b: Tensor, z: Tensor, h: Tensor, da: Tensor, db: Tensor) -> tuple[Slope, Slope]:
-        with torch.enable_grad():
-            leaves, found = first(a, b, twice=True)
-            along = torch.stack([(g * d).sum() for g, d in zip(found, (da, db), strict=False)]).sum()
-            if not along.requires_grad:
-                return 0.0, 0.0
-            second = torch.autograd.grad(along, leaves, materialize_grads=True)
-        return second[0], second[1] if arity == 2 else 0.0
-
-    return slopes, curvatures
-
-
 def _undefined(name: str) -> Callable[..., sympy.Expr]:
     return lambda *arguments: sympy.Function(name)(*arguments)
-
-
-def _points() -> tuple[Tensor, ...]:
-    """Arguments to try an operation on, none at a kink such as 0 or 1."""
-    values = torch.linspace(-2.2, 2.3, 6, dtype=torch.float64).reshape(2, 3)
-    return values, values.flip(0) * 0.7, values.flip(1), values * 0.3 + 0.1, values * 0.2 - 0.4
-
-
-def _check_elementwise(row: Primitive) -> None:
-    arguments = _points()[: row.arity]
-    given = [x.clone() for x in arguments]
-    try:
-        found = row.torch(*given)
-        first, left = (row.torch(*(x[at].clone() for x in arguments)) for at in (np.s_[:1], np.s_[:, :2]))
-    except Exception as error:  # whatever a user's function raises
-        raise ValueError(
-            f"operation {row.name!r} fails on {row.arity} tensor(s): {type(error).__name__}: {error}"
-        ) from error
-    if not all(map(torch.equal, arguments, given)):
-        raise ValueError(f"operation {row.name!r} changes its arguments in place; let it make new tensors")
-    good = isinstance(found, Tensor) and (found.shape, found.dtype) == (given[0].shape, given[0].dtype)
-    pairs = ((first, found[:1]), (left, found[:, :2])) if good else ()
-    if not good or not all(torch.allclose(part, whole, equal_nan=True) for part, whole in pairs):
-        raise ValueError(f"operation {row.name!r} is elementwise: numbers of the shape and dtype of its arguments")
-
-
-def _check_derivatives(row: Primitive, slopes: Callable[..., Any], curvatures: Callable[..., Any]) -> None:
-    """Refuse derivatives that differ from those of the operation by PyTorch, by which other engines go."""
-    a, b, *directions = _points()
-    z = row.torch(*(a, b)[: row.arity])
-    da, db = directions[1], directions[2] * (row.arity == 2)
-    tangent = a, b, z, row.slopes(a, b, z)[0], da, db
-    for name, own, theirs in (
-        ("slopes", row.slopes(a, b, z), slopes(a, b, z)),
-        ("curvatures", row.curvatures(*tangent), curvatures(*tangent)),
-    ):
-        for mine, wanted in zip(own, theirs, strict=True):
-            left, right = (torch.as_tensor(x, dtype=z.dtype).expand_as(z) for x in (mine, wanted))
-            if not torch.allclose(left, right, rtol=1e-5, atol=1e-8, equal_nan=True):
-                raise ValueError(
-                    f"{name} of operation {row.name!r} are not its derivatives; leave them out, and PyTorch "
-                    "differentiates it"
-                )
 
 
 ARITHMETIC = ("add", "sub", "mul", "div")

@@ -20,7 +20,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from evomal_core.learners import Learner, hooks
+from evomal_core.learners import Learner
+from evomal_core.pure import hooks
 from evomal_core.seeds import isolated_torch
 
 log = logging.getLogger("evomal")

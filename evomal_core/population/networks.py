@@ -19,13 +19,14 @@ from torch.func import jvp
 
 from evomal_core.kinds import Kind
 from evomal_core.labels import as_rows
-from evomal_core.learners import Learner, pure_call
+from evomal_core.learners import Learner
 from evomal_core.population.convolution_algebra import ConvolutionAlgebra, Jacobian
 from evomal_core.population.convolutions import Layer as PlainLayer
 from evomal_core.population.convolutions import plain_layers
 from evomal_core.population.perceptrons import flattens, mlp_layers, perceptron
 from evomal_core.population.recurrent import RecurrentForm, recurrent_form
 from evomal_core.population.steps import Factors, Stacked, product, times, times_transposed
+from evomal_core.pure import pure_call
 from evomal_core.seeds import isolated_torch
 
 Pullback = Callable[[Tensor], list[Any]]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from evomal_core.learners import Learner, hooks
+from evomal_core.learners import Learner
+from evomal_core.pure import hooks
 
 
 def perceptron(learner: Learner) -> list[Layer] | None:

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from evomal_core.learners import Learner, hooks
+from evomal_core.learners import Learner
 from evomal_core.models import lstm_state
+from evomal_core.pure import hooks
 
 
 class _Unknown(Exception):  # noqa: N818 - a finding, not an error

@@ -1,0 +1,93 @@
+"""Derivatives of a user's operation: by PyTorch, and checks of those that were given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Slope = Tensor | float
+Derivatives = tuple[Callable[..., tuple[Slope, Slope]], Callable[..., tuple[Slope, Slope]]]
+"""Slopes (a, b, z) → (h_a, h_b) and curvatures, see `primitives.Primitive`."""
+
+
+def differentiated(operation: Callable[..., Tensor], arity: int) -> Derivatives:
+    """The slopes and curvatures of an operation by differentiating it."""
+
+    def first(a: Tensor, b: Tensor, *, twice: bool) -> tuple[list[Tensor], list[Tensor]]:
+        leaves = [x.detach().requires_grad_() for x in (a, b)[:arity]]
+        total = operation(*leaves).sum()
+        if not total.requires_grad:
+            return leaves, [torch.zeros_like(x) for x in leaves]
+        return leaves, list(torch.autograd.grad(total, leaves, create_graph=twice, materialize_grads=True))
+
+    def slopes(a: Tensor, b: Tensor, z: Tensor) -> tuple[Slope, Slope]:
+        with torch.enable_grad():
+            found = first(a, b, twice=False)[1]
+        return found[0], found[1] if arity == 2 else 0.0
+
+    def curvatures(a: Tensor, b: Tensor, z: Tensor, h: Tensor, da: Tensor, db: Tensor) -> tuple[Slope, Slope]:
+        with torch.enable_grad():
+            leaves, found = first(a, b, twice=True)
+            along = torch.stack([(g * d).sum() for g, d in zip(found, (da, db), strict=False)]).sum()
+            if not along.requires_grad:
+                return 0.0, 0.0
+            second = torch.autograd.grad(along, leaves, materialize_grads=True)
+        return second[0], second[1] if arity == 2 else 0.0
+
+    return slopes, curvatures
+
+
+def _points() -> tuple[Tensor, ...]:
+    """Arguments to try an operation on, none at a kink such as 0 or 1."""
+    values = torch.linspace(-2.2, 2.3, 6, dtype=torch.float64).reshape(2, 3)
+    return values, values.flip(0) * 0.7, values.flip(1), values * 0.3 + 0.1, values * 0.2 - 0.4
+
+
+def check_elementwise(name: str, arity: int, operation: Callable[..., Any]) -> None:
+    """Refuse an operation that is not elementwise, fails, or changes its arguments.
+
+    Raises:
+        ValueError: it is one of these.
+    """
+    arguments = _points()[:arity]
+    given = [x.clone() for x in arguments]
+    try:
+        found = operation(*given)
+        first, left = (operation(*(x[at].clone() for x in arguments)) for at in (np.s_[:1], np.s_[:, :2]))
+    except Exception as error:  # whatever a user's function raises
+        raise ValueError(
+            f"operation {name!r} fails on {arity} tensor(s): {type(error).__name__}: {error}"
+        ) from error
+    if not all(map(torch.equal, arguments, given)):
+        raise ValueError(f"operation {name!r} changes its arguments in place; let it make new tensors")
+    good = isinstance(found, Tensor) and (found.shape, found.dtype) == (given[0].shape, given[0].dtype)
+    pairs = ((first, found[:1]), (left, found[:, :2])) if good else ()
+    if not good or not all(torch.allclose(part, whole, equal_nan=True) for part, whole in pairs):
+        raise ValueError(f"operation {name!r} is elementwise: numbers of the shape and dtype of its arguments")
+
+
+def check_derivatives(name: str, arity: int, operation: Callable[..., Any], own: Derivatives) -> None:
+    """Refuse derivatives that differ from those of the operation by PyTorch, by which other engines go.
+
+    Raises:
+        ValueError: they differ.
+    """
+    a, b, *directions = _points()
+    z = operation(*(a, b)[:arity])
+    da, db = directions[1], directions[2] * (arity == 2)
+    tangent = a, b, z, own[0](a, b, z)[0], da, db
+    by_torch = differentiated(operation, arity)
+    for what, arguments, mine_of, wanted_of in zip(
+        ("slopes", "curvatures"), ((a, b, z), tangent), own, by_torch, strict=True
+    ):
+        for mine, wanted in zip(mine_of(*arguments), wanted_of(*arguments), strict=True):
+            left, right = (torch.as_tensor(x, dtype=z.dtype).expand_as(z) for x in (mine, wanted))
+            if not torch.allclose(left, right, rtol=1e-5, atol=1e-8, equal_nan=True):
+                raise ValueError(
+                    f"{what} of operation {name!r} are not its derivatives; leave them out, and PyTorch "
+                    "differentiates it"
+                )
