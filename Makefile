@@ -40,7 +40,7 @@ install: $(READY) ## set up .venv (the others do it by themselves)
 $(READY): pyproject.toml constraints.txt
 	@$(call refuse,$(python_problem))echo 'Setting up .venv with $(PYTHON): some minutes, once.'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[paper,notebooks,dev,fast,docs]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[paper,notebooks,dev,fast,docs]'
 	@touch $@
 
 reproduce: $(READY) ## run the papers' experiments; tables, figures and executed notebooks go to results/
