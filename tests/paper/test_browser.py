@@ -78,7 +78,8 @@ def browser():
 
 
 SHORTER = {
-    "batch_size=64)": "batch_size=64), initialisations=1, meta_steps=3, fitness_steps=20, finalists=2, finalist_steps=20",
+    "batch_size=64)": "batch_size=64), initialisations=1, meta_steps=3, fitness_steps=20, finalists=2, "
+    "finalist_steps=20",
     "train_on_validation=True": "train_on_validation=True, steps=20",
 }
 """What makes the quickstart a matter of seconds, beside its parameters."""
