@@ -191,8 +191,9 @@ class LossSearch(BaseEstimator):
     @available_if(_is_classifier)
     def predict_proba(self, X: Any) -> np.ndarray:  # noqa: N803
         """The network's probabilities of the classes (rows, classes), in the order of `classes_`."""
+        outputs = self._outputs(X)
         kind: Kind = "multiclass" if len(self.classes_) > 2 else "binary"
-        f = link(self._outputs(X), kind)
+        f = link(outputs, kind)
         return (f if kind == "multiclass" else torch.cat([1 - f, f], dim=1)).numpy()
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: N803

@@ -82,7 +82,7 @@ def test_tables_of_parts_are_read_by_column_names():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"validation": X}, "pairs of arrays (x, y), got a ndarray"),
+        ({"validation": X}, "arrays (x, y), or (x, y, weight), got a ndarray"),
         ({"validation": (X[:, :1], Y)}, "differ in shape between parts"),
         ({"groups": [1, 2]}, "groups has one value a row, (50,), got shape (2,)"),
         ({"groups": Y, "stratify": True}, "can't both be kept to"),

@@ -305,7 +305,7 @@ def test_workers_with_a_card_each_give_the_same_bits(method: str, network: str) 
     pytest.importorskip("cloudpickle")
 
     def search(device: str, executor: Executor | None = None) -> Any:
-        config = tiny_config(generations=1, population=4)
+        config = tiny_config(generations=2, population=4)
         found = em.learn_loss(
             [TASKS["multiclass"]], lambda: NETWORKS[network](3), method, config=config, device=device,
             executor=executor, progress=False, compare=False,
