@@ -1,4 +1,4 @@
-"""Checks of what a user gives: names, with the nearest known one, and losses that take weights; end of time."""
+"""Checks of what a user gives: names, with the nearest known one, and losses that take weights."""
 
 from __future__ import annotations
 
@@ -8,10 +8,6 @@ from difflib import get_close_matches
 from typing import Any
 
 from torch import nn
-
-
-class OutOfTimeError(Exception):
-    """A deadline passed before the work was done."""
 
 
 def refuse_unknown(what: str, value: Any, known: Sequence[str]) -> None:
@@ -25,7 +21,7 @@ def refuse_unknown(what: str, value: Any, known: Sequence[str]) -> None:
 def takes_weight(function: Any) -> bool:
     """Whether the third argument of a loss or metric is the weights of rows: whether its name says so.
 
-    That of PyTorch's own losses, if any, is the weights of classes.
+    PyTorch's own losses take weights of classes there, if any.
     """
     called = function.forward if isinstance(function, nn.Module) else function
     if str(getattr(called, "__module__", "")).startswith("torch.nn."):

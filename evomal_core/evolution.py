@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from evomal_core.bench import Bench
-from evomal_core.checks import OutOfTimeError
 from evomal_core.config import SearchConfig
+from evomal_core.deadlines import OutOfTimeError
 from evomal_core.engines import choose_engine
 from evomal_core.evaluation import Evaluation
 from evomal_core.expression import Expression, crossover, mutate, random_expression, repair

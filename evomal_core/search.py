@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from evomal_core import evolution, glo, rivals
 from evomal_core.checkpoints import Checkpoint
-from evomal_core.checks import OutOfTimeError, refuse_unknown, takes_weight
+from evomal_core.checks import refuse_unknown, takes_weight
 from evomal_core.config import EVERYDAY, SGD, Optimizer, SearchConfig
+from evomal_core.deadlines import OutOfTimeError
 from evomal_core.devices import check_device, plain_torch, threads_for
 from evomal_core.engines import fitness
 from evomal_core.expression import Expression, in_form_of

@@ -15,8 +15,8 @@ from typing import Any
 from torch import Tensor
 
 from evomal_core.checkpoints import NOT_IN_FINGERPRINT, Checkpoint, digest_of
-from evomal_core.checks import OutOfTimeError
 from evomal_core.config import SearchConfig
+from evomal_core.deadlines import OutOfTimeError
 from evomal_core.expression import Expression
 from evomal_core.kinds import Kind
 from evomal_core.learners import Learner, Problem

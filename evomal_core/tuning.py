@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from torch import nn
 
-from evomal_core.checks import OutOfTimeError
 from evomal_core.config import SGD, Optimizer
+from evomal_core.deadlines import check_time
 from evomal_core.learners import Learner
 from evomal_core.population.networks import NotBatchable
 from evomal_core.population.training import train_stack
@@ -147,10 +146,10 @@ def curves_of(
     """The errors of each loss by learner and recorded step; inf from where a training has diverged."""
 
     def curve(loss: nn.Module, learner: Learner) -> list[dict[str, float]]:
-        _check_time(until)
+        check_time(until)
         return train(loss, learner, base, record[-1], record, splits).curve
 
-    _check_time(until)
+    check_time(until)
     try:
         rows = [
             [t.curve for t in row]
@@ -161,8 +160,3 @@ def curves_of(
     return [
         {split: np.array([[point[split] for point in curve] for curve in row]) for split in splits} for row in rows
     ]
-
-
-def _check_time(until: float) -> None:
-    if time.monotonic() > until:
-        raise OutOfTimeError

@@ -34,7 +34,7 @@ from evomal_core.bench import (
     versions,
     work,
 )
-from evomal_core.checks import OutOfTimeError
+from evomal_core.deadlines import OutOfTimeError
 from evomal_core.losses import Loss
 from evomal_core.sending import packed
 from evomal_core.session import Search

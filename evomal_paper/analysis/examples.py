@@ -82,8 +82,8 @@ def _examples() -> dict[str, Example]:
     """The rows of `published/examples.toml` by their letters."""
     rows = {}
     for row in facts("examples", "example"):
-        weights = {int(edge): weight for edge, weight in row.pop("weights", {}).items()}
-        rows[row["name"]] = Example(**row | {"said": tuple(row["said"])}, weights=weights)
+        weights = {int(edge): weight for edge, weight in row.get("weights", {}).items()}
+        rows[row["name"]] = Example(**{**row, "said": tuple(row["said"]), "weights": weights})
     return rows
 
 

@@ -7,14 +7,14 @@ where it speaks, and the text elsewhere: its baselines meet the published ones. 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from evomal_core.config import SGD, SearchConfig
 from evomal_paper.published.tables import facts
 
 
-def switches() -> list[dict[str, Any]]:
+def switches() -> tuple[Mapping[str, Any], ...]:
     """The settings in which code and text differ, or may: name, what each says, and the values here."""
     return facts("switches", "switch")
 

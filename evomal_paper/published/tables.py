@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -42,10 +44,11 @@ COMPARED = {"2": ("train", "test"), "3": ("",), "II": ("test",), "III": ("test",
 such choice."""
 
 
-def facts(file: str, row: str) -> list[dict[str, Any]]:
-    """The rows `[[row]]` of `published/<file>.toml`."""
+@cache
+def facts(file: str, row: str) -> tuple[Mapping[str, Any], ...]:
+    """The rows `[[row]]` of `published/<file>.toml`, read once."""
     with (files("evomal_paper") / "published" / f"{file}.toml").open("rb") as opened:
-        return tomllib.load(opened)[row]
+        return tuple(map(MappingProxyType, tomllib.load(opened)[row]))
 
 
 ODDITIES = {

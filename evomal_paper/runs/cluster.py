@@ -58,7 +58,7 @@ def executor_of(address: str) -> Iterator[Executor | None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within it, Dask logs nothing: it shows tracebacks of what is said in one line here."""
+    """Context manager: keep Dask from logging tracebacks of what is said in one line here."""
     loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
