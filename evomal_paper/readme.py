@@ -73,14 +73,13 @@ def _verdicts(cells: pd.DataFrame, claims: pd.DataFrame) -> list[str]:
     ]
 
 
-def _at_tuned_rate(cells: pd.DataFrame, rates: pd.DataFrame) -> list[str]:
-    """The baseline's error at its tuned rate at the place of each cell."""
+def _at_tuned_rate(cells: pd.DataFrame, rates: pd.DataFrame) -> list[dict | None]:
+    """Summary of the baseline's errors at its tuned rate at the place of each cell."""
     place = ["experiment", "profile", "group", "split"]
     groups = tuned_baseline(rates).groupby(place)["error"]
     found = {keys: summary(part.to_numpy(float)) for keys, part in groups}
     keys = cells[place].itertuples(index=False, name=None)
-    rows = [found.get(key) for key in keys]
-    return ["–" if row is None else _short(row["mean"], row["sd"]) + _lost(row["diverged"]) for row in rows]
+    return [found.get(key) for key in keys]
 
 
 def _is_fairest(cells: pd.DataFrame) -> np.ndarray:
@@ -115,6 +114,7 @@ def _table(cells: pd.DataFrame) -> list[str]:
         "| baseline, new | EvoMAL, new | baseline, new, tuned |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
+    shares = []
     places = cells.groupby(["table", "experiment", "group", "profile"], sort=False)
     for (table, experiment, group, profile), part in places:
         rows = {row["method"]: row for row in part.to_dict("records")}
@@ -122,8 +122,19 @@ def _table(cells: pd.DataFrame) -> list[str]:
         title = f"{EXPERIMENTS[experiment].title}{group}, {SPLITS[COMPARED[table][0]]}"
         numbers = [text for method in METHODS for text in _numbers(rows.get(method))]
         verdict = rows["evomal"]["verdict"] if "evomal" in rows else NOT_RUN
-        new = [*(_new(rows.get(method)) for method in METHODS), part["tuned"].iloc[0]]
+        tuned = part["tuned"].iloc[0]
+        new = [*(_new(rows.get(method)) for method in METHODS), _tuned(tuned)]
         lines.append(f"| {title} | `{profile}` | {' | '.join(numbers)} | {verdict} | {' | '.join(new)} |")
+        if tuned and all(method in rows for method in METHODS):
+            before, after = (rows[method]["new mean"] for method in METHODS)
+            if after < before:
+                shares.append(f"{title} {(before - tuned['mean']) / (before - after):.0%}")
+    if shares:
+        lines += [
+            "",
+            "Of EvoMAL's gain over the task loss at the stated learning rate, the task loss has by its best rate "
+            f"alone (from new ones): {'; '.join(shares)}.",
+        ]
     return lines
 
 
@@ -155,6 +166,11 @@ def _numbers(cell: dict | None) -> tuple[str, str]:
 def _new(cell: dict | None) -> str:
     """The mean ± standard deviation from new initial weights and batches."""
     return "–" if cell is None else _short(cell["new mean"], cell["new sd"]) + _lost(cell["new diverged"])
+
+
+def _tuned(found: dict | None) -> str:
+    """The mean ± standard deviation at the tuned rate; a dash where no other rate was run."""
+    return "–" if found is None else _short(found["mean"], found["sd"]) + _lost(found["diverged"])
 
 
 def _short(mean: float, sd: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from evomal_paper.experiments.catalogue import EXPERIMENTS, experiment
 from evomal_paper.experiments.profiles import PROFILES, Experiment
 
 papermill = LazyModule("papermill")
+traitlets = LazyModule("traitlets.config")
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 LISTS = ("datasets", "experiments", "rows")
@@ -124,16 +126,38 @@ def execute(stem: str, parameters: dict[str, Any], target: Path) -> None:
     print(f"{stem} …", flush=True)
     begin = time.perf_counter()
     try:
-        papermill.execute_notebook(
-            os.path.relpath(NOTEBOOKS / f"{stem}.ipynb"),
-            os.path.relpath(target),
+        execute_notebook(os.path.relpath(NOTEBOOKS / f"{stem}.ipynb"), os.path.relpath(target), parameters)
+    except papermill.PapermillExecutionError as error:
+        raise RuntimeError(f"{stem} failed: {error.ename}: {error.evalue}; see {target}") from None
+    print(f"{stem}: {time.perf_counter() - begin:.0f} s, {target}", flush=True)
+
+
+def execute_notebook(source: Any, target: str | Path, parameters: dict[str, Any], **options: Any) -> Any:
+    """Execute a notebook in the folder of the notebooks with a kernel of this Python; return the executed copy.
+
+    Args:
+        source: a path, or a notebook that was read.
+        target: file of the executed copy.
+        parameters: values for the notebook's declared parameters.
+        **options: passed on to papermill.
+    """
+    with tempfile.TemporaryDirectory(prefix="evomal-") as folder:
+        return papermill.execute_notebook(
+            source,
+            target,
             parameters,
             cwd=NOTEBOOKS,
             kernel_name="python3",
             progress_bar=False,
             # Its own log is of connections, and of the interrupt that ends it; errors of cells are raised.
             extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
+            config=_sockets(folder),
+            **options,
         )
-    except papermill.PapermillExecutionError as error:
-        raise RuntimeError(f"{stem} failed: {error.ename}: {error.evalue}; see {target}") from None
-    print(f"{stem}: {time.perf_counter() - begin:.0f} s, {target}", flush=True)
+
+
+def _sockets(folder: str) -> Any:
+    """Jupyter's settings for sockets in a folder; two kernels that start at once may take the same TCP port."""
+    if os.name != "posix":
+        return traitlets.Config()
+    return traitlets.Config(KernelManager={"transport": "ipc", "connection_file": f"{folder}/kernel.json"})

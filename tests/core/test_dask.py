@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import os
 import signal
 import subprocess
@@ -27,14 +26,6 @@ def uncompiled():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVOMAL_KERNELS", "0")
         yield
-
-
-@pytest.fixture(autouse=True)
-def bounded():
-    """No test here may wait for ever on a process that it has killed."""
-    faulthandler.dump_traceback_later(1800, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="module")

@@ -9,15 +9,14 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType
 
 import nbformat
 import pytest
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
+from test_notebooks import SMOKE, in_seconds
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -77,23 +76,11 @@ def browser():
         chromium.close()
 
 
-SHORTER = {
-    "batch_size=64)": "batch_size=64), initialisations=1, meta_steps=3, fitness_steps=20, finalists=2, "
-    "finalist_steps=20",
-    "train_on_validation=True": "train_on_validation=True, steps=20",
-}
-"""What makes the quickstart a matter of seconds, beside its parameters."""
-
-
-def opened(lab, browser, name: str, changes: Mapping[str, str] = MappingProxyType({}), **parameters):
-    """A page with a copy of a notebook, all of whose cells were run; changes are made to the text of its cells."""
+def opened(lab, browser, name: str):
+    """A page with a copy of a notebook, all of whose cells were run."""
     address, folder = lab
-    notebook = load_notebook_node(str(ROOT / "notebooks" / f"{name}.ipynb"))
-    for old, new in changes.items():
-        (cell,) = (cell for cell in notebook.cells if cell.cell_type == "code" and old in cell.source)
-        cell.source = cell.source.replace(old, new)
-    given = {"results_dir": str(folder / "results")} | parameters
-    nbformat.write(parameterize_notebook(notebook, given), folder / f"{name}.ipynb")
+    given = {"results_dir": str(folder / "results"), **SMOKE[name]}
+    nbformat.write(parameterize_notebook(load_notebook_node(in_seconds(name)), given), folder / f"{name}.ipynb")
     page = browser.new_page()
     page.set_default_timeout(MINUTES)
     page.goto(f"{address}/lab/tree/{name}.ipynb?reset")
@@ -103,7 +90,7 @@ def opened(lab, browser, name: str, changes: Mapping[str, str] = MappingProxyTyp
 
 
 def test_the_quickstart_runs_and_shows_its_tables_pictures_and_formulas(lab, browser):
-    page = opened(lab, browser, "01_quickstart", SHORTER, generations=1, population=3, trainings=2)
+    page = opened(lab, browser, "01_quickstart")
     pictures = page.locator(".jp-OutputArea-output img")
     assert pictures.count() == 4
     assert all(picture.evaluate("image => image.naturalWidth") > 200 for picture in pictures.all())
@@ -119,7 +106,7 @@ def typeset(page) -> None:
 
 
 def test_the_explorers_slider_changes_its_picture(lab, browser):
-    page = opened(lab, browser, "11_learned_losses", profile="smoke")
+    page = opened(lab, browser, "11_learned_losses")
     handle = page.locator("[role=slider]").last
     handle.scroll_into_view_if_needed()
     picture = page.locator(".widget-interact img").last
