@@ -50,7 +50,8 @@ def _one_line(owner: str, error: ValidationError) -> str:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
-    return f"{owner}.{place} = {first['input']!r:.60}: {message}" if place else f"{owner}: {message}"
+    given = " ".join(repr(first["input"]).split())  # an optimiser's own text has several lines
+    return f"{owner}.{place} = {given:.60}: {message}" if place else f"{owner}: {message}"
 
 
 class SGD(Config):
@@ -142,6 +143,8 @@ class Optimizer(Config):
                 near = get_close_matches(option, [*taken, *type(self).model_fields], n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(taken)}"
                 raise ValueError(f"torch.optim.{self.name} has no option {option!r}; {hint}")
+        if dict(self.options).get("differentiable"):
+            raise ValueError("differentiable=True can't train weights that are leaves; leave it out")
         try:
             self.make([torch.nn.Parameter(torch.zeros(1, 1))])
         except (AttributeError, RuntimeError, TypeError, ValueError) as error:
@@ -279,6 +282,15 @@ class SearchConfig(Config):
     """Whether the prediction has its own place in TaylorGLO's polynomial, or the label's, see `TaylorLoss`."""
     ml3_init: Literal["glorot", "he_normal"] = "glorot"
     """Initial weights of ML³'s network."""
+
+    @field_validator("base", mode="before")
+    @classmethod
+    def _check_base(cls, value: Any) -> Any:
+        if isinstance(value, SGD | Optimizer | dict):
+            return value
+        name = value if isinstance(value, str) else getattr(value, "__name__", type(value).__name__)
+        name = name if name in OPTIMISERS else "AdamW"
+        raise ValueError(f"write base=Optimizer({name!r}, lr=…), or base=SGD(lr=…)")
 
     @field_validator("function_set")
     @classmethod

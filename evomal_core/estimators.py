@@ -5,7 +5,9 @@ The only module of the core that needs scikit-learn; `evomal_core.LossSearch` im
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
@@ -17,9 +19,9 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 from torch import nn
 
-from evomal_core.config import EVERYDAY, SearchConfig
+from evomal_core.config import EVERYDAY, SGD, Optimizer, SearchConfig
 from evomal_core.kinds import Kind, link
-from evomal_core.learners import make_learners
+from evomal_core.learners import Learner, make_learners
 from evomal_core.losses import Loss, TaskLoss
 from evomal_core.models import mlp
 from evomal_core.search import learn_loss
@@ -27,6 +29,10 @@ from evomal_core.tasks import Task
 from evomal_core.training import train
 
 KINDS = ("classification", "regression")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 def _is_classifier(estimator: LossSearch) -> bool:
@@ -42,7 +48,7 @@ class LossSearch(BaseEstimator):
 
     Args:
         kind: "classification" or "regression".
-        hidden_layer_sizes: units of a multilayer perceptron's hidden layers.
+        hidden_layer_sizes: units of a multilayer perceptron's hidden layers, or of its only one.
         model: makes another network, called with the numbers of features and outputs; classes of more than two
             need an output each, two classes need one. It gives logits, or predictions of standardised labels.
         method: one of `METHODS`.
@@ -71,7 +77,7 @@ class LossSearch(BaseEstimator):
         self,
         kind: str = "classification",
         *,
-        hidden_layer_sizes: Sequence[int] = (40, 40),
+        hidden_layer_sizes: Sequence[int] | int = (40, 40),
         model: Callable[[int, int], nn.Module] | None = None,
         method: str = "evomal",
         config: SearchConfig | None = None,
@@ -106,10 +112,12 @@ class LossSearch(BaseEstimator):
     def fit(self, X: Any, y: Any) -> Self:  # noqa: N803 - scikit-learn's name
         """Learn a loss for rows X (rows, features) with labels y, and train a network with it.
 
+        Ctrl-C ends the search only: the network is trained with what was found until then.
+
         Raises:
             ValueError: an argument of the estimator is out of range, or the data can't be learned from.
         """
-        self._check()
+        sizes = self._check()
         x, y = validate_data(self, X, y, dtype="numeric", multi_output=True, y_numeric=not _is_classifier(self))
         if len(x) < 2:
             raise ValueError(f"a search needs training and validation rows, got n_samples = {len(x)}")
@@ -124,16 +132,17 @@ class LossSearch(BaseEstimator):
         def model() -> nn.Module:
             if self.model is not None:
                 return self.model(x.shape[1], outputs)
-            return mlp(x.shape[1], list(self.hidden_layer_sizes), outputs)
+            return mlp(x.shape[1], sizes, outputs)
 
         self.result_ = learn_loss(
             [task], model, self.method, config=config, seed=seed, progress=False, time_limit=self.time_limit
         )
         chosen = self.result_.chosen
         base = config.base.replace(lr=chosen.lr) if chosen else config.base
-        steps = self.steps or (chosen.steps if chosen else 2000)
+        steps = int(self.steps or 0) or (chosen.steps if chosen else 2000)
+        (rival,) = make_learners([task], model, config, seed, "choice")
         (learner,) = make_learners([whole], model, config, seed, "fit")
-        for loss in (*self._winner(), TaskLoss(kind)):
+        for loss in (*self._winner(rival, base, steps), TaskLoss(kind)):
             trained = train(loss, learner, base, steps, splits=["train"])
             if not trained.diverged:
                 break
@@ -144,13 +153,20 @@ class LossSearch(BaseEstimator):
         self._scales = whole.x_scale, whole.y_scale
         return self
 
-    def _check(self) -> None:
+    def _check(self) -> list[int]:
+        """Check the arguments; return the numbers of hidden units."""
         if self.kind not in KINDS:
             raise ValueError(f"kind = {self.kind!r} is not one of {', '.join(KINDS)}")
-        if not 0 < self.validation_fraction < 1:
+        if not isinstance(self.validation_fraction, Real) or not 0 < self.validation_fraction < 1:
             raise ValueError(f"validation_fraction = {self.validation_fraction!r} is not between 0 and 1")
-        if self.steps is not None and (not isinstance(self.steps, int) or self.steps < 1):
+        if self.steps is not None and not _is_count(self.steps):
             raise ValueError(f"steps = {self.steps!r} is not a whole number of at least 1")
+        sizes = np.ravel(np.asarray(self.hidden_layer_sizes, dtype=object)).tolist()
+        if not all(map(_is_count, sizes)):
+            raise ValueError(
+                f"hidden_layer_sizes = {self.hidden_layer_sizes!r} are not numbers of units, such as (40, 40)"
+            )
+        return [int(size) for size in sizes]
 
     def _labels(self, y: np.ndarray) -> tuple[Kind, np.ndarray]:
         if not _is_classifier(self):
@@ -165,17 +181,26 @@ class LossSearch(BaseEstimator):
             )
         return ("binary" if len(self.classes_) == 2 else "multiclass"), numbers
 
-    def _winner(self) -> list[Loss]:
-        """The best loss that was found, if it is better than the task loss."""
-        own, found = self.result_.task_loss_fitness, self.result_.fitness
-        return [self.result_.best] if self.result_.chosen or own is None or found < own else []
+    def _winner(self, learner: Learner, base: SGD | Optimizer, steps: int) -> list[Loss]:
+        """The best loss that was found, if it trains a better network than the task loss.
+
+        Finalists were compared by the search; without them, both losses train the learner as the final network is.
+        """
+        if math.isinf(self.result_.best_evaluation.fitness):
+            return []
+        best, part = self.result_.best, learner.config.fitness_on
+        if not self.result_.chosen:
+            rivals = (best, TaskLoss(learner.task.kind))
+            found, own = (train(loss, learner, base, steps, splits=[part]).final[part] for loss in rivals)
+            return [best] if found < own else []
+        return [best]
 
     @torch.no_grad()
     def _outputs(self, X: Any) -> torch.Tensor:  # noqa: N803
         check_is_fitted(self)
         rows = validate_data(self, X, dtype="numeric", reset=False)
         x_scale, _ = self._scales
-        x = torch.from_numpy(np.asarray(rows, dtype=np.float64))
+        x = torch.from_numpy(np.array(rows, dtype=np.float64))  # a copy, as pandas forbids writing to its arrays
         return self.network_(x_scale(x).double() if x_scale else x)
 
     def predict(self, X: Any) -> np.ndarray:  # noqa: N803

@@ -98,7 +98,7 @@ class SearchResult:
             )
         if isinstance(generations, bool) or not isinstance(generations, int) or generations < 1:
             raise ValueError(f"generations is a whole number of at least 1, got {generations!r}")
-        return self.again(len(self.generations) + generations, time_limit=time_limit, patience=patience)
+        return self.again(generations, time_limit=time_limit, patience=patience)
 
     @property
     def best_evaluation(self) -> Evaluation:

@@ -191,6 +191,8 @@ def _with_settings(config: SearchConfig, settings: dict[str, Any]) -> SearchConf
         if name not in SearchConfig.model_fields and name not in SGD.model_fields:
             near = get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "see learn_loss and SearchConfig for what there is"
+            if name in ("optimizer", "optimiser"):
+                hint = "write base=Optimizer('AdamW', lr=…)"
             raise TypeError(f"learn_loss takes no {name!r}; {hint}")
     return config.replace(**settings) if settings else config
 
@@ -200,33 +202,46 @@ def _run(search: Search, compare: bool) -> SearchResult:
         threads = threads_for(sum(weights.numel() for weights in search.learners[0].theta.values()))
         with threads, search.checkpoint.held():
             result = _METHODS[search.method](search)
-            result = replace(result, again=partial(_again, search, search.checkpoint.state, compare))
+            done = min(len(result.generations), search.config.generations)
+            result = replace(result, again=partial(_again, search, search.checkpoint.state, compare, done))
             result = replace(result, problem=search.problem, metric=search.learners[0].task.measure.name)
-            if result.stopped == INTERRUPTED:
-                done, wanted = len(result.generations), search.config.generations
-                log.warning("Ctrl-C: the result is that of %d of %d generations, see its extend", done, wanted)
-                return result
-            if search.config.finalists and search.method != "baseline":
-                result = _chosen(search, result)
-            return _compared(search, result) if compare and search.method != "baseline" else result
+            return result if search.method == "baseline" else _finished(search, result, compare)
     finally:
         search.progress.close()
+
+
+def _finished(search: Search, result: SearchResult, compare: bool) -> SearchResult:
+    """The result with its choice among finalists and the task loss's fitness, as far as Ctrl-C lets it."""
+    done, wanted = min(len(result.generations), search.config.generations), search.config.generations
+    lacking = f"that of {done} of {wanted} generations"
+    try:
+        if result.stopped != INTERRUPTED:
+            lacking = "without a choice among finalists"
+            if search.config.finalists:
+                result = _chosen(search, result)
+            lacking = "without the fitness of the task loss"
+            return _compared(search, result) if compare else result
+    except KeyboardInterrupt:
+        result = replace(result, stopped=INTERRUPTED)
+    log.warning("Ctrl-C: the result is %s; see its extend, or make the same call with its checkpoint", lacking)
+    return result
 
 
 def _again(
     search: Search,
     state: Any,
     compare: bool,
+    done: int,
     generations: int,
     time_limit: float | None = None,
     patience: int | None = None,
 ) -> SearchResult:
-    """The search, gone on with from a state until it has so many generations."""
+    """The search, gone on with from a state that has `done` generations for some more."""
     _check_limits(time_limit, patience)
     with _undisturbed(search.learners[0].device):
         more = replace(
             search,
-            config=search.config.replace(generations=generations),
+            config=search.config.replace(generations=done + generations),
             checkpoint=search.checkpoint.at(state),
             progress=search.progress.anew(),
             seconds={},

@@ -206,6 +206,8 @@ def test_milestones_lower_the_scheduled_rate():
         (["adamw"], {}, r"Optimizer\.name = 'adamw': did you mean 'AdamW'\?"),
         (["SparseAdam"], {}, r"Optimizer\.name = 'SparseAdam': "),
         ([], {}, r"Optimizer\.name"),
+        ([torch.optim.AdamW([torch.zeros(1)])], {}, r"Optimizer\.name = AdamW \( Parameter Group 0 .*string"),
+        (["AdamW"], {"differentiable": True}, r"differentiable=True can't train weights that are leaves"),
         (["AdamW"], {"weight_deacy": 0.1}, r"AdamW has no option 'weight_deacy'; did you mean 'weight_decay'\?"),
         (["AdamW"], {"schedul": "cosine"}, r"AdamW has no option 'schedul'; did you mean 'schedule'\?"),
         (["AdamW"], {"betas": (2, 0.9)}, r"AdamW refuses its options: Invalid beta"),
@@ -217,6 +219,15 @@ def test_a_wrong_optimiser_is_one_line(arguments, options, message):
     with pytest.raises(ValueError, match=message) as caught:
         em.Optimizer(*arguments, **options)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("base", ["RMSprop", torch.optim.RMSprop, torch.optim.RMSprop([torch.zeros(1)])])
+def test_something_else_than_an_optimiser_is_told_how_to_be_one(base):
+    with pytest.raises(ValueError, match=r"base = .*: write base=Optimizer\('RMSprop', lr=…\)") as caught:
+        em.SearchConfig(base=base)
+    assert len(str(caught.value).splitlines()) == 1
+    with pytest.raises(TypeError, match=r"learn_loss takes no 'optimizer'; write base=Optimizer"):
+        em.learn_loss([regression_task()], small_model(), optimizer=base)
 
 
 def test_an_optimiser_that_does_not_take_the_network_is_refused_before_the_search():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import pickle
+import signal
 
 import pytest
 from helpers import tiny_config
@@ -141,6 +142,30 @@ def test_ctrl_c_gives_the_result_so_far_and_a_warning(method, call, monkeypatch,
     assert math.isfinite(part.fitness)
     assert outcome(part.extend(5 - call)) == outcome(whole)
     assert outcome(learn(method, config=config, checkpoint=tmp_path)) == outcome(whole)
+
+
+@pytest.mark.parametrize(
+    ("function", "lacking"),
+    [
+        ("train_finalists", "without a choice among finalists"),
+        ("fitness", "without the fitness of the task loss"),
+    ],
+)
+@pytest.mark.parametrize("method", ["ml3", "gp-lfl"])
+def test_ctrl_c_after_the_search_keeps_what_it_found(method, function, lacking, monkeypatch, caplog, tmp_path):
+    config = tiny_config(generations=2, finalists=2, finalist_initialisations=2, finalist_steps=4)
+    whole = learn(method, config=config)
+    with monkeypatch.context() as patched:
+        patched.setattr(search_module, function, lambda *arguments: signal.raise_signal(signal.SIGINT))
+        part = learn(method, config=config, checkpoint=tmp_path)
+    assert part.stopped == "Ctrl-C"
+    assert lacking in caplog.text
+    assert outcome(part) == outcome(whole)
+    assert (part.chosen is None) == (function == "train_finalists")
+    rest = learn(method, config=config, checkpoint=tmp_path)
+    assert (outcome(rest), rest.stopped) == (outcome(whole), "")
+    assert rest.task_loss_fitness == whole.task_loss_fitness
+    assert rest.chosen.errors.tolist() == whole.chosen.errors.tolist()
 
 
 def test_ctrl_c_before_anything_was_found_is_an_interrupt(monkeypatch):
