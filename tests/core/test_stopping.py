@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import pickle
-import signal
 
 import pytest
 from helpers import tiny_config
@@ -119,6 +118,28 @@ def test_more_generations_are_those_of_a_longer_search(method, tmp_path):
     assert outcome(learn(method, config=tiny_config(generations=5), checkpoint=tmp_path)) == outcome(whole)
 
 
+GLO = {"generations": 1, "population": 3, "glo_trees": 2, "glo_generations": 2}
+
+
+def test_the_weights_that_glo_searches_are_kept_at_a_time_limit_and_go_on_bit_by_bit(tmp_path):
+    config = tiny_config(**GLO, engine="autograd")
+    whole = learn("glo", config=config)
+    done = []
+    for _ in range(50):
+        part = learn("glo", config=config, checkpoint=tmp_path, time_limit=1e-9, compare=False)
+        assert list(part.generations) == list(whole.generations)[: len(part.generations)]
+        done.append(len(part.generations))
+        if not part.stopped:
+            break
+    assert outcome(part) == outcome(whole)
+    assert {2, 3, 4} < set(done), "it stopped in the second part, too"
+
+
+def test_more_generations_of_glo_are_those_of_its_first_part():
+    short = learn("glo", config=tiny_config(**GLO))
+    assert outcome(short.extend(1)) == outcome(learn("glo", config=tiny_config(**GLO | {"generations": 2})))
+
+
 def test_a_stopped_search_can_be_extended():
     part = learn(config=tiny_config(generations=4), time_limit=1e-9)
     done = len(part.generations)
@@ -156,7 +177,7 @@ def test_ctrl_c_after_the_search_keeps_what_it_found(method, function, lacking, 
     config = tiny_config(generations=2, finalists=2, finalist_initialisations=2, finalist_steps=4)
     whole = learn(method, config=config)
     with monkeypatch.context() as patched:
-        patched.setattr(search_module, function, lambda *arguments: signal.raise_signal(signal.SIGINT))
+        patched.setattr(search_module, function, lambda *arguments: interrupt())
         part = learn(method, config=config, checkpoint=tmp_path)
     assert part.stopped == "Ctrl-C"
     assert lacking in caplog.text

@@ -22,7 +22,7 @@ from evomal_core.files import read_json
 from evomal_core.workers import _split
 
 pytest.importorskip("cloudpickle")
-METHODS = ["evomal", "gp-lfl", "taylorglo"]
+METHODS = ["evomal", "gp-lfl", "taylorglo", "glo"]
 
 
 class Backwards(Executor):
@@ -85,7 +85,7 @@ class Fitting(Backwards):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_the_order_and_number_of_workers_change_no_bit(method, count):
-    config = tiny_config(generations=2)
+    config = tiny_config(generations=2, glo_trees=2, glo_generations=2)
     whole = learn(method, config=config)
     executor = Backwards(count)
     assert outcome(learn(method, config=config, executor=executor)) == outcome(whole)
@@ -148,7 +148,7 @@ def processes():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_processes_give_the_same_bits(method, processes):
-    config = tiny_config(generations=2)
+    config = tiny_config(generations=2, glo_trees=1, glo_generations=2)
     assert outcome(learn(method, config=config, executor=processes)) == outcome(learn(method, config=config))
 
 
