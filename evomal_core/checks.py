@@ -1,4 +1,4 @@
-"""Checks of what a user gives: names, with the nearest known one, and losses that take weights."""
+"""Checks of what a user gives: names, with the nearest known one, numbers, and losses that take weights."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ def refuse_unknown(what: str, value: Any, known: Sequence[str]) -> None:
         near = get_close_matches(str(value), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
         raise ValueError(f"unknown {what} {value!r}; {hint}")
+
+
+def is_number(value: Any, kind: type) -> bool:
+    """Whether the value is a `numbers.Real` or `numbers.Integral`, as NumPy's are, too, and not True or False."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def takes_weight(function: Any) -> bool:

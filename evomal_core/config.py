@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -37,13 +38,20 @@ class Config(BaseModel):
                     hint = f"it is a setting of the base optimiser: write base=SGD({name}=…)"
                 raise ValueError(f"{type(self).__name__} has no field {name!r}; {hint}")
         try:
-            super().__init__(**values)
+            super().__init__(**{name: _plain(value) for name, value in values.items()})
         except ValidationError as error:
             raise ValueError(_one_line(type(self).__name__, error)) from None
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed, validated anew."""
         return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
+
+
+def _plain(value: Any) -> Any:
+    """The value with NumPy's numbers and arrays, such as those of a grid, as Python's."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return type(value)(map(_plain, value)) if type(value) in (tuple, list) else value
 
 
 def _one_line(owner: str, error: ValidationError) -> str:

@@ -19,6 +19,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 from torch import nn
 
+from evomal_core.checks import is_number
 from evomal_core.config import EVERYDAY, SGD, Optimizer, SearchConfig
 from evomal_core.kinds import Kind, link
 from evomal_core.learners import Learner, make_learners
@@ -32,7 +33,7 @@ KINDS = ("classification", "regression")
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+    return is_number(value, Integral) and int(value) >= 1
 
 
 def _is_classifier(estimator: LossSearch) -> bool:
@@ -157,7 +158,7 @@ class LossSearch(BaseEstimator):
         """Check the arguments; return the numbers of hidden units."""
         if self.kind not in KINDS:
             raise ValueError(f"kind = {self.kind!r} is not one of {', '.join(KINDS)}")
-        if not isinstance(self.validation_fraction, Real) or not 0 < self.validation_fraction < 1:
+        if not is_number(self.validation_fraction, Real) or not 0 < self.validation_fraction < 1:
             raise ValueError(f"validation_fraction = {self.validation_fraction!r} is not between 0 and 1")
         if self.steps is not None and not _is_count(self.steps):
             raise ValueError(f"steps = {self.steps!r} is not a whole number of at least 1")

@@ -6,8 +6,10 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
+from evomal_core.checks import is_number
 from evomal_core.compare import Comparison, compare
 from evomal_core.evaluation import Evaluation
 from evomal_core.finalists import Finalist
@@ -96,9 +98,9 @@ class SearchResult:
             raise ValueError(
                 "this result no longer has its data and network; give it to learn_loss(..., initial=result)"
             )
-        if isinstance(generations, bool) or not isinstance(generations, int) or generations < 1:
+        if not is_number(generations, Integral) or generations < 1:
             raise ValueError(f"generations is a whole number of at least 1, got {generations!r}")
-        return self.again(generations, time_limit=time_limit, patience=patience)
+        return self.again(int(generations), time_limit=time_limit, patience=patience)
 
     @property
     def best_evaluation(self) -> Evaluation:

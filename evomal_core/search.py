@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
+from numbers import Integral, Real
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from evomal_core import evolution, glo, rivals
 from evomal_core.checkpoints import Checkpoint
-from evomal_core.checks import refuse_unknown, takes_weight
+from evomal_core.checks import is_number, refuse_unknown, takes_weight
 from evomal_core.config import EVERYDAY, SGD, Optimizer, SearchConfig
 from evomal_core.deadlines import OutOfTimeError
 from evomal_core.devices import check_device, plain_torch, threads_for
@@ -129,8 +130,8 @@ def learn_loss(
             filter and evaluate the candidates; the result is the same, bit by bit. Needs `evomal[cluster]`.
         **settings: fields of `SearchConfig` that differ from `config`, such as `generations=20`.
 
-    Ctrl-C stops a search, too: the result has what was found until then, and a warning says so. `result.stopped`
-    says why a search stopped early, and `result.extend(generations=20)` goes on with it.
+    Ctrl-C stops a search in the main thread, too: the result has what was found until then, and a warning says
+    so. `result.stopped` says why a search stopped early, and `result.extend(generations=20)` goes on with it.
 
     Raises:
         ValueError: an argument is unknown or out of range, the tasks do not fit the model, or the checkpoint
@@ -259,13 +260,13 @@ OVERTIME = 1.5
 
 
 def _deadline(time_limit: float | None, share: float = 1.0) -> float:
-    return math.inf if time_limit is None else time.monotonic() + share * time_limit
+    return math.inf if time_limit is None else time.monotonic() + share * float(time_limit)
 
 
 def _check_limits(time_limit: Any, patience: Any) -> None:
-    if time_limit is not None and not (isinstance(time_limit, int | float) and time_limit > 0):
+    if time_limit is not None and not (is_number(time_limit, Real) and time_limit > 0):
         raise ValueError(f"time_limit is a number of seconds above 0, got {time_limit!r}; leave it out for none")
-    if patience is not None and (isinstance(patience, bool) or not isinstance(patience, int) or patience < 1):
+    if patience is not None and not (is_number(patience, Integral) and patience >= 1):
         raise ValueError(f"patience is a whole number of generations, at least 1, got {patience!r}")
 
 
@@ -394,6 +395,8 @@ def check_task(task: Task, config: SearchConfig) -> Task:
 def _initial_expressions(initial: Initial, config: SearchConfig) -> list[Expression]:
     if isinstance(initial, SearchResult):
         known = [e.loss for e in (initial.best_evaluation, *initial.population) if isinstance(e.loss, LearnedLoss)]
+        if not known:
+            raise ValueError(f"a result of method {initial.method!r} has no formulas to start from; leave it out")
         initial = list(dict.fromkeys(loss.expression for loss in known))[: config.population]
     if isinstance(initial, Mapping):
         initial = list(initial.values())

@@ -334,3 +334,24 @@ def test_isolation_ends_when_the_code_within_fails():
 
 def test_numpys_generator_is_pcg64_so_streams_are_portable():
     assert type(numpy_rng(0, "x").bit_generator) is np.random.PCG64
+
+
+def test_numbers_and_arrays_of_numpy_become_pythons():
+    given = em.SearchConfig(
+        population=np.int64(7),
+        initial_heights=np.array([1, 3]),
+        finalist_rates=(np.float64(0.5), 1.0),
+        softplus=np.bool_(True),
+        base=em.Optimizer("AdamW", lr=np.float64(0.5), betas=np.array([0.5, 0.75])),
+    )
+    wanted = em.SearchConfig(
+        population=7,
+        initial_heights=(1, 3),
+        finalist_rates=(0.5, 1.0),
+        softplus=True,
+        base=em.Optimizer("AdamW", lr=0.5, betas=(0.5, 0.75)),
+    )
+    assert given == wanted
+    assert repr(given) == repr(wanted)
+    with pytest.raises(ValueError, match=r"population = 7\.0"):
+        em.SearchConfig(population=np.float64(7))

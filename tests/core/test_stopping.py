@@ -6,6 +6,7 @@ import logging
 import math
 import pickle
 
+import numpy as np
 import pytest
 from helpers import tiny_config
 from test_search import SEARCHING, learn, outcome
@@ -221,6 +222,7 @@ def test_a_result_without_its_data_can_not_be_extended():
     ("limit", "message"),
     [
         ({"time_limit": 0}, "time_limit is a number of seconds above 0, got 0"),
+        ({"time_limit": True}, "time_limit is a number of seconds above 0, got True"),
         ({"time_limit": "10"}, "time_limit is a number of seconds above 0, got '10'"),
         ({"time_limit": math.nan}, "time_limit is a number of seconds above 0, got nan"),
         ({"patience": 0}, "patience is a whole number of generations, at least 1, got 0"),
@@ -230,6 +232,18 @@ def test_a_result_without_its_data_can_not_be_extended():
 def test_bad_limits_are_refused(limit, message):
     with pytest.raises(ValueError, match=message):
         learn(**limit)
+
+
+def test_numbers_of_numpy_are_taken_as_pythons():
+    limits = {"time_limit": np.float32(3600), "patience": np.int64(9)}
+    found = learn("gp-lfl", config=tiny_config(generations=np.int64(2), meta_lr=np.float64(1e-3)), **limits)
+    assert outcome(found) == outcome(learn("gp-lfl", config=tiny_config(generations=2)))
+    assert len(found.extend(np.int8(1)).generations) == 3
+
+
+def test_a_result_without_formulas_is_no_start():
+    with pytest.raises(ValueError, match="a result of method 'taylorglo' has no formulas to start from"):
+        learn(initial=learn("taylorglo"))
 
 
 def test_a_choice_among_finalists_that_takes_too_long_is_left_out(caplog, monkeypatch):
