@@ -214,17 +214,17 @@ def _run(search: Search, compare: bool) -> SearchResult:
 def _finished(search: Search, result: SearchResult, compare: bool) -> SearchResult:
     """The result with its choice among finalists and the task loss's fitness, as far as Ctrl-C lets it."""
     done, wanted = min(len(result.generations), search.config.generations), search.config.generations
-    lacking = f"that of {done} of {wanted} generations"
+    lacking = f"that of {done} of {wanted} generations; see its extend"
     try:
         if result.stopped != INTERRUPTED:
-            lacking = "without a choice among finalists"
+            lacking = "without a choice among finalists; see its compare"
             if search.config.finalists:
                 result = _chosen(search, result)
-            lacking = "without the fitness of the task loss"
+            lacking = "without the fitness of the task loss; see its compare"
             return _compared(search, result) if compare else result
     except KeyboardInterrupt:
         result = replace(result, stopped=INTERRUPTED)
-    log.warning("Ctrl-C: the result is %s; see its extend, or make the same call with its checkpoint", lacking)
+    log.warning("Ctrl-C: the result is %s, or make the same call with the same checkpoint", lacking)
     return result
 
 

@@ -66,7 +66,7 @@ def test_a_worker_that_hangs_is_passed_over_to_the_same_bits(client, tmp_path, m
 
     def patience(pool, least=None):
         """Short while a worker hangs, before all are asked, and long otherwise: the other one may be slow."""
-        return 3.0 if (tmp_path / "hangs").exists() and (least or not pool.hangs) else 500.0
+        return 3.0 if (tmp_path / "hangs").exists() and (least or not pool.hangs) else 60.0
 
     monkeypatch.setattr(workers.Pool, "patience", patience)
     before = client.run(os.getpid)
@@ -121,7 +121,7 @@ def test_a_scheduler_that_is_gone_ends_in_one_line_and_a_checkpoint_that_goes_on
     metric = faulty(lambda: os.kill(os.getpid(), signal.SIGKILL), tmp_path / "calls", first=4)
     command = [sys.executable, "-c", SERVE]
     with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        client = distributed.Client(process.stdout.readline().strip(), timeout=120)
+        client = distributed.Client(process.stdout.readline().strip(), timeout=60)
         client._timeout = 2  # in which the scheduler may come back
         try:
             with pytest.raises(WorkerError, match=r"workers are gone .*checkpoint\.json; call again") as caught:

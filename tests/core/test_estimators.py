@@ -167,7 +167,7 @@ def test_bad_arguments_are_refused_by_fit(changes, message):
 
 def test_nothing_of_scikit_learn_is_imported_before_the_estimator_is_asked_for():
     code = "import sys, evomal_core as em; print('sklearn' in sys.modules, em.LossSearch.__name__)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "False LossSearch\n", done.stderr
     with pytest.raises(AttributeError, match="no attribute 'LossSerach'"):
         em.LossSerach  # noqa: B018
