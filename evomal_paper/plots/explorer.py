@@ -108,9 +108,11 @@ def picture(loss: Loss, y: float, phi: Sequence[float] | None = None, title: str
 
 
 def explore(losses: Mapping[str, Loss]) -> Any:
-    """Show widgets in Jupyter to explore losses with: a menu, a slider for the label and one for each weight.
+    """Make widgets for Jupyter to explore losses with: a menu, a slider for the label and one for each weight.
 
-    Where no one can move a slider, as in a batch run, `picture` gives the same figure.
+    The picture is an image widget: the output widget that `interact` draws in sometimes hangs a batch run, as
+    nbclient sends its state back to the kernel and may then miss the kernel's next message. Where no one can move
+    a slider, `picture` gives the same figure.
 
     Args:
         losses: losses by the names that the menu shows; the task losses of their kinds are added.
@@ -120,32 +122,40 @@ def explore(losses: Mapping[str, Loss]) -> Any:
         ModuleNotFoundError: ipywidgets is not installed; the extra `notebooks` of evomal brings it.
     """
     import ipywidgets as widgets
-    from IPython.display import display
 
     if not losses:
         raise ValueError("there are no losses to explore")
     kinds = dict.fromkeys(loss.kind for loss in losses.values())
     choices = dict(losses) | {f"task loss, {kind}": TaskLoss(kind) for kind in kinds}
+    menu, panel = widgets.Dropdown(options=list(choices), description="loss"), widgets.VBox()
 
-    def chosen(loss: str) -> None:
+    def choose(_: Any = None) -> None:
         """Show the sliders of one loss, at the weights that it came with."""
-        shown = choices[loss]
-        regression = shown.kind == "regression"
+        loss = choices[menu.value]
+        regression = loss.kind == "regression"
         y = widgets.FloatSlider(1, min=-3, max=3, step=0.25) if regression else widgets.IntSlider(1, min=0, max=1)
-        names = _weight_names(shown)
-        sliders = {
-            name: widgets.FloatSlider(weight, min=weight - reach, max=weight + reach, step=reach / 200)
-            for name, weight in zip(names, weights_of(shown), strict=False)
+        y.description = "y"
+        phi = [
+            widgets.FloatSlider(weight, min=weight - reach, max=weight + reach, step=reach / 200, description=name)
+            for name, weight in zip(_weight_names(loss), weights_of(loss), strict=False)
             if (reach := 2 * max(1.0, abs(weight)))
-        }
+        ]
+        image = widgets.Image(format="png")
 
-        def draw(y: float, **phi: float) -> None:
+        def draw(_: Any = None) -> None:
             """Draw the loss with the weights that are set."""
-            display(picture(shown, y, list(phi.values()) if phi else None, loss))
+            drawn = picture(loss, y.value, [weight.value for weight in phi] or None, menu.value)
+            image.value, size = drawn._repr_png_()
+            image.width = f"{size['width']:.0f}"
 
-        widgets.interact(draw, y=y, **sliders)
+        for slider in (y, *phi):
+            slider.observe(draw, "value")
+        draw()
+        panel.children = (y, *phi, image)
 
-    return widgets.interact(chosen, loss=list(choices))
+    menu.observe(choose, "value")
+    choose()
+    return widgets.VBox([menu, panel])
 
 
 def _weight_names(loss: Loss) -> list[str]:

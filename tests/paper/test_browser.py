@@ -109,13 +109,13 @@ def test_the_explorers_slider_changes_its_picture(lab, browser):
     page = opened(lab, browser, "11_learned_losses")
     handle = page.locator("[role=slider]").last
     handle.scroll_into_view_if_needed()
-    picture = page.locator(".widget-interact img").last
+    picture = page.locator("img.widget-image")
     before = picture.get_attribute("src")
     handle.focus()
     for _ in range(20):
         page.keyboard.press("ArrowRight")
     page.wait_for_function(
-        "before => [...document.querySelectorAll('.widget-interact img')].pop()?.src !== before",
+        "before => document.querySelector('img.widget-image').src !== before",
         arg=before,
     )
     typeset(page)
