@@ -125,10 +125,8 @@ def _table(cells: pd.DataFrame) -> list[str]:
         tuned = part["tuned"].iloc[0]
         new = [*(_new(rows.get(method)) for method in METHODS), _tuned(tuned)]
         lines.append(f"| {title} | `{profile}` | {' | '.join(numbers)} | {verdict} | {' | '.join(new)} |")
-        if tuned and all(method in rows for method in METHODS):
-            before, after = (rows[method]["new mean"] for method in METHODS)
-            if after < before:
-                shares.append(f"{title} {(before - tuned['mean']) / (before - after):.0%}")
+        if share := _share(rows, tuned):
+            shares.append(f"{title} (`{profile}`) {share}")
     if shares:
         lines += [
             "",
@@ -166,6 +164,14 @@ def _numbers(cell: dict | None) -> tuple[str, str]:
 def _new(cell: dict | None) -> str:
     """The mean ± standard deviation from new initial weights and batches."""
     return "–" if cell is None else _short(cell["new mean"], cell["new sd"]) + _lost(cell["new diverged"])
+
+
+def _share(rows: Mapping[str, dict], tuned: dict | None) -> str:
+    """Share of EvoMAL's gain that the baseline has at its tuned rate; nothing where one of them was not run."""
+    if tuned is None or not all(method in rows for method in METHODS):
+        return ""
+    before, after = (rows[method]["new mean"] for method in METHODS)
+    return f"{(before - tuned['mean']) / (before - after):.0%}" if after < before else ""
 
 
 def _tuned(found: dict | None) -> str:
