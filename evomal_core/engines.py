@@ -149,8 +149,8 @@ def _check_forward_mode(engine: str, probe: Loss, learner: Learner, config: Sear
 
     if engine == "batched":
         (stack,) = make_stacks([learner])
-        if isinstance(stack, MLPStack) or compiled.fits(stack, config=config):
-            return  # its derivatives are written by hand
+        if stack.by_hand or compiled.fits(stack, config=config):
+            return
     small, loss = learner.small(), copy.deepcopy(probe).to("cpu", torch.float64)
     try:
         wanted = parameters_to_vector(meta_gradient(loss, small, 0, config, "autograd")[1])

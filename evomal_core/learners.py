@@ -327,9 +327,9 @@ def _check_output(learner: Learner) -> None:
             "the model changes its input in place, which would change the data; let its forward start with "
             "x = x.clone(), or use operations that are not in place"
         )
-    with torch.no_grad():
-        again = learner.forward(learner.theta, x)
-    if not torch.equal(output.nan_to_num(), again.nan_to_num()):
+    with torch.no_grad():  # twice: an LSTM has other kernels, which round otherwise, where gradients are kept
+        once, again = (learner.forward(learner.theta, x).nan_to_num() for _ in range(2))
+    if not torch.equal(once, again):
         log.warning(
             "the model gives different outputs for the same weights and rows: it draws from a generator of its "
             "own (or of NumPy), so results can't be repeated; draw by torch's functions without a generator"

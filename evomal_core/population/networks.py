@@ -25,6 +25,7 @@ from evomal_core.population.convolutions import Layer as PlainLayer
 from evomal_core.population.convolutions import plain_layers
 from evomal_core.population.perceptrons import flattens, mlp_layers, perceptron
 from evomal_core.population.recurrent import RecurrentForm, recurrent_form
+from evomal_core.population.recurrent_algebra import Record, RecurrentAlgebra, Weights
 from evomal_core.population.steps import Factors, Stacked, product, times, times_transposed
 from evomal_core.pure import pure_call
 from evomal_core.seeds import isolated_torch
@@ -44,6 +45,8 @@ class Stack:
 
     row_axis = 1
     """The axis of `features` that numbers the rows of a batch."""
+    by_hand = False
+    """Whether the derivatives are written by hand here, and not left to PyTorch's."""
 
     def __init__(self, learners: Sequence[Learner]) -> None:
         self.learners = tuple(learners)
@@ -132,6 +135,7 @@ class MLPStack(Stack):
     """Multi-layer perceptrons by batched matrix products, with hand-written derivatives."""
 
     row_axis = 2
+    by_hand = True
 
     def __init__(self, learners: Sequence[Learner]) -> None:
         super().__init__(learners)
@@ -402,11 +406,43 @@ class ConvolutionStack(NetworkStack):
 
 
 class RecurrentStack(NetworkStack):
-    """A network of one learner with an embedding and an LSTM, which the compiled kernels take on a CPU."""
+    """A network of one learner with an embedding and an LSTM, by hand-written derivatives."""
+
+    by_hand = True
 
     def __init__(self, learner: Learner, form: RecurrentForm) -> None:
         super().__init__([learner])
         self.form = form
+        self.algebra = RecurrentAlgebra(form, [w[0, 0].numel() for w in self.theta0])
+
+    def apply(self, theta: Stacked, x: Tensor, draw: int) -> Tensor:
+        """Predictions or logits (1, P, B, C)."""
+        return self._forward(theta, x)[1].unsqueeze(0)
+
+    evaluate = apply
+
+    def linearise(
+        self, theta: Sequence[Any], x: Tensor, draw: int, factored: bool = False
+    ) -> tuple[Tensor, Pullback, Pushforward]:
+        """Predictions, with their derivative transposed and as it is."""
+        weights, out, record = self._forward(theta, x)
+
+        def pullback(cotangents: Tensor) -> list[Any]:
+            return [g.unsqueeze(0) for g in self.algebra.pullback(weights, record, cotangents[0])]
+
+        def pushforward(direction: Sequence[Any]) -> Tensor:
+            along = self.algebra.weights([d[0] for d in direction])
+            return self.algebra.pushforward(weights, record, along).unsqueeze(0)
+
+        return out.unsqueeze(0), pullback, pushforward
+
+    def train_step(self, theta: Stacked, x: Tensor, draw: int, factored: bool = False) -> tuple[Tensor, Pullback]:
+        """Predictions of one step of training, and their derivative transposed."""
+        return self.linearise(theta, x, draw)[:2]
+
+    def _forward(self, theta: Sequence[Any], x: Tensor) -> tuple[Weights, Tensor, Record]:
+        weights = self.algebra.weights([w[0] for w in theta])
+        return weights, *self.algebra.forward(weights, x[0])
 
 
 def _gradients(predictions: Tensor, leaves: Stacked, cotangents: Tensor, retain: bool = True) -> Stacked:

@@ -24,9 +24,9 @@ from evomal_core.losses import LearnedLoss
 from evomal_core.models import lstm_state
 from evomal_core.population import compiled
 from evomal_core.population.local_search import _meta_step
-from evomal_core.population.networks import RecurrentStack, make_stacks
+from evomal_core.population.networks import NetworkStack, RecurrentStack, make_stacks
 from evomal_core.population.recurrent import form_of
-from evomal_core.population.training import train_stack
+from evomal_core.population.training import StackTraining, train_stack
 from evomal_core.population.trees import Program
 from evomal_core.training import train
 from evomal_core.unroll import meta_gradient
@@ -292,3 +292,50 @@ def test_a_network_that_diverges_shows_it() -> None:
     learner = learner_for(KNOWN["last state"], "regression", base)
     ((ours,),) = train_stack([LearnedLoss("square(sub(f, y))", "regression")], [learner], base, 30)
     assert ours.diverged
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(sorted(KNOWN)), st.integers(1, 4), st.booleans(), SEEDS)
+def test_derivatives_by_hand_agree_with_autograd(name: str, candidates: int, shared: bool, seed: int) -> None:
+    draws = torch.Generator().manual_seed(seed)
+    kinds = ["regression", "binary", "multiclass"]
+    learner = learner_for(KNOWN[name], kinds[seed % 3], PLAIN)
+    ours, theirs = make_stacks([learner])[0], NetworkStack([learner])
+
+    def like(parts: list[Tensor], number: int) -> list[Tensor]:
+        return [torch.randn(1, number, *w.shape[2:], generator=draws, dtype=w.dtype) for w in parts]
+
+    theta = ours.theta0 if shared else like(ours.theta0, candidates)
+    x = learner.task.train[0].unsqueeze(0)
+    out, pullback, pushforward = ours.linearise(theta, x, 0)
+    wanted, pull, push = theirs.linearise(theta, x, 0)
+    torch.testing.assert_close(out, wanted, rtol=1e-10, atol=1e-12)
+    (cotangents,) = like([wanted[:, :1]], candidates)
+    for found, right in zip(pullback(cotangents), pull(cotangents), strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-9, atol=1e-10)
+    direction = like(ours.theta0, candidates)
+    if name == "padding":  # a direction that gradients of this network have
+        direction[0][:, :, 0] = 0
+    torch.testing.assert_close(pushforward(direction), push(direction), rtol=1e-9, atol=1e-10)
+
+
+def test_the_padding_row_is_no_direction_by_hand() -> None:
+    (stack,) = make_stacks([learner_for(KNOWN["padding"], "multiclass", PLAIN)])
+    out, _, pushforward = stack.linearise(stack.theta0, torch.zeros(1, 6, 4, dtype=torch.int64), 0)
+    direction = [torch.zeros_like(w) for w in stack.theta0]
+    direction[0][:, :, 0] = 1
+    assert not pushforward(direction).any()
+    assert out.any()
+
+
+@pytest.mark.parametrize("kind", ["regression", "binary", "multiclass"])
+def test_training_by_hand_agrees_with_pytorch(kind: str) -> None:
+    losses, learner = losses_for(LOSSES, kind), learner_for(KNOWN["padding"], kind, NESTEROV)
+    ours, theirs = (
+        StackTraining(losses, s, NESTEROV) for s in (make_stacks([learner])[0], NetworkStack([learner]))
+    )
+    for step in (0, 1, 4):
+        ours.advance(step)
+        theirs.advance(step)
+        got, wanted = ours.errors(["validation"]), theirs.errors(["validation"])
+        torch.testing.assert_close(got["validation"], wanted["validation"], rtol=1e-9, atol=0)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -27,7 +28,26 @@ from evomal_paper.analysis.predictions import predictions
 from evomal_paper.analysis.transfer import Transfer, load_or_transfer
 from evomal_paper.runs.tables import load_or_run
 
-TASKS = {"regression": regression_task(), "binary": class_task(2), "multiclass": class_task(3)}
+
+class Letters(nn.Module):
+    """An embedding and an LSTM, the usual way."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.embedding, self.lstm = nn.Embedding(5, 3), nn.LSTM(3, 4, batch_first=True)
+        self.head = nn.Linear(4, outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.lstm(self.embedding(x))[1][0][-1])
+
+
+LETTERS = np.random.default_rng(0).integers(0, 5, (60, 4))
+TASKS = {
+    "regression": regression_task(),
+    "binary": class_task(2),
+    "multiclass": class_task(3),
+    "letters": em.Task.from_arrays(LETTERS, LETTERS[:, 0] % 3, kind="multiclass", indices=True),
+}
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "mlp": lambda outputs: em.models.mlp(3, [4], outputs),
     "linear": lambda outputs: nn.Linear(3, outputs),
@@ -39,6 +59,7 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
         nn.Flatten(),
         nn.Linear(8, outputs),
     ),
+    "lstm": lambda outputs: Letters(outputs),
     "running mean": lambda outputs: Centred(),
     "dropout": lambda outputs: nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.3), nn.Linear(4, outputs)),
 }
@@ -164,7 +185,7 @@ def test_within_a_search_convolutions_are_repeatable_and_of_whole_precision() ->
 
 
 def learned(kind: str, network: str, method: str, device: str, **keywords: Any) -> em.SearchResult:
-    outputs = 3 if kind == "multiclass" else 1
+    outputs = 1 if kind in ("regression", "binary") else 3
     keywords |= {"seed": 0, "compare": False, "progress": False}
     return em.learn_loss([TASKS[kind]], lambda: NETWORKS[network](outputs), method, device=device, **keywords)
 
@@ -186,11 +207,13 @@ def assert_same(ours: em.SearchResult, theirs: em.SearchResult) -> None:
         ("multiclass", "linear", "evomal"),
         ("multiclass", "convolutions", "evomal"),
         ("multiclass", "convolutions", "ml3"),
+        ("letters", "lstm", "evomal"),
         ("regression", "running mean", "evomal"),
         ("binary", "dropout", "evomal"),
         ("binary", "mlp", "taylorglo"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:PyTorch was compiled without cuDNN")  # the device is simulated
 def test_a_search_is_the_same_on_both_devices(
     kind: str, network: str, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
