@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,17 +24,27 @@ ERRORS = em.LearnedLoss("square(sub(y, f))", "multiclass")
 
 @pytest.fixture(autouse=True)
 def without_broken_torchvision(monkeypatch):
-    """Trainers import torchvision where there is one, even of another build than torch, which fails."""
+    """Trainers import torchvision where it is installed, even of another build than torch, which fails."""
     try:
         import torchvision  # noqa: F401
+    except ModuleNotFoundError:
+        return
     except RuntimeError:
+        installed = metadata.distribution
+
+        def without(name: str) -> metadata.Distribution:
+            if name == "torchvision":
+                raise metadata.PackageNotFoundError(name)
+            return installed(name)
+
         monkeypatch.setitem(sys.modules, "torchvision", None)
+        monkeypatch.setattr(metadata, "distribution", without)
 
 
 def example(section: str) -> str:
-    """The code block of a section of the page."""
-    text = PAGE.read_text().split(f"\n## {section}\n")[1]
-    return re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    """The code blocks of a section of the page, one after the other."""
+    text = PAGE.read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
+    return "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
 
 
 def run(section: str, folder: Path, monkeypatch) -> dict[str, Any]:
@@ -157,3 +168,8 @@ def test_the_skorch_example(tmp_path, monkeypatch):
     left = run("skorch", tmp_path, monkeypatch)
     np.testing.assert_allclose(left["probabilities"].sum(axis=1), 1, rtol=1e-5)
     assert left["net"].score(left["x"], left["y"]) > 0.6
+    both, second = left["two"].predict_proba(left["x"]), left["x"][:, 0] > 0
+    assert both.shape == (96, 2)
+    np.testing.assert_allclose(both.sum(axis=1), 1, rtol=1e-5)
+    assert left["two"].score(left["x"], second) > 0.8
+    assert left["two"].criterion_.phi.tolist() == [1, 1, 1]
