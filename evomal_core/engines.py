@@ -21,6 +21,7 @@ from evomal_core.learners import Learner
 from evomal_core.losses import LearnedLoss, Loss
 from evomal_core.metrics import Metric, make_metric
 from evomal_core.population import compiled
+from evomal_core.population.batches import as_tree
 from evomal_core.population.local_search import batched_local_search, batched_meta_gradients, check_batchable
 from evomal_core.population.networks import MLPStack, NotBatchable, make_stacks
 from evomal_core.population.training import batched_fitness, batched_minimise_predictions, train_stack
@@ -238,9 +239,9 @@ def train_all(
     The choice depends on the loss and the networks alone. By the kernels a network's errors are the same, bit
     by bit, whatever it is trained with; by PyTorch the last digits may depend on the learners given.
     """
-    stacks = make_stacks(learners)
+    stacks, tree = make_stacks(learners), as_tree(loss)
     if all(
-        compiled.fits(stack, [loss]) or (isinstance(stack, MLPStack) and len(learners) > 1) for stack in stacks
+        compiled.fits(stack, [tree]) or (isinstance(stack, MLPStack) and len(learners) > 1) for stack in stacks
     ):
         with suppress(NotBatchable):
             (row,) = train_stack(

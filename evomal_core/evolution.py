@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import math
 import random
-import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -70,12 +69,10 @@ def _evolve(search: Search, *, tuned: bool, bred: bool) -> SearchResult:
                 expressions = _random_population(search, generation)
             else:
                 expressions = breed(population, config, python_rng(search.seed, "breed", generation))
-            began = time.process_time()
             population, counts = evaluator.evaluate(expressions)
             if generation == 0:
                 warn_if_inert(config, evaluator.moved)
             evaluator.workers.begin({})
-            search.seconds["cpu"] = search.seconds.get("cpu", 0.0) + time.process_time() - began
             rows.append({"generation": generation, **_summary(evaluator, population), **counts})
             search.checkpoint.save(
                 {"generations": [*rows], "seconds": dict(search.seconds), **evaluator.state(population)}

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from evomal_core import symbolic
+from evomal_core.expression import Expression
 from evomal_core.kinds import Kind
 from evomal_core.lazy import LazyModule
-from evomal_core.losses import Loss, Options
+from evomal_core.losses import LearnedLoss, Loss, Options
 from evomal_core.seeds import torch_rng
 
 if TYPE_CHECKING:
@@ -94,6 +95,25 @@ class TaylorLoss(Loss):
     def extra_repr(self) -> str:
         """The kind, and the roles if they are swapped, for `print(loss)`."""
         return super().extra_repr() + ("" if self.roles == "correct" else f", roles={self.roles!r}")
+
+    def tree(self) -> LearnedLoss:
+        """The same loss as an expression with weights, which the engines compute for a whole population."""
+        t = [*self.theta.detach().unbind()]
+        f, y = self._in_roles("f", "y")
+
+        def u(weight: Any) -> list[tuple[str, Any]]:
+            return [("sub", weight), (f, 1), ("1", t[1])]
+
+        def v(weight: Any) -> list[tuple[str, Any]]:
+            return [("sub", weight), (y, 1), ("1", t[0])]
+
+        linear = [("add", 1), ("add", 1), ("1", t[3] / 2), *u(t[4] / 6), *v(t[6] / 2)]
+        mixed = [("add", 1), ("1", t[5]), *v(t[7] / 2)]
+        rest = [("add", 1), ("1", t[2]), ("mul", 1), *u(1), *linear]
+        nodes = [("mul", 1), *u(-1), ("add", 1), *rest, ("mul", 1), *v(1), *mixed]
+        names, weights = zip(*nodes, strict=True)
+        phi = torch.stack([self.theta.new_tensor(1.0) * weight for weight in weights[1:]])
+        return LearnedLoss(Expression(names), self.kind, phi=phi, **self.options)
 
     def elementwise(self, f: Tensor, y: Tensor) -> Tensor:
         """Values of the loss for each pair of prediction `f` and label `y`, in their common shape."""

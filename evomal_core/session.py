@@ -42,6 +42,9 @@ class Search:
     problem: Problem | None = None
     engine: str = "none"
     seconds: dict[str, float] = field(default_factory=dict)
+    """Seconds by phase, see `timed`."""
+    timing: bool = False
+    """Whether a phase is being timed."""
     deadline: float = math.inf
     """The value of `time.monotonic()` after which it stops."""
     choice_deadline: float = math.inf
@@ -108,12 +111,21 @@ class Search:
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
-        """Context manager: add the wall-clock seconds spent to a phase."""
-        begin = time.perf_counter()
+        """Context manager: add the wall-clock seconds spent to a phase, and CPU seconds to "cpu".
+
+        A phase within another one adds to its own seconds only. An executor's workers have CPU seconds of their
+        own, so that none are counted with one.
+        """
+        begin, cpu = time.perf_counter(), time.process_time()
+        outer = not self.timing and self.executor is None
+        self.timing = self.timing or outer
         try:
             yield
         finally:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - begin
+            if outer:
+                self.timing = False
+                self.seconds["cpu"] = self.seconds.get("cpu", 0.0) + time.process_time() - cpu
 
 
 OUT_OF_TIME = "time limit"

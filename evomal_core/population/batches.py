@@ -31,32 +31,23 @@ class Slopes(Protocol):
 
 
 def slopes_of(losses: Sequence[nn.Module], dtype: torch.dtype, device: torch.device) -> Slopes:
-    """The slopes of a population of `LearnedLoss`es, or one of `TaylorLoss`es, with their weights as they are.
+    """The slopes of a population of `LearnedLoss`es and `TaylorLoss`es, with their weights as they are.
 
     Raises:
-        NotBatchable: the losses are of other or of different types.
+        NotBatchable: the losses are of other types, or some have a softplus and others have none.
     """
-    learned = [loss for loss in losses if isinstance(loss, LearnedLoss)]
+    learned = [tree for loss in losses if isinstance(tree := as_tree(loss), LearnedLoss)]
     if len(learned) == len(losses) and len({loss.softplus for loss in learned}) == 1:
         program = Program([loss.expression for loss in learned], learned[0].softplus, device)
         phi = program.pad([loss.phi.to(device, dtype) for loss in learned])
         return lambda f, y: program.slope(phi, f, y)[0]
-    roles = {loss.roles for loss in losses if isinstance(loss, TaylorLoss)}
-    if len(roles) == 1 and all(isinstance(loss, TaylorLoss) for loss in losses):
-        t = torch.stack([loss.theta.detach().to(device, dtype) for loss in losses if isinstance(loss, TaylorLoss)])
-        t0, t1, t2, t3, t4, t5, t6, t7 = t.T.unsqueeze(2)
-
-        def swapped(f: Tensor, y: Tensor) -> Tensor:
-            u, v = y - t1, f - t0
-            return -(t5 * u + t6 * u * u / 2 + t7 * u * v)
-
-        def taylor(f: Tensor, y: Tensor) -> Tensor:
-            u, v = f - t1, y - t0
-            return -(t2 + t3 * u + t4 * u * u / 2 + t5 * v + t6 * u * v + t7 * v * v / 2)
-
-        return swapped if roles == {"swapped"} else taylor
     kinds = ", ".join(sorted({type(loss).__name__ for loss in losses}))
-    raise NotBatchable(f"only LearnedLosses that agree on softplus, or TaylorLosses, form a program, not {kinds}")
+    raise NotBatchable(f"only LearnedLosses that agree on softplus, and TaylorLosses, form a program, not {kinds}")
+
+
+def as_tree(loss: nn.Module) -> nn.Module:
+    """A TaylorGLO polynomial as the `LearnedLoss` that it equals; other losses as they are."""
+    return loss.tree() if isinstance(loss, TaylorLoss) else loss
 
 
 Cotangents = Callable[[Tensor, "Rows"], Tensor]
@@ -182,19 +173,17 @@ def same_batches(old: Sequence[Batch], new: Sequence[Batch]) -> bool:
 
 
 def groups_of(losses: Sequence[nn.Module]) -> list[tuple[list[int], list[Any]]]:
-    """Losses that are evaluated together: expressions without softplus and with it, polynomials, other modules."""
-    groups = []
-    for number in range(4):
-        indices = [i for i, loss in enumerate(losses) if _group(loss) == number]
+    """Losses that are evaluated together, as trees: without softplus and with it; then other modules."""
+    trees, groups = [as_tree(loss) for loss in losses], []
+    for number in range(3):
+        indices = [i for i, loss in enumerate(trees) if _group(loss) == number]
         if indices:
-            groups.append((indices, [losses[i] for i in indices]))
+            groups.append((indices, [trees[i] for i in indices]))
     return groups
 
 
 def _group(loss: nn.Module) -> int:
-    if isinstance(loss, LearnedLoss):
-        return int(loss.softplus)
-    return 2 if isinstance(loss, TaylorLoss) else 3
+    return int(loss.softplus) if isinstance(loss, LearnedLoss) else 2
 
 
 def in_chunks(

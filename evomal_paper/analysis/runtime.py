@@ -53,8 +53,23 @@ def machines(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["processor", "cores", "gpu"]).value_counts().rename("runs").reset_index()
 
 
+def meta_training(runs: pd.DataFrame) -> pd.Series[float]:
+    """Seconds of meta-training of each run: local search, filters and fitness.
+
+    On a CPU they are its process's CPU seconds, which other work on the machine hardly changes; on a GPU, on a
+    cluster, and in records without CPU seconds, they are wall-clock seconds.
+
+    Args:
+        runs: `Results.runs`.
+    """
+    wall = runs[[f"seconds {phase}" for phase in PHASES if f"seconds {phase}" in runs]].sum(axis=1)
+    if "seconds cpu" not in runs:
+        return wall
+    return runs["seconds cpu"].where((runs["device"] == "cpu") & (runs["seconds cpu"] > 0), wall)
+
+
 def seconds(runs: pd.DataFrame) -> pd.DataFrame:
-    """Wall-clock seconds of a run by phase, mean over seeds; meta-training is the sum of its three phases.
+    """Wall-clock seconds of a run by phase, and its seconds of `meta_training`, means over seeds.
 
     Args:
         runs: `Results.runs`.
@@ -67,7 +82,7 @@ def seconds(runs: pd.DataFrame) -> pd.DataFrame:
     for phase in (*PHASES, "meta-test"):
         column = f"seconds {phase}"
         table[phase] = table[column].fillna(0.0) if column in table else 0.0
-    table["meta-training"] = table[list(PHASES)].sum(axis=1)
+    table["meta-training"] = meta_training(runs)
     groups = table.groupby(["experiment", "profile", "method"], sort=False)
     means = groups[[*PHASES, "meta-training", "meta-test"]].mean()
     means.insert(0, "n", groups.size())

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from evomal_core.checks import refuse_unknown
-from evomal_paper.analysis.runtime import PHASES
+from evomal_paper.analysis.runtime import meta_training
 from evomal_paper.comparison.verdicts import strength
 from evomal_paper.experiments.catalogue import EXPERIMENTS, experiment
 from evomal_paper.experiments.profiles import PROFILES, changes_in
@@ -162,9 +162,7 @@ def _values(results: Results, table: str) -> Iterator[pd.DataFrame]:
     if table == "2":
         yield whole.assign(table="3", value=runs["parameters"].astype(float))[runs["parameters"] > 0]
     else:
-        phases = [f"seconds {phase}" for phase in PHASES]
-        hours = runs[[name for name in phases if name in runs]].sum(axis=1) / 3600
-        yield whole.assign(table="V", value=hours)
+        yield whole.assign(table="V", value=meta_training(runs) / 3600)
 
 
 def _pieces(folder: Path, name: str, columns: set[str]) -> Iterator[tuple[str, pd.DataFrame]]:

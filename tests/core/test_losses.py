@@ -337,6 +337,19 @@ def test_every_taylor_parameter_changes_the_gradient_that_a_network_sees():
         assert (slope(moved) - slope(THETA)).abs().max() > 1e-3, f"theta_{index} has no effect on training"
 
 
+@pytest.mark.parametrize("roles", ["correct", "swapped"])
+def test_a_taylor_loss_equals_its_tree(roles):
+    y_pred, y_true = batch("regression")
+    loss = em.TaylorLoss(theta=THETA, roles=roles, reduction="none").double()
+    values, slopes = [], []
+    for form in (loss, loss.tree()):
+        leaf = y_pred.double().requires_grad_()
+        values.append(form(leaf, y_true.double()))
+        slopes.append(torch.autograd.grad(values[-1].sum(), leaf)[0])
+    torch.testing.assert_close(*values, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(*slopes, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("theta", [[0.0] * 7, [0.0] * 7 + [math.nan], [[0.0] * 8]])
 def test_taylor_loss_needs_eight_finite_parameters(theta):
     with pytest.raises(ValueError, match="8 finite parameters"):
