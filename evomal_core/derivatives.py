@@ -1,13 +1,21 @@
-"""Derivatives of a user's operation: by PyTorch, and checks of those that were given."""
+"""Derivatives of a user's operation by PyTorch, and checks that what else was given of it agrees with it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+from evomal_core.lazy import LazyModule
+
+if TYPE_CHECKING:
+    import sympy
+else:
+    sympy = LazyModule("sympy")
 
 Slope = Tensor | float
 Derivatives = tuple[Callable[..., tuple[Slope, Slope]], Callable[..., tuple[Slope, Slope]]]
@@ -48,7 +56,7 @@ def _points() -> tuple[Tensor, ...]:
 
 
 def check_elementwise(name: str, arity: int, operation: Callable[..., Any]) -> None:
-    """Refuse an operation that is not elementwise, fails, or changes its arguments.
+    """Refuse an operation that is not elementwise, fails, changes its arguments, or breaks the graph of gradients.
 
     Raises:
         ValueError: it is one of these.
@@ -58,6 +66,7 @@ def check_elementwise(name: str, arity: int, operation: Callable[..., Any]) -> N
     try:
         found = operation(*given)
         first, left = (operation(*(x[at].clone() for x in arguments)) for at in (np.s_[:1], np.s_[:, :2]))
+        single = operation(*(x.float().requires_grad_() * 1 for x in arguments))
     except Exception as error:  # whatever a user's function raises
         raise ValueError(
             f"operation {name!r} fails on {arity} tensor(s): {type(error).__name__}: {error}"
@@ -65,6 +74,7 @@ def check_elementwise(name: str, arity: int, operation: Callable[..., Any]) -> N
     if not all(map(torch.equal, arguments, given)):
         raise ValueError(f"operation {name!r} changes its arguments in place; let it make new tensors")
     good = isinstance(found, Tensor) and (found.shape, found.dtype) == (given[0].shape, given[0].dtype)
+    good = good and isinstance(single, Tensor) and single.dtype == torch.float32
     pairs = ((first, found[:1]), (left, found[:, :2])) if good else ()
     if not good or not all(torch.allclose(part, whole, equal_nan=True) for part, whole in pairs):
         raise ValueError(f"operation {name!r} is elementwise: numbers of the shape and dtype of its arguments")
@@ -91,3 +101,50 @@ def check_derivatives(name: str, arity: int, operation: Callable[..., Any], own:
                     f"{what} of operation {name!r} are not its derivatives; leave them out, and PyTorch "
                     "differentiates it"
                 )
+
+
+def check_source(name: str, arity: int, operation: Callable[..., Any], source: str) -> None:
+    """Refuse source text that fails or has other values than the operation.
+
+    Raises:
+        ValueError: it is one of these.
+    """
+    a, b = _points()[:2]
+    try:
+        found = eval(
+            source.format("a", "b"), {"torch": torch, "functional": functional, "a": a, "b": b, "f": a, "y": b}
+        )
+    except Exception as error:  # whatever a user's text raises
+        raise ValueError(f"source of operation {name!r} fails: {type(error).__name__}: {error}") from error
+    _check_same(name, "source", operation(*(a, b)[:arity]), torch.as_tensor(found, dtype=a.dtype).expand_as(a))
+
+
+def check_sympy(name: str, arity: int, operation: Callable[..., Any], formula: Callable[..., sympy.Expr]) -> None:
+    """Refuse a formula that fails or has other values than the operation, where both are real numbers.
+
+    Raises:
+        ValueError: it is one of these.
+    """
+    symbols = sympy.symbols("f y", real=True)[:arity]
+    points = _points()[:arity]
+    try:
+        expression = sympy.sympify(formula(*symbols))
+        values = [
+            expression.subs(dict(zip(symbols, map(float, point), strict=True))).evalf()
+            for point in zip(*(x.flatten() for x in points), strict=True)
+        ]
+    except Exception as error:  # whatever a user's function raises
+        raise ValueError(f"sympy of operation {name!r} fails: {type(error).__name__}: {error}") from error
+    found = torch.tensor([float(value) if value.is_Float else torch.nan for value in values], dtype=torch.float64)
+    wanted = operation(*points).flatten()
+    known = torch.isfinite(found) & torch.isfinite(wanted)
+    _check_same(name, "sympy", wanted[known], found[known])
+
+
+def _check_same(name: str, what: str, wanted: Tensor, found: Tensor) -> None:
+    if not torch.allclose(found, wanted, rtol=1e-4, atol=1e-6, equal_nan=True):
+        worst = int((found - wanted).abs().nan_to_num(torch.inf).argmax())
+        raise ValueError(
+            f"{what} of operation {name!r} has other values than torch, such as {found.flatten()[worst]:.4g} for "
+            f"{wanted.flatten()[worst]:.4g}"
+        )

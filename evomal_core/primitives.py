@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from evomal_core.derivatives import Slope, check_derivatives, check_elementwise, differentiated
+from evomal_core.derivatives import (
+    Slope,
+    check_derivatives,
+    check_elementwise,
+    check_source,
+    check_sympy,
+    differentiated,
+)
 from evomal_core.lazy import LazyModule
 
 if TYPE_CHECKING:
@@ -345,7 +352,7 @@ def register(
 
     Raises:
         ValueError: the name is taken or can't be written in an expression, the operation is not elementwise, or
-            the derivatives given are not its own.
+            the derivatives, formula or source given are not its own.
     """
     if not isinstance(name, str) or not name.isidentifier() or iskeyword(name):
         raise ValueError(f"an operation's name is a Python identifier, got {name!r:.40}")
@@ -356,6 +363,10 @@ def register(
     if source and source.count("{}") != arity:
         raise ValueError(f"source has a place {{}} for each of {arity} argument(s), got {source!r:.60}")
     check_elementwise(name, arity, torch)
+    if source:
+        check_source(name, arity, torch, source)
+    if sympy:
+        check_sympy(name, arity, torch, sympy)
     by_torch = differentiated(torch, arity)
     derivatives = slopes or by_torch[0], curvatures or by_torch[1]
     if slopes or curvatures:

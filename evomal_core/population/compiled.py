@@ -94,15 +94,15 @@ def take(numbers: Tensor, losses: Sequence[nn.Module] = ()) -> bool:
 
 
 def knows(*expressions: Expression) -> bool:
-    """Whether the kernels have all operations; log those that they lack, once."""
-    lacking = tuple(sorted({name for e in expressions for name in e.nodes} - _operations()))
-    if lacking and lacking not in _LACKING:
-        _LACKING.add(lacking)
-        log.info("losses with %s are computed by PyTorch, not by kernels", ", ".join(lacking))
+    """Whether the kernels have all operations; log each that they lack once."""
+    lacking = {name for e in expressions for name in e.nodes} - _operations()
+    if new := sorted(lacking - _LACKING):
+        _LACKING.update(new)
+        log.info("losses with %s are computed by PyTorch, not by kernels", ", ".join(new))
     return not lacking
 
 
-_LACKING: set[tuple[str, ...]] = set()
+_LACKING: set[str] = set()
 
 
 @cache

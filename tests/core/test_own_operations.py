@@ -143,6 +143,12 @@ def test_a_file_names_the_operations_that_it_needs(tmp_path):
         ({"torch": torch.atan2}, r"operation 'mine' fails on 1 tensor\(s\): TypeError"),
         ({"torch": 3}, r"operation 'mine' fails on 1 tensor\(s\): TypeError"),
         ({"name": 3}, "is a Python identifier, got 3"),
+        ({"torch": lambda a: torch.from_numpy(a.numpy() ** 2)}, "operation 'mine' fails on 1 tensor.*numpy"),
+        ({"torch": lambda a: a.double()}, "operation 'mine' is elementwise: numbers of the shape and dtype"),
+        ({"source": "torch.cos({})"}, "source of operation 'mine' has other values than torch, such as"),
+        ({"source": "np.sin({})"}, "source of operation 'mine' fails: NameError"),
+        ({"sympy": sympy.cos}, "sympy of operation 'mine' has other values than torch, such as"),
+        ({"sympy": lambda a: sympy.root(a)}, "sympy of operation 'mine' fails: TypeError"),
         (
             {"slopes": lambda a, b, z: (2 * torch.cos(a), 0.0)},
             "slopes of operation 'mine' are not its derivatives",
@@ -170,6 +176,29 @@ def test_right_derivatives_are_taken(arity, name):
     row = PRIMITIVES[name]
     em.primitives.register("mine", arity, row.torch, slopes=row.slopes, curvatures=row.curvatures)
     em.primitives.unregister("mine")
+
+
+@pytest.mark.parametrize("name", sorted(PRIMITIVES))
+def test_formulas_and_sources_of_the_known_operations_are_taken(name):
+    row = PRIMITIVES[name]
+    em.primitives.register("mine", row.arity, row.torch, sympy=row.sympy, source=row.source)
+    em.primitives.unregister("mine")
+
+
+def test_a_formula_is_compared_where_both_are_real():
+    em.primitives.register("root", 1, torch.sqrt, sympy=sympy.sqrt, source="torch.sqrt({})")
+    em.primitives.register("unknown", 1, torch.erf, sympy=sympy.Function("E"))
+    for name in ("root", "unknown"):
+        em.primitives.unregister(name)
+
+
+@pytest.mark.usefixtures("with_kernels")
+def test_each_operation_that_the_kernels_lack_is_named_once(caplog):
+    caplog.set_level(logging.INFO, "evomal")
+    compiled._LACKING.clear()
+    for text in ("huber(f)", "bend(f, huber(y))", "huber(bend(f, y))", "square(f)"):
+        assert compiled.knows(Expression.parse(text)) == ("square" in text)
+    assert [line.split(" are ")[0] for line in caplog.messages] == ["losses with huber", "losses with bend"]
 
 
 def test_a_worker_that_lacks_an_operation_is_sent_it():
