@@ -23,7 +23,8 @@ from evomal_core.lazy import LazyModule
 from evomal_core.losses import LearnedLoss
 from evomal_core.population import compiled
 from evomal_core.population.batches import Rows, stack_rows
-from evomal_core.population.convolution_network import Array, Blocks, Convolution, Dense, Join, Network, Room
+from evomal_core.population.convolution_layers import Array, Blocks, Convolution, Dense, Join, Room
+from evomal_core.population.convolution_network import Network
 from evomal_core.population.networks import ConvolutionStack
 from evomal_core.unroll import episode
 
