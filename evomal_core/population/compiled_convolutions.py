@@ -163,9 +163,9 @@ class ConvolutionMetaStep:
         self, stack: ConvolutionStack, expressions: Sequence[Expression], softplus: bool, config: SearchConfig
     ) -> None:
         self.stack, self.config = stack, config
-        self.population = compiled._Population(expressions, softplus, stack.kind)
+        self.population = compiled.Population(expressions, softplus, stack.kind)
         self.network = Network(stack)
-        self.class_weights = compiled._class_weights(stack)[0]
+        self.class_weights = compiled.task_class_weights(stack)[0]
         self._start, self._rooms = Room(self.network.dtype), list[Room]()
 
     def __call__(self, phi: Tensor, meta_step: int) -> tuple[Tensor, Tensor]:
@@ -176,7 +176,7 @@ class ConvolutionMetaStep:
         values, gradients = np.empty(len(phi), weights.dtype), np.empty_like(weights)
         with self.population.one_blas_thread():
             drawn = self.stack.initial_vectors(meta_step)
-            theta0 = compiled._flat_weights(self.stack)[0] if drawn is None else drawn[0].numpy()
+            theta0 = compiled.flat_weights(self.stack)[0] if drawn is None else drawn[0].numpy()
             step = stack_rows(self.stack, [current.steps[0]])
             task = stack_rows(self.stack, [current.task])
             shared = _Shared(self.network, theta0, step, self._start)
@@ -265,13 +265,13 @@ class ConvolutionTraining:
     def __init__(self, losses: Sequence[nn.Module], stack: ConvolutionStack, base: SGD) -> None:
         learned = [loss for loss in losses if isinstance(loss, LearnedLoss)]
         self.stack, self.base = stack, base
-        self.population = compiled._Population(
+        self.population = compiled.Population(
             [loss.expression for loss in learned], learned[0].softplus, stack.kind
         )
-        self.phi = compiled._weights_of(learned, stack.theta0[0].dtype)
+        self.phi = compiled.padded_weights(learned, stack.theta0[0].dtype)
         self.network = Network(stack)
         self.moving = np.array(["f" in loss.expression.nodes for loss in learned])
-        self.theta = np.repeat(compiled._flat_weights(stack), len(learned), axis=0)
+        self.theta = np.repeat(compiled.flat_weights(stack), len(learned), axis=0)
         self.velocity = np.zeros_like(self.theta)
         self.running = [self._statistics() for _ in learned]
         self.done = 0

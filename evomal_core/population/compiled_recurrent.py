@@ -33,8 +33,8 @@ class _Network:
 
     def __init__(self, stack: RecurrentStack, expressions: Sequence[Expression], softplus: bool) -> None:
         self.stack, self.form, self.learner = stack, stack.form, stack.learner
-        self.dtype = compiled._flat_weights(stack).dtype
-        self.population = compiled._Population(expressions, softplus, stack.kind)
+        self.dtype = compiled.flat_weights(stack).dtype
+        self.population = compiled.Population(expressions, softplus, stack.kind)
         self._free: list[_Scratch] = []
 
     @contextmanager
@@ -71,8 +71,8 @@ class RecurrentMetaStep:
     ) -> None:
         self.stack, self.config = stack, config
         self.network = _Network(stack, expressions, softplus)
-        self.theta = compiled._flat_weights(stack)[0]
-        self.class_weights = compiled._class_weights(stack)[0]
+        self.theta = compiled.flat_weights(stack)[0]
+        self.class_weights = compiled.task_class_weights(stack)[0]
         self._start: Any = None
 
     def __call__(self, phi: Tensor, meta_step: int) -> tuple[Tensor, Tensor]:
@@ -123,9 +123,9 @@ class RecurrentTraining:
         losses = [loss for loss in population if isinstance(loss, LearnedLoss)]
         self.stack, self.base = stack, base
         self.network = _Network(stack, [loss.expression for loss in losses], losses[0].softplus)
-        self.phi = compiled._weights_of(losses, stack.theta0[0].dtype)
+        self.phi = compiled.padded_weights(losses, stack.theta0[0].dtype)
         self.moving = np.array(["f" in loss.expression.nodes for loss in losses])
-        self.theta = np.repeat(compiled._flat_weights(stack), len(losses), axis=0)
+        self.theta = np.repeat(compiled.flat_weights(stack), len(losses), axis=0)
         self.velocity = np.zeros_like(self.theta) if base.momentum else self.theta
         self.done = 0
 

@@ -31,6 +31,7 @@ from evomal_core.losses import LearnedLoss, Loss, TaskLoss
 from evomal_core.population import compiled
 from evomal_core.population.batches import Rows, flat, groups_of, in_chunks, same_batches, stack_rows, stackable
 from evomal_core.population.compiled_convolutions import ConvolutionMetaStep
+from evomal_core.population.compiled_perceptrons import PerceptronMetaStep
 from evomal_core.population.compiled_recurrent import RecurrentMetaStep
 from evomal_core.population.cuda_graphs import GraphedStep
 from evomal_core.population.networks import (
@@ -208,7 +209,7 @@ def _meta_step(
 ) -> Callable[[Tensor, int], tuple[Tensor, Tensor]]:
     if compiled.fits(stack, config=config) and compiled.knows(*program.expressions):
         if isinstance(stack, MLPStack):
-            return compiled.CompiledMetaStep(stack, program.expressions, program.softplus, config)
+            return PerceptronMetaStep(stack, program.expressions, program.softplus, config)
         if isinstance(stack, RecurrentStack):
             return RecurrentMetaStep(stack, program.expressions, program.softplus, config)
         if isinstance(stack, ConvolutionStack):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
-from evomal_core.learners import Learner
+from evomal_core.kinds import Kind
 from evomal_core.pure import hooks
 
 
-def perceptron(learner: Learner) -> list[Layer] | None:
-    """The layers of a plain multi-layer perceptron whose rows, perhaps with positions, are those of its labels."""
-    x, kind = learner.task.train[0], learner.task.kind
-    layers = mlp_layers(learner.network)
-    if layers is None or x.ndim == 2 or flattens(learner.network):
+def perceptron(network: nn.Module, x: Tensor, kind: Kind) -> list[Layer] | None:
+    """The layers of a plain multi-layer perceptron if x, perhaps with positions, has the rows of its labels."""
+    layers = mlp_layers(network)
+    if layers is None or x.ndim == 2 or flattens(network):
         return layers
     return layers if x.ndim == 3 and kind != "multiclass" else None
 

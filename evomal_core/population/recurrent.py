@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from evomal_core.learners import Learner
 from evomal_core.models import lstm_state
 from evomal_core.pure import hooks
 
@@ -117,16 +116,12 @@ LARGEST = 2**28
 _known: WeakKeyDictionary[nn.Module, RecurrentForm | None] = WeakKeyDictionary()
 
 
-def recurrent_form(learner: Learner) -> RecurrentForm | None:
-    """The form of a learner's network; None if it has another one, or if a batch takes too much memory."""
-    network, (x, _) = learner.network, learner.task.train
+def recurrent_form(network: nn.Module, x: Tensor, batch_size: int) -> RecurrentForm | None:
+    """The form of a network that takes rows like x; None if it has none, or if a batch takes too much memory."""
     if network not in _known:
         _known[network] = form_of(network, x)
     form = _known[network]
-    if (
-        form is None
-        or form.bytes_kept(x[: learner.batch_size], next(network.parameters()).element_size()) > LARGEST
-    ):
+    if form is None or form.bytes_kept(x[:batch_size], next(network.parameters()).element_size()) > LARGEST:
         return None
     return form
 

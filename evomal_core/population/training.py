@@ -27,6 +27,7 @@ from evomal_core.population.batches import (
     stackable,
 )
 from evomal_core.population.compiled_convolutions import ConvolutionTraining
+from evomal_core.population.compiled_perceptrons import PerceptronTraining
 from evomal_core.population.compiled_recurrent import RecurrentTraining
 from evomal_core.population.networks import (
     ConvolutionStack,
@@ -164,11 +165,11 @@ STRIDE = 100
 
 def _training(
     losses: Sequence[nn.Module], stack: Stack, base: SGD
-) -> StackTraining | compiled.CompiledTraining | RecurrentTraining | ConvolutionTraining:
+) -> StackTraining | PerceptronTraining | RecurrentTraining | ConvolutionTraining:
     """The networks of a stack in training, by the kernels where they fit."""
     if compiled.fits(stack, losses):
         if isinstance(stack, MLPStack):
-            return compiled.CompiledTraining(losses, stack, base)
+            return PerceptronTraining(losses, stack, base)
         if isinstance(stack, RecurrentStack):
             return RecurrentTraining(losses, stack, base)
         if isinstance(stack, ConvolutionStack):

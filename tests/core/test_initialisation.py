@@ -24,7 +24,7 @@ from evomal_core.initialisation import (
     flat_weights,
 )
 from evomal_core.learners import make_learners
-from evomal_core.population import compiled
+from evomal_core.population.compiled_perceptrons import PerceptronMetaStep
 from evomal_core.population.local_search import batched_local_search, batched_meta_gradients
 from evomal_core.population.networks import make_stacks
 from evomal_core.seeds import isolated_torch
@@ -136,7 +136,7 @@ def test_all_engines_start_from_the_drawn_weights(steps, monkeypatch):
     found["pytorch"] = batched_meta_gradients([loss, loss], made, config, 7)[1][0]
     if steps == 1:
         (stack,) = make_stacks(made)
-        step = compiled.CompiledMetaStep(stack, [loss.expression], False, config)
+        step = PerceptronMetaStep(stack, [loss.expression], False, config)
         step(loss.phi.detach()[None], 6)
         found["kernels"] = step(loss.phi.detach()[None], 7)[1][0]
     for name, gradient in found.items():

@@ -23,6 +23,7 @@ from evomal_core.filters import minimise_predictions
 from evomal_core.learners import Learner, make_learners
 from evomal_core.losses import LearnedLoss
 from evomal_core.population import compiled
+from evomal_core.population.compiled_perceptrons import PerceptronMetaStep, PerceptronTraining
 from evomal_core.population.local_search import MetaStep
 from evomal_core.population.networks import MLPStack, make_stacks
 from evomal_core.population.training import StackTraining, batched_minimise_predictions
@@ -81,7 +82,7 @@ def both_meta_steps(
     stack = the_stack(learners)
     program = Program([loss.expression for loss in losses], losses[0].softplus)
     phi = program.pad([loss.phi.to(stack.theta0[0].dtype) for loss in losses])
-    step = compiled.CompiledMetaStep(stack, program.expressions, program.softplus, config)
+    step = PerceptronMetaStep(stack, program.expressions, program.softplus, config)
     return step(phi, 3), MetaStep(stack, program, config)(phi, 3)
 
 
@@ -116,7 +117,7 @@ def test_every_layer_and_optimiser_agrees(kind: str, activation: str, base: SGD)
 def test_training_agrees_with_pytorch(kind: str, activation: str, base: SGD) -> None:
     losses = losses_for(LEARNT, kind)
     stack = the_stack(learners_for(kind, base, activation=activation))
-    ours, theirs = compiled.CompiledTraining(losses, stack, base), StackTraining(losses, stack, base)
+    ours, theirs = PerceptronTraining(losses, stack, base), StackTraining(losses, stack, base)
     for step in (0, 3, 8):
         ours.advance(step)
         theirs.advance(step)
@@ -151,9 +152,9 @@ def test_company_and_threads_change_no_bit() -> None:
     def results(chosen: list[LearnedLoss]) -> tuple[np.ndarray, np.ndarray]:
         program = Program([loss.expression for loss in chosen])
         phi = program.pad([loss.phi.float() for loss in chosen])
-        training = compiled.CompiledTraining(chosen, stack, base)
+        training = PerceptronTraining(chosen, stack, base)
         training.advance(5)
-        gradients = compiled.CompiledMetaStep(stack, program.expressions, False, config)(phi, 0)[1]
+        gradients = PerceptronMetaStep(stack, program.expressions, False, config)(phi, 0)[1]
         return gradients.numpy(), training.theta
 
     threads = torch.get_num_threads()
@@ -321,8 +322,8 @@ def test_slopes_and_mixed_products_agree_with_the_losses_own_derivatives(
         if kind == "multiclass"
         else torch.rand(7, 2, generator=rng).double().round()
     )
-    population = compiled._Population(expressions, softplus, kind)
-    phi = compiled._weights_of(losses, torch.float64)
+    population = compiled.Population(expressions, softplus, kind)
+    phi = compiled.padded_weights(losses, torch.float64)
     chosen = np.arange(len(losses))
     found, by_phi = np.empty((len(losses), 7, outputs)), np.empty_like(phi)
     shared = (population.kind, softplus, population.trees, population.lengths, phi, logits[None].numpy())
