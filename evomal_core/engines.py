@@ -31,16 +31,6 @@ from evomal_core.unroll import ENGINES, Tuned, meta_gradient, meta_optimiser
 log = logging.getLogger("evomal")
 
 
-def promise(loss: Loss, samples: Samples, config: SearchConfig, kind: Kind) -> float:
-    """The rejection protocol's correlation g (Eq. 10 and 11), summed over tasks.
-
-    g = Σ_b [L_P(ŷ_b, y_b) − L_P(ŷ*_b, y_b)], where ŷ* are the predictions after minimising the loss over
-    them directly, by `rejection_steps` steps of Adam. A loss with g ≤ 0, or NaN, is not worth training with.
-    """
-    (g,) = promises([loss], samples, config, kind)
-    return g
-
-
 def promises(
     losses: Sequence[Loss],
     samples: Samples,
@@ -49,7 +39,12 @@ def promises(
     engine: str = "autograd",
     measure: Metric | None = None,
 ) -> list[float]:
-    """The correlation g of each loss, see `promise`; all are minimised at once with the engine "batched"."""
+    """The rejection protocol's correlation g of each loss (Eq. 10 and 11), summed over tasks.
+
+    g = Σ_b [L_P(ŷ_b, y_b) − L_P(ŷ*_b, y_b)], where ŷ* are the predictions after minimising the loss over
+    them directly, by `rejection_steps` steps of Adam. A loss with g ≤ 0, or NaN, is not worth training with.
+    All losses are minimised at once with the engine "batched".
+    """
     measure = make_metric(measure, kind)
     totals = [0.0] * len(losses)
     for y_pred, y_true, *weights in samples:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,8 +16,6 @@ from evomal_core.config import SGD, Optimizer
 from evomal_core.learners import Learner
 from evomal_core.seeds import isolated_torch
 from evomal_core.tasks import Task
-
-log = logging.getLogger("evomal")
 
 ROWS_AT_ONCE = 4096
 CACHED = 2**19

@@ -16,7 +16,6 @@ compute that same meta-gradient in different ways:
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -28,8 +27,6 @@ from torch.func import functional_call, grad, jvp
 from evomal_core.config import SGD, SearchConfig
 from evomal_core.learners import Batch, Learner, Weights
 from evomal_core.losses import Loss, NegativeProbability, TaskLoss
-
-log = logging.getLogger("evomal")
 
 Gradients = tuple[Tensor, ...]
 

@@ -178,24 +178,23 @@ def crossed_interval(differences: np.ndarray, confidence: float = CONFIDENCE) ->
 _INTERVAL = ["difference", "low", "high", "wins", "n", "diverged", "verdict"]
 
 
-def against(table: pd.DataFrame, value: str, by: Sequence[str], reference: str = "baseline") -> pd.DataFrame:
-    """Each method minus the reference by `paired_interval`, within each place.
+def against(table: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFrame:
+    """Each method minus the baseline by `paired_interval`, within each place.
 
     Args:
         table: one row per place, method and seed.
         value: the column that is compared.
         by: the columns that make a place.
-        reference: the method that the others are compared with.
 
     Returns:
-        Columns of `by`, method, and those of `paired_interval`; a place without the reference has no row.
+        Columns of `by`, method, and those of `paired_interval`; a place without the baseline has no row.
     """
     rows = []
     for keys, part in table.groupby(list(by), observed=True, sort=False):
         values = part.astype({"method": str}).pivot(index="seed", columns="method", values=value)
-        for method in [name for name in METHODS if name in values and name != reference and reference in values]:
-            both = values[[method, reference]].dropna()
-            found = paired_interval(both[method].tolist(), both[reference].tolist())
+        for method in [name for name in METHODS if name in values and name != "baseline" and "baseline" in values]:
+            both = values[[method, "baseline"]].dropna()
+            found = paired_interval(both[method].tolist(), both["baseline"].tolist())
             rows.append({**dict(zip(by, keys, strict=True)), "method": method, **found})
     return pd.DataFrame(rows, columns=[*by, "method", *_INTERVAL])
 

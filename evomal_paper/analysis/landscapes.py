@@ -242,17 +242,16 @@ def per_seed(table: pd.DataFrame, measure: str = "task") -> pd.DataFrame:
     return rows.groupby([*KEYS, *axes], observed=True, sort=False)["height"].mean().reset_index()
 
 
-def sharpness(lines: pd.DataFrame, measure: str = "task", radius: float = RADIUS) -> pd.DataFrame:
+def sharpness(lines: pd.DataFrame, radius: float = RADIUS) -> pd.DataFrame:
     """The sharpness of each run's one-dimensional landscape h, one row per run.
 
     S = mean of h(x) − h(0) over the grid's points with 0 < |x| ≤ radius: the expected sharpness of Neyshabur et
     al. (2017, "Exploring generalization in deep learning"), with a uniform x along one direction in place of
-    normal noise. In the units of h: nats (cross-entropy), squared standard deviations of the label (MSE) or a
-    share of rows (error rate); x is in units of each filter's norm. A diverged training is infinitely sharp.
+    normal noise. In the units of h, the task loss: nats (cross-entropy) or squared standard deviations of the
+    label (MSE); x is in units of each filter's norm. A diverged training is infinitely sharp.
 
     Args:
         lines: the table of `load_or_compute` with one dimension.
-        measure: one of MEASURES.
         radius: at most that of the grid.
 
     Returns:
@@ -261,7 +260,7 @@ def sharpness(lines: pd.DataFrame, measure: str = "task", radius: float = RADIUS
     Raises:
         ValueError: the radius is beyond the grid or holds no point beside the centre.
     """
-    heights_ = per_seed(lines, measure)
+    heights_ = per_seed(lines)
     x = heights_["x"].abs()
     if not 0 < radius <= x.max() or not ((x > 0) & (x <= radius)).any():
         raise ValueError(f"radius {radius:g} is not within the landscape's (0, {x.max():g}] or holds no point")

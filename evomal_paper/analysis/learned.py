@@ -220,12 +220,12 @@ def _verdict(rho: float, p: float) -> str:
     return "agrees" if rho > 0 else "disagrees"
 
 
-def shown(best: pd.DataFrame, losses: Mapping[Key, Loss], method: str = "evomal") -> dict[str, Loss]:
-    """A method's loss of the lowest fitness in each experiment, by "experiment, seed k"."""
+def shown(best: pd.DataFrame, losses: Mapping[Key, Loss]) -> dict[str, Loss]:
+    """EvoMAL's loss of the lowest fitness in each experiment, by "experiment, seed k"."""
     found: dict[str, Loss] = {}
-    for experiment, part in best[best["method"] == method].groupby("experiment", sort=False):
+    for experiment, part in best[best["method"] == "evomal"].groupby("experiment", sort=False):
         seed = part.sort_values(["fitness", "complexity"])["seed"].iloc[0]
-        found[f"{experiment}, seed {seed}"] = losses[str(experiment), method, seed]
+        found[f"{experiment}, seed {seed}"] = losses[str(experiment), "evomal", seed]
     return found
 
 

@@ -16,8 +16,6 @@ from evomal_paper.comparison.verdicts import (
 from evomal_paper.published.tables import LABELS, SPLITS
 from evomal_paper.sentences import mean_and_sd
 
-_PLACE = ["experiment", "group", "split"]
-
 
 def readable(comparison: pd.DataFrame) -> pd.DataFrame:
     """A comparison for reading: one row per experiment, group and method; columns published, and each part's

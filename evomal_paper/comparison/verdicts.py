@@ -345,23 +345,22 @@ def undecided(cells: pd.DataFrame) -> pd.Series:
     return (cells["verdict"] == NOT) & cells["why"].str.startswith((ONE_RUN, TOO_WIDE))
 
 
-def orderings(final: pd.DataFrame, table: str, method: str = "evomal") -> pd.DataFrame:
-    """Whether a method is better or worse than each other one, as published and as measured, seed by seed.
+def orderings(final: pd.DataFrame, table: str) -> pd.DataFrame:
+    """Whether EvoMAL is better or worse than each other one, as published and as measured, seed by seed.
 
     Runs of the same seed start alike, so their errors are paired: Wilcoxon's signed-rank test, exact and
     two-sided, corrected by Holm's method for all comparisons of one experiment, profile and part of the
     task. A diverged run ranks above every finite one.
 
-    Columns: the place, method, other, published difference, n (seeds of both), wins (seeds at which the method's
-    error is smaller), difference (mean of the method's error − the other's; NaN with a diverged run), effect
-    (matched-pairs rank-biserial correlation, −1 if the method is better at every seed), p, corrected, and verdict:
+    Columns: the place, method, other, published difference, n (seeds of both), wins (seeds at which EvoMAL's
+    error is smaller), difference (mean of EvoMAL's error − the other's; NaN with a diverged run), effect
+    (matched-pairs rank-biserial correlation, −1 if EvoMAL is better at every seed), p, corrected, and verdict:
     "confirmed" or "contradicted" at 5 %, "undecided" above, or "not testable" where no corrected p of so few seeds
     is smaller: none is below the column least.
 
     Args:
         final: errors of finished runs, as `Results.final` returns them.
         table: one of `paper.TABLES`.
-        method: the method that is compared with all others.
     """
     rows = []
     theirs = _published_cells()
@@ -369,14 +368,14 @@ def orderings(final: pd.DataFrame, table: str, method: str = "evomal") -> pd.Dat
     for keys, part in final.groupby(place_of, observed=True, sort=False):
         place = dict(zip(place_of, keys, strict=True))
         errors = part.astype({"method": str}).pivot(index="seed", columns="method", values="error")
-        for other in [name for name in METHODS if name in errors and name != method and method in errors]:
-            cells = [theirs.get((table, place["experiment"], place["group"], name)) for name in (method, other)]
+        for other in [name for name in METHODS if name in errors and name != "evomal" and "evomal" in errors]:
+            cells = [theirs.get((table, place["experiment"], place["group"], name)) for name in ("evomal", other)]
             if cells[0] is None or cells[1] is None:
                 continue
-            both = errors[[method, other]].dropna()
-            row = {"table": table, **place, "method": method, "other": other}
+            both = errors[["evomal", other]].dropna()
+            row = {"table": table, **place, "method": "evomal", "other": other}
             row["published difference"] = cells[0][0] - cells[1][0]
-            rows.append(row | paired(both[method].to_numpy(), both[other].to_numpy()))
+            rows.append(row | paired(both["evomal"].to_numpy(), both[other].to_numpy()))
     columns = ["table", *place_of, "method", "other", "published difference", *PAIRED]
     found = pd.DataFrame(rows, columns=columns)
     families = found.groupby(["experiment", "profile", "split"])["p"]

@@ -31,23 +31,6 @@ PROFILES = {
 changed, see `Profile.changed`."""
 
 
-def protocol(profile: str) -> str:
-    """Caution before comparing with a profile, as a sentence after a blank; "" for the paper's."""
-    base, _, changes = profile.partition("@")
-    said = {
-        "paper": "",
-        "text": " It takes the papers' sentences literally where the authors' code differs from them.",
-        "calibrated": " Its base settings are not the stated ones: on GECCO's tasks they, and the task that "
-        "losses are learned on, were chosen by the baseline's published errors; on California Housing the "
-        "learning rate is the nearest that trains.",
-        "narrow": " Its networks are a tenth as wide as the paper's; on California Housing its learning rate is "
-        "the nearest that trains.",
-        "quick": " It is smaller than the paper's, on some data sets with another base learning rate (on MNIST "
-        "and Surname chosen by the baseline's published error): a difference can come from that alone.",
-    }.get(base, " It is smaller than the paper's: a difference can come from that alone.")
-    return said + (f" It differs from `{base}` in {changes}." if changes else "")
-
-
 class Profile(Config):
     """The sizes of an experiment: its search, its final training, and how many seeds."""
 

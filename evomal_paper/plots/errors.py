@@ -105,22 +105,21 @@ def errors_by_split(final: pd.DataFrame, published: pd.DataFrame) -> Figure:
 
 
 @styled
-def transfer_errors(final: pd.DataFrame, metrics: dict[str, str], split: str = "test") -> Figure:
-    """Error of the target's networks by method, one panel per transfer and group: a point per seed, bar = mean.
+def transfer_errors(final: pd.DataFrame, metrics: dict[str, str]) -> Figure:
+    """Held-out error of the target's networks by method, a panel per transfer and group: point = seed, bar = mean.
 
     Args:
         final: errors of one or more transfers, as `transfer.load_or_transfer` returns them.
         metrics: name of the error of each target.
-        split: the part that is shown.
     """
-    shown = final[final["split"] == split]
+    shown = final[final["split"] == "test"]
     panels = list(shown.groupby(["source", "target", "group"], sort=False))
     figure, grid = new_figure(3.1 * len(panels) + 0.6, 3.2, 1, len(panels))
     for axes, ((source, target, group), part) in zip(grid.flat, panels, strict=True):
         draw_seeds(axes, part, "error", present(shown))
         log_scale(axes)
         axes.set_title(f"{source} → {target}\n{group}", loc="left")
-        axes.set_ylabel(f"{SPLITS[split]} error ({metrics[target]})")
+        axes.set_ylabel(f"{SPLITS['test']} error ({metrics[target]})")
     n = int(shown["seed"].nunique())
     headline(
         figure,

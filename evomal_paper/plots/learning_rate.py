@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,10 +25,8 @@ from evomal_paper.sentences import count_seeds
 
 
 @styled
-def error_by_rate(
-    final: pd.DataFrame, stated: float, splits: Sequence[str] = ("test",), metric: str = "MSE"
-) -> Figure:
-    """Final error against the base learning rate, one panel per group and split (TPAMI Figure 8).
+def error_by_rate(final: pd.DataFrame, stated: float, metric: str = "MSE") -> Figure:
+    """Final held-out error against the base learning rate, one panel per group (TPAMI Figure 8).
 
     A point is a seed, a line goes through the medians, and diverged runs are counted above: those of the baseline
     in the first line, EvoMAL's in the second.
@@ -37,14 +34,12 @@ def error_by_rate(
     Args:
         final: the table of `learning_rate.grid`, of one experiment.
         stated: the experiment's own rate, drawn as a vertical line.
-        splits: the parts that are shown.
         metric: name of the error on the axis.
     """
-    shown = final[final["split"].isin(splits)]
-    panels = list(shown.groupby(["group", "split"], sort=False).groups)
+    shown = final[final["split"] == "test"]
+    panels = list(shown.groupby("group", sort=False))
     figure, grid = new_figure(4.0 * len(panels) + 1.8, 3.6, 1, len(panels))
-    for axes, (group, split) in zip(grid.flat, panels, strict=True):
-        part = shown[(shown["group"] == group) & (shown["split"] == split)]
+    for axes, (group, part) in zip(grid.flat, panels, strict=True):
         finite = part[np.isfinite(part["error"])]
         lines = by_method(finite)
         sns.lineplot(x="rate", y="error", estimator="median", errorbar=None, ax=axes, markersize=0, **lines)
@@ -63,7 +58,7 @@ def error_by_rate(
         axes.axvline(stated, color="0.5", linewidth=0.9, linestyle=":", label="stated rate", zorder=0)
         log_scale(axes)
         axes.set_xscale("log")
-        axes.set(xlabel="base learning rate α", ylabel=f"{SPLITS[split]} error ({metric})")
+        axes.set(xlabel="base learning rate α", ylabel=f"{SPLITS['test']} error ({metric})")
         axes.set_title(group, loc="left", pad=22 if np.isinf(part["error"]).any() else 6)
     n = int(final["seed"].nunique())
     place = f"{final['experiment'].iloc[0]}: error by learning rate, n = {count_seeds(n)} at each rate"

@@ -36,6 +36,8 @@ from evomal_paper.sentences import count_seeds
 
 P = np.linspace(0.01, 0.99, 197)
 E = np.linspace(-3, 3, 301)
+BEYOND_1 = 1.5
+"""A label that shows what a threshold at 1 does."""
 ERROR, PROBABILITY = "error f − y", "probability f"
 X_LABELS = {
     "regression": "error f − y, y = 1",
@@ -117,7 +119,7 @@ def loss_shapes(
 
 
 @styled
-def figure6(classification: Mapping[str, Loss], regression: Mapping[str, Loss], label: float = 1.5) -> Figure:
+def figure6(classification: Mapping[str, Loss], regression: Mapping[str, Loss]) -> Figure:
     """Values and gradients of example losses (TPAMI Figure 6), regression at the right.
 
     Classification is over the probability f of a class, for y = 1 and y = 0; regression over the error f − y.
@@ -125,10 +127,9 @@ def figure6(classification: Mapping[str, Loss], regression: Mapping[str, Loss], 
     Args:
         classification: losses of classification by name.
         regression: losses of regression by name.
-        label: the label y of the regression panel; one beyond 1 shows what a threshold at 1 does.
     """
     columns = [_at_label(classification, "multiclass", y) for y in (1.0, 0.0)]
-    figure = _value_over_slope([*columns, _at_label(regression, "regression", label)])
+    figure = _value_over_slope([*columns, _at_label(regression, "regression", BEYOND_1)])
     legend_outside(figure, "lower center", ncols=4)
     headline(figure, "Example losses of TPAMI Table VI, value and gradient", SCALED)
     return figure
@@ -157,29 +158,26 @@ def effective_losses(losses: Mapping[str, Loss], classes: int = 10) -> Figure:
 
 
 @styled
-def own_losses(
-    best: pd.DataFrame, losses: Mapping[Key, Loss], method: str = "evomal", gradient: bool = False
-) -> Figure:
-    """A method's best losses, a panel for each experiment and a line for each seed, beside the task loss.
+def own_losses(best: pd.DataFrame, losses: Mapping[Key, Loss], gradient: bool = False) -> Figure:
+    """EvoMAL's best losses, a panel for each experiment and a line for each seed, beside the task loss.
 
     Regression over the error f − y at y = 1; multiclass over the probability of the true class, as
     `effective_losses`; binary over the probability of the true class, for y = 1. Dotted: degenerate losses.
 
     Args:
-        best: `learned.best_losses`, with rows of that method.
+        best: `learned.best_losses`, with rows of EvoMAL.
         losses: its losses.
-        method: one of METHODS.
         gradient: whether gradients are shown instead of values, each in units of its own mean size.
     """
-    groups = list(best[best["method"] == method].groupby("experiment", sort=False))
+    groups = list(best[best["method"] == "evomal"].groupby("experiment", sort=False))
     figure, panels = new_panels(len(groups), 3.1, 2.5)
     for axes, (experiment, part) in zip(panels, groups, strict=True):
         kind = part["kind"].iloc[0]
         axes.plot(*_outline(TaskLoss(kind), experiment, gradient), color="black", linewidth=1.0)
         for row in part.to_dict("records"):
             line = ":" if row["family"] == "degenerate" else "-"
-            curve = _outline(losses[experiment, method, row["seed"]], experiment, gradient)
-            axes.plot(*curve, color=STYLES[method].color, linestyle=line, linewidth=1.3, alpha=0.7)
+            curve = _outline(losses[experiment, "evomal", row["seed"]], experiment, gradient)
+            axes.plot(*curve, color=STYLES["evomal"].color, linestyle=line, linewidth=1.3, alpha=0.7)
         axes.set_title(f"{experiment}, n = {count_seeds(len(part))}", loc="left")
         axes.set(
             xlabel=X_LABELS[kind], ylabel="gradient over its mean size" if gradient else "loss, scaled to [0, 1]"
@@ -187,7 +185,7 @@ def own_losses(
         if gradient:
             arsinh_scale(axes)
     key = "black: task loss; colour: a line a seed, dotted where degenerate"
-    headline(figure, f"Best losses of {LABELS[method]}", key)
+    headline(figure, f"Best losses of {LABELS['evomal']}", key)
     return figure
 
 

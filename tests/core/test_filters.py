@@ -21,7 +21,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import evomal_core as em
-from evomal_core.engines import promise
+from evomal_core.engines import promises
 from evomal_core.expression import Expression
 from evomal_core.filters import (
     gradient_signature,
@@ -45,7 +45,7 @@ def samples(kind="regression", config=CONFIG):
 
 def rejected(text, kind="regression", phi=None):
     loss = em.LearnedLoss(text, kind, phi=phi)
-    return is_rejected(promise(loss, samples(kind), CONFIG, kind))
+    return is_rejected(*promises([loss], samples(kind), CONFIG, kind))
 
 
 @pytest.mark.parametrize("text", ["square(sub(f, y))", "abs(sub(f, y))", "sqrt(square(sub(f, y)))"])
@@ -95,8 +95,10 @@ def test_promise_is_the_fall_of_the_summed_error_for_the_minimised_predictions()
     y_pred, y_true = pair
     best = minimise_predictions(em.TaskLoss(), y_pred, y_true, CONFIG)
     wanted = (y_pred - y_true).square().sum() - (best - y_true).square().sum()
-    assert promise(em.TaskLoss(), [pair], CONFIG, "regression") == pytest.approx(wanted.item(), rel=1e-5)
-    assert promise(em.TaskLoss(), [pair, pair], CONFIG, "regression") == pytest.approx(2 * wanted.item(), rel=1e-5)
+    assert promises([em.TaskLoss()], [pair], CONFIG, "regression") == pytest.approx([wanted.item()], rel=1e-5)
+    assert promises([em.TaskLoss()], [pair, pair], CONFIG, "regression") == pytest.approx(
+        [2 * wanted.item()], rel=1e-5
+    )
 
 
 def test_minimised_predictions_are_adams():
@@ -201,7 +203,7 @@ def test_filters_take_any_tree_draw_nothing_and_leave_the_loss_alone(tree, seed)
     before = loss.phi.detach().clone()
     config = CONFIG.replace(rejection_steps=3)
     with global_generators_untouched():
-        g = promise(loss, samples(config=config), config, "regression")
+        (g,) = promises([loss], samples(config=config), config, "regression")
         gradient_signature(loss, samples(config=config))
     assert is_rejected(g) in (True, False)
     assert torch.equal(loss.phi, before)
@@ -360,7 +362,7 @@ def test_rejecting_first_spares_local_search_and_keeps_untuned_weights():
     for entry in early:
         assert math.isinf(entry.fitness)
         assert torch.equal(entry.loss.phi, initial_phi(entry.loss.expression, 1))
-        assert is_rejected(promise(entry.loss, drawn, config, "regression"))
+        assert is_rejected(*promises([entry.loss], drawn, config, "regression"))
     assert "rejected early" not in statuses(search())
     for row in result.generations:
         parts = ("cached", "rejected early", "rejected", "equivalent", "evaluated")

@@ -6,7 +6,6 @@ import pytest
 
 from evomal_paper.comparison import tables, verdicts
 from evomal_paper.comparison.evidence import collect
-from evomal_paper.experiments.profiles import protocol
 from evomal_paper.plots import verdicts as plots_verdicts
 from evomal_paper.published import tables as paper
 from evomal_paper.statistics import bootstrap_difference
@@ -283,13 +282,6 @@ def test_orderings_are_corrected_for_the_comparisons_of_one_experiment():
 
 def test_seeds_that_one_method_lacks_are_left_out_of_the_pairs():
     assert only(pairs([1.0, 2.0, 3.0], [5.0, 6.0]))["n"] == 2
-
-
-def test_words_say_what_a_profile_is():
-    assert protocol("paper") == ""
-    assert "differs from `paper` in split=leaking" in protocol("paper@split=leaking")
-    assert "chosen by the baseline's published errors" in protocol("calibrated")
-    assert "on MNIST and Surname chosen by the baseline's published error" in protocol("quick")
 
 
 def test_a_readable_table_has_a_verdict_for_each_part_of_the_task():
