@@ -17,9 +17,10 @@ from evomal_core import __version__
 from evomal_core.checks import refuse_unknown
 from evomal_core.library import describe, load_loss
 from evomal_core.search import METHODS
+from evomal_paper.analysis.runtime import minutes
 from evomal_paper.datasets.catalogue import DATASETS
 from evomal_paper.experiments.catalogue import EXPERIMENTS, check_methods
-from evomal_paper.experiments.profiles import PROFILES
+from evomal_paper.experiments.profiles import PROFILES, Experiment
 from evomal_paper.experiments.protocols import switches
 from evomal_paper.report import write_report
 from evomal_paper.reproduce import reproduce
@@ -75,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     command = _command(commands, "list", _list, "list experiments and profiles, with data at hand and minutes")
+    _shared(command, "results")
     command = _command(commands, "run", _run, "compute runs of one experiment; finished ones are left alone")
     _shared(command, "experiment", "method", "seeds", "profile", "device", "results", "jobs", "quiet")
     command.add_argument(
@@ -207,9 +209,10 @@ def _jobs(text: str) -> int:
     return int(text)
 
 
-def _list(_: argparse.Namespace) -> None:
+def _list(options: argparse.Namespace) -> None:
     absent: dict[str, str] = {}
-    print("Experiments: rough time of all methods and seeds on two cores, and whether the data is at hand")
+    print("Experiments: time of all methods and seeds on two cores, and whether the data is at hand")
+    print("  measured, or guessed (~) where a method has no complete run")
     print(f"  {'name':<21}{'what it is':<41}{'quick':>8}{'paper':>8}  data")
     paper = ""
     for entry in EXPERIMENTS.values():
@@ -218,7 +221,7 @@ def _list(_: argparse.Namespace) -> None:
         name = "" if entry.dataset is None else entry.dataset.name
         if name and name not in absent:
             absent[name] = entry.missing() or ""
-        times = "".join(f"{_duration(entry.minutes[profile]):>8}" for profile in ("quick", "paper"))
+        times = "".join(f"{_time(entry, profile, options.results_dir):>8}" for profile in ("quick", "paper"))
         state = "missing" if name and absent[name] else "at hand"
         print(f"  {entry.name:<21}{entry.title:<41}{times}  {state}")
     for reason in filter(None, absent.values()):
@@ -235,12 +238,18 @@ def _list(_: argparse.Namespace) -> None:
             print(f"  {name:<12}{text}")
 
 
+def _time(entry: Experiment, profile: str, results_dir: str) -> str:
+    """The time of a profile, measured or guessed, for example `~3 min`."""
+    measured = minutes(entry.name, profile, results_dir)
+    return f"~{_duration(entry.minutes[profile])}" if measured is None else _duration(measured)
+
+
 def _duration(minutes: float) -> str:
     """Rough minutes, hours or days, for example `3 min`."""
     for unit, size in (("d", 24 * 60), ("h", 60)):
         if minutes >= 2 * size:
             return f"{minutes / size:.0f} {unit}"
-    return f"{minutes:g} min"
+    return f"{minutes:.2g} min" if minutes < 10 else f"{minutes:.0f} min"
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -12,6 +14,7 @@ import pandas as pd
 from evomal_core.search import METHODS
 from evomal_paper.experiments.catalogue import EXPERIMENTS
 from evomal_paper.published.tables import LABELS, published
+from evomal_paper.runs.packed import Pack
 from evomal_paper.runs.run import Run
 from evomal_paper.runs.tables import Results, load_or_run
 
@@ -42,6 +45,20 @@ VARIANTS = {
 }
 """The same search with one filter switched, as changes of a profile's name. The first changes nothing, but has
 runs of its own: seconds are compared only with those of runs computed along with them."""
+
+
+def minutes(name: str, profile: str, results_dir: Path | str) -> float | None:
+    """Minutes of all methods and seeds on two cores, by the complete runs; None unless each method has one.
+
+    Those of a method are the median over its seeds: a first run may have waited for kernels to be compiled.
+    """
+    spent: dict[str, list[float]] = {}
+    for (method, _), record in Pack(Path(results_dir, name, profile)).records().items():
+        parts = [record["seconds"].get(phase, 0.0) for phase in (*PHASES, "meta-test")]
+        spent.setdefault(method, []).append(sum(parts))
+    if set(METHODS) - set(spent):
+        return None
+    return EXPERIMENTS[name].profiles[profile].seeds * sum(map(median, spent.values())) / 60 / 2
 
 
 def machines(runs: Sequence[Run]) -> pd.DataFrame:

@@ -97,7 +97,7 @@ def _sine() -> Experiment:
             "paper": paper,
             "text": literal(paper, **UNFILTERED),
         },
-        {"smoke": 0.1, "quick": 3, "paper": 90, "text": 90},
+        {"smoke": 0.1, "quick": 3, "paper": 50, "text": 50},
         _sine_problem,
         settings=("hidden",),
     )
@@ -180,7 +180,7 @@ _DIGITS = {"population": 25, "generations": 8, **few_steps(100)}
 
 GECCO: tuple[Experiment, ...] = (
     _sine(),
-    _classes("mnist", "MNIST, pairs", "03_mnist", "mnist", _pairs(0.01, _MNIST, 2000, 4), (0.2, 7, 6500)),
+    _classes("mnist", "MNIST, pairs", "03_mnist", "mnist", _pairs(0.01, _MNIST, 2000, 4), (0.2, 7, 2500)),
     _classes("cifar10", "CIFAR-10, five classes", "04_cifar10", "cifar10", _cifar10(), (0.5, 9, 300_000)),
     _classes("surname", "Surname", "05_surname", "surname", _surname(), (0.2, 10, 18_000)),
     _classes("digits", "Digits, pairs", "03_mnist", "digits", _pairs(0.003, _DIGITS, 0, 0), (0.2, 6, 1300)),

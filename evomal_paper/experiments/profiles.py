@@ -173,7 +173,7 @@ class Experiment:
     notebook: str
     profiles: dict[str, Profile]
     minutes: dict[str, float]
-    """Rough minutes of all methods and seeds on two cores; those of tabular `paper` profiles are guesses."""
+    """Guessed minutes of all methods and seeds on two cores, for profiles that were not run whole."""
     problem: Callable[[Profile, int], Problem]
     dataset: DataSet | None = None
     settings: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_runs import made
 
 import evomal_core as em
 from evomal_core.files import read_json
@@ -161,6 +162,23 @@ def test_list_shows_every_experiment_profile_and_method(capsys):
     for name in (*EXPERIMENTS, *em.METHODS, "smoke", "quick", "paper"):
         assert name in out
     assert "at hand" in out
+
+
+def test_list_shows_measured_minutes_where_each_method_was_run(tmp_path, capsys):
+    def minutes():
+        assert main(["list", "--results-dir", str(tmp_path)]) == 0
+        (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("  sine "))
+        return line.split("regression")[1].split()[:4]
+
+    for method, seconds in dict.fromkeys([*em.METHODS][1:], 60.0).items():
+        made(Run("sine", "quick", method, 0, tmp_path), seconds={"fitness": seconds, "meta-test": 30.0})
+    assert minutes() == ["~3", "min", "~50", "min"]  # the baseline is lacking
+    for seed, seconds in enumerate((30.0, 30.0, 3000.0)):  # as if the last one had waited
+        made(
+            Run("sine", "quick", "baseline", seed, tmp_path),
+            seconds={"meta-test": seconds, "filter: rejection": 9},
+        )
+    assert minutes() == ["20", "min", "~50", "min"]  # five seeds, two cores: 5 · (5 · 90 s + 30 s) / 2
 
 
 @pytest.mark.parametrize(("minutes", "text"), [(0.1, "0.1 min"), (90, "90 min"), (600, "10 h"), (4320, "3 d")])
