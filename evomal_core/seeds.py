@@ -54,6 +54,11 @@ def isolated_torch(seed: int, *purpose: str | int) -> Iterator[None]:
 
     The global generators of the CPU and of every CUDA device are put back afterwards.
     """
-    with torch.random.fork_rng(range(torch.cuda.device_count())):  # else it warns of more than one
-        torch.manual_seed(derive(seed, *purpose))
+    devices = range(torch.cuda.device_count())
+    with torch.random.fork_rng(devices):  # it warns of more than one that are not named
+        number = derive(seed, *purpose)
+        # without a GPU, `torch.manual_seed` would note a stack trace for each kind of device at every call
+        torch.default_generator.manual_seed(number)
+        if devices:
+            torch.cuda.manual_seed_all(number)
         yield
