@@ -44,10 +44,14 @@ class Checkpoint:
         self.state: Any = None
         """The state that was saved last, whether or not there is a file."""
 
-    def at(self, state: Any) -> Checkpoint:
-        """The same file, to go on from another state than it holds."""
+    def extended(self, state: Any, generations: int) -> Checkpoint:
+        """The checkpoint of an extension to so many generations, which goes on from a state of the search.
+
+        It has a file of its own, so that the search and its extension can both be resumed, by the same calls.
+        """
         other = copy.copy(self)
-        other.state = state
+        other.path = None if self.path is None else self.path.with_name(f"extended-{generations}.json")
+        other.state = None if other.path is not None and other.path.exists() else state
         return other
 
     def load(self) -> Any:

@@ -81,7 +81,8 @@ class SearchResult:
     ) -> SearchResult:
         """Go on with the search; the result is that of a search of so many generations from the start.
 
-        A search that was stopped goes on from its last whole generation.
+        A search that was stopped goes on from its last whole generation. The extension of a search with a
+        checkpoint is kept in its folder, too: the same calls resume both.
 
         Args:
             generations: how many more.

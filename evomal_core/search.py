@@ -243,7 +243,7 @@ def _again(
         more = replace(
             search,
             config=search.config.replace(generations=done + generations),
-            checkpoint=search.checkpoint.at(state),
+            checkpoint=search.checkpoint.extended(state, done + generations),
             progress=search.progress.anew(),
             seconds={},
             deadline=_deadline(time_limit),

@@ -15,7 +15,7 @@ import evomal_core as em
 from evomal_core import search as search_module
 from evomal_core.bench import Bench
 from evomal_core.session import Search
-from evomal_core.workers import Workers
+from evomal_core.workers import Here, Workers
 
 ON_SEARCHES = pytest.mark.parametrize("method", SEARCHING)
 
@@ -117,6 +117,23 @@ def test_more_generations_are_those_of_a_longer_search(method, tmp_path):
     kept = learn(method, config=tiny_config(generations=2), checkpoint=tmp_path)
     assert outcome(kept.extend(1)) == outcome(short.extend(1))
     assert outcome(learn(method, config=tiny_config(generations=5), checkpoint=tmp_path)) == outcome(whole)
+
+
+@pytest.mark.parametrize("method", ["evomal", "taylorglo"])
+def test_a_script_that_extends_its_search_can_be_run_again(method, tmp_path, monkeypatch):
+    """Neither the search nor its extensions are computed again, and one that was stopped goes on."""
+
+    def script() -> list:
+        first = learn(method, config=tiny_config(generations=2), checkpoint=tmp_path)
+        part = first.extend(3, time_limit=1e-9)
+        second = first.extend(3)
+        return [outcome(first), outcome(second), outcome(second.extend(1)), len(part.generations)]
+
+    *wanted, part = script()
+    assert part < 5
+    assert wanted == [outcome(learn(method, config=tiny_config(generations=g))) for g in (2, 5, 6)]
+    monkeypatch.setattr(Here, "results", lambda *_: pytest.fail("computed again"))
+    assert script() == [*wanted, 5]
 
 
 GLO = {"generations": 1, "population": 3, "glo_trees": 2, "glo_generations": 2}
