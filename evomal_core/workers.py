@@ -220,10 +220,12 @@ def sendable(bench: Bench) -> tuple[str, bytes]:
     try:
         content = packed(bench)
     except Exception as error:  # whatever an object's own __reduce__ raises
-        learner = bench.learners[0]
-        task = learner.task
-        parts = {"model": (learner.network, learner.redraw), "metric": task.metric, "task loss": task.task_loss}
-        name = next((name for name, part in parts.items() if not _can_be_packed(part)), "task")
+        tasks = [learner.task for learner in bench.learners]
+        # the model last, as it is sent with what draws its weights anew, which holds the task
+        parts = {"metric": [task.metric for task in tasks], "task loss": [task.task_loss for task in tasks]}
+        name = next(
+            (name for name, part in (parts | {"task": tasks}).items() if not _can_be_packed(part)), "model"
+        )
         raise ValueError(
             f"the {name} can't be sent to workers ({in_one_line(error)}); let it hold no locks, open files or "
             "generators"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -292,6 +293,23 @@ def test_what_can_not_be_sent_is_named():
 
     with pytest.raises(ValueError, match=r"the model can't be sent to workers .*let it hold no locks"):
         em.learn_loss([regression_task()], Locked, config=tiny_config(), executor=Backwards(1), progress=False)
+    numbers = (number for number in (1, 2))  # no generator can be pickled
+
+    def metric(y_pred, y_true, numbers=numbers):
+        return float(np.mean((y_pred - y_true) ** 2))
+
+    def task_loss(y_pred, y_true, numbers=numbers):
+        return ((y_pred - y_true) ** 2).mean()
+
+    for own in (metric, task_loss):
+        name = own.__name__.replace("_", " ")
+        with pytest.raises(
+            ValueError, match=rf"the {name} can't be sent to workers \(TypeError: cannot pickle 'gen"
+        ):
+            learn(executor=Backwards(1), **{own.__name__: own})
+    task = dataclasses.replace(regression_task(), augment=lambda x, numbers=numbers: x)
+    with pytest.raises(ValueError, match=r"the task can't be sent to workers"):
+        em.learn_loss([task], small_model(), config=tiny_config(), executor=Backwards(1), progress=False)
 
 
 def test_something_else_than_an_executor_is_refused():
