@@ -299,12 +299,12 @@ def test_operators_advance_the_given_generator(seed, mother, father):
 
 
 @pytest.mark.parametrize("function_set", FUNCTION_SETS)
-def test_closure_for_ten_thousand_random_trees(function_set):
+def test_closure_for_thousands_of_random_trees(function_set):
     """No NaN, no Inf, no error, in values and gradients, for predictions and labels in [-10, 10]."""
     grid = torch.tensor([-10.0, -1.0, -1e-3, 0.0, 0.5, 1.0, 10.0], dtype=torch.float64)
     f, y = (side.flatten() for side in torch.meshgrid(grid, grid, indexing="ij"))
     rng = random.Random(0)
-    for _ in range(10_000 // len(FUNCTION_SETS)):
+    for _ in range(4000 // len(FUNCTION_SETS)):
         tree = repair(rng, random_expression(rng, function_set), function_set)
         loss = em.LearnedLoss(tree)
         leaf = f.clone().requires_grad_()

@@ -217,9 +217,8 @@ def assert_same(ours: em.SearchResult, theirs: em.SearchResult) -> None:
 def test_a_search_is_the_same_on_both_devices(
     kind: str, network: str, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = tiny_config(
-        generations=2, meta_optimizer="sgd"
-    )  # Adam makes whole steps of gradients that are rounding alone
+    # Adam makes whole steps of gradients that are rounding alone
+    config = tiny_config(generations=1, meta_optimizer="sgd")
     with caplog.at_level(logging.WARNING, "evomal"):
         ours, theirs = on_both(lambda device: learned(kind, network, method, device, config=config))
     assert_same(ours, theirs)
@@ -253,11 +252,10 @@ def test_a_stopped_search_goes_on_on_cuda(tmp_path: Any, monkeypatch: pytest.Mon
         assert_same(learned("regression", "mlp", "evomal", "cuda", config=config, checkpoint=tmp_path), whole)
 
 
-@pytest.mark.parametrize("name", ["sine", "diabetes"])
-def test_an_experiment_is_the_same_on_both_devices(name: str, tmp_path: Any) -> None:
+def test_an_experiment_is_the_same_on_both_devices(tmp_path: Any) -> None:
     def errors(device: str) -> pd.DataFrame:
         results = load_or_run(
-            name,
+            "diabetes",
             "smoke",
             methods=["baseline", "evomal"],
             device=device,

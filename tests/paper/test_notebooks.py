@@ -46,9 +46,9 @@ SMOKE = {
 }
 SHORTER = {
     "01_quickstart": {
-        "batch_size=64)": "batch_size=64), initialisations=1, meta_steps=3, fitness_steps=20, finalists=2, "
-        "finalist_steps=20",
-        "train_on_validation=True": "train_on_validation=True, steps=20",
+        "batch_size=64)": "batch_size=64), initialisations=1, meta_steps=3, fitness_steps=5, finalists=2, "
+        "finalist_steps=5",
+        "train_on_validation=True": "train_on_validation=True, steps=5",
     }
 }
 """Text of cells that is replaced, beside the parameters."""
