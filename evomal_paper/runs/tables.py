@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ValidationError
 
+from evomal_core.library import loss_from_record
 from evomal_core.losses import Loss
 from evomal_core.search import METHODS
 from evomal_core.seeds import check_seed
@@ -218,7 +219,8 @@ def _read(run: Run) -> _Read:
     _check_steps(run, tables["test"])
     seconds = {f"seconds {phase}": value for phase, value in record.seconds.items()}
     row = keys | record.model_dump(include=_KEPT) | seconds
-    return _Read(row, tables, run.loss())
+    loss = loss_from_record(finished.loss, f"{place}/losses.jsonl").requires_grad_(False)
+    return _Read(row, tables, loss)
 
 
 _KEPT = {"fitness", "outcome", "loss", "parameters", "evaluations", "engine", "device"}
