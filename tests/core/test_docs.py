@@ -117,12 +117,17 @@ def stand_in(name: str, **attributes: object) -> ModuleType:
 
 @pytest.mark.filterwarnings("ignore")  # of Dask's own packages
 def test_the_examples_of_the_cluster_run(here, monkeypatch, capsys):
-    """With workers of this machine in place of Slurm's and of ipyparallel's, where those are not installed."""
+    """With threads in place of Dask's processes, which test_dask has, and of Slurm's and ipyparallel's workers."""
     distributed = pytest.importorskip("distributed")
 
-    class SLURMCluster(distributed.LocalCluster):
+    class Threads(distributed.LocalCluster):
+        def __init__(self, n_workers=0, threads_per_worker=1):
+            count = {"n_workers": n_workers, "threads_per_worker": threads_per_worker}
+            super().__init__(**count, processes=False, dashboard_address=":0")
+
+    class SLURMCluster(Threads):
         def __init__(self, cores, processes, memory, walltime, job_extra_directives):
-            super().__init__(n_workers=0, threads_per_worker=cores, processes=False, dashboard_address=":0")
+            super().__init__(threads_per_worker=cores)
 
         def job_script(self):
             return "#SBATCH"
@@ -135,6 +140,7 @@ def test_the_examples_of_the_cluster_run(here, monkeypatch, capsys):
         with ThreadPoolExecutor(n) as pool:
             yield SimpleNamespace(executor=lambda: pool)
 
+    monkeypatch.setattr(distributed, "LocalCluster", Threads)
     # the real job queue would need Slurm's commands
     monkeypatch.setitem(sys.modules, "dask_jobqueue", stand_in("dask_jobqueue", SLURMCluster=SLURMCluster))
     if find_spec("ipyparallel") is None:
