@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -12,18 +13,22 @@ from evomal_core.lazy import LazyModule
 distributed = LazyModule("distributed", "evomal[cluster]")
 CONNECT = 20
 """Seconds that a scheduler may take to answer."""
+ADDRESS = re.compile(r"^inproc://|[^:]:[0-9]+(/|$)")
+"""Addresses of schedulers; Dask tries one without a port for long."""
 
 
 def check_cluster(cluster: str) -> str:
     """The text, if it names a cluster or none.
 
     Raises:
-        ValueError: it is `local:` without a number of workers.
+        ValueError: it is `local:` without a number of workers, or an address without a port.
     """
     kind, _, count = cluster.partition(":")
-    if kind == "local" and not (count.isdecimal() and int(count) > 0):
+    good = count.isdecimal() and int(count) > 0 if kind == "local" else ADDRESS.search(cluster)
+    if cluster and not good:
         raise ValueError(
-            f"a cluster is the address of a Dask scheduler, or local:N for N workers here, got {cluster!r}"
+            "a cluster is the address of a Dask scheduler, such as tcp://host:8786, or local:N for N workers "
+            f"here, got {cluster!r}"
         )
     return cluster
 

@@ -34,7 +34,9 @@ def test_runs_on_a_cluster_are_the_same_bit_by_bit(tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("local:0", "address of a Dask scheduler, or local:N for N workers here, got 'local:0'"),
+        ("local:0", "such as tcp://host:8786, or local:N for N workers here, got 'local:0'"),
+        ("node7", "got 'node7'"),
+        ("tcp://node7", "got 'tcp://node7'"),
         ("local:two", "got 'local:two'"),
         ("tcp://127.0.0.1:1", "tcp://127.0.0.1:1"),
     ],
@@ -46,6 +48,14 @@ def test_a_cluster_that_is_not_there_is_one_line(name, message, tmp_path, monkey
     err = capsys.readouterr().err
     assert message in err
     assert len([line for line in err.splitlines() if line.startswith("evomal")]) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "local:12", "node7:8786", "tcp://[::1]:8786", "tls://a.b.c:1", "ws://a:80/x", "inproc://10.0.0.1/9/1"],
+)
+def test_addresses_of_all_protocols_are_taken(name):
+    assert cluster.check_cluster(name) == name
 
 
 SERVE = """
