@@ -8,18 +8,22 @@ traced by `torch.fx`.
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Literal
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from evomal_core.pure import hooks
 from evomal_core.seeds import isolated_torch
+
+log = logging.getLogger("evomal")
 
 Name = Literal["convolution", "dense", "norm", "tanh", "relu", "average", "maximum"]
 Shape = tuple[int, ...]
@@ -75,6 +79,25 @@ def layers_of(network: nn.Module, shape: Sequence[int]) -> tuple[Layer, ...]:
     if set(walk.used) != set(range(len(parameters))):
         raise NotPlain("some of its weights are not used once")
     return tuple(walk.layers)
+
+
+def plain_layers(network: nn.Module, x: Tensor, keeps_state: Callable[[], bool]) -> tuple[Layer, ...] | None:
+    """The layers of a network for rows like x; None if it is not a plain one, which is logged once."""
+    try:
+        if not x.is_floating_point():
+            raise NotPlain("its inputs are integers")
+        layers = layers_of(network, x.shape[1:])
+        if keeps_state():
+            raise NotPlain("it keeps state of its own")
+    except NotPlain as reason:
+        _say(f"{type(network).__name__} goes through PyTorch, not the compiled kernels: {reason}")
+        return None
+    return layers
+
+
+@cache
+def _say(text: str) -> None:
+    log.info(text)
 
 
 class _Walk:

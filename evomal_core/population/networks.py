@@ -7,7 +7,6 @@ candidates share it, as at the initial weights. Predictions are (T, P, B, C): ba
 from __future__ import annotations
 
 import copy
-import logging
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -23,15 +22,13 @@ from evomal_core.labels import as_rows
 from evomal_core.learners import Learner
 from evomal_core.population.convolution_algebra import ConvolutionAlgebra, Jacobian
 from evomal_core.population.convolutions import Layer as PlainLayer
-from evomal_core.population.convolutions import NotPlain, layers_of
+from evomal_core.population.convolutions import plain_layers
 from evomal_core.population.perceptrons import flattens, mlp_layers, perceptron
 from evomal_core.population.recurrent import RecurrentForm, recurrent_form
 from evomal_core.population.recurrent_algebra import Record, RecurrentAlgebra, Weights
 from evomal_core.population.steps import Factors, Stacked, product, times, times_transposed
 from evomal_core.pure import pure_call
 from evomal_core.seeds import isolated_torch
-
-log = logging.getLogger("evomal")
 
 Pullback = Callable[[Tensor], list[Any]]
 """Map of cotangents of the predictions (T, P, B, C) to gradients of the weights, `Factors` where asked for."""
@@ -131,21 +128,8 @@ def _network_stack(learner: Learner) -> NetworkStack:
     form = recurrent_form(learner.network, x, learner.batch_size)
     if form is not None:
         return RecurrentStack(learner, form)
-    try:
-        if not x.is_floating_point():
-            raise NotPlain("its inputs are integers")
-        layers = layers_of(learner.network, x.shape[1:])
-        if learner.replaces_buffers:
-            raise NotPlain("it keeps state of its own")
-    except NotPlain as reason:
-        _say(f"{type(learner.network).__name__} goes through PyTorch, not the compiled kernels: {reason}")
-        return NetworkStack([learner])
-    return ConvolutionStack(learner, layers)
-
-
-@cache
-def _say(text: str) -> None:
-    log.info(text)
+    layers = plain_layers(learner.network, x, lambda: learner.replaces_buffers)
+    return NetworkStack([learner]) if layers is None else ConvolutionStack(learner, layers)
 
 
 class MLPStack(Stack):
