@@ -70,10 +70,15 @@ class SGD(Config):
     """
 
     lr: PositiveFloat = 0.01
+    """The learning rate α."""
     momentum: Rate = 0.0
+    """μ, the share of the last step's direction that is kept."""
     nesterov: Flag = False
+    """Whether Nesterov's correction is used; needs momentum."""
     weight_decay: Annotated[Real, Field(ge=0)] = 0.0
+    """λ, the share of the weights that is added to the gradient."""
     batch_size: Positive = 128
+    """Rows of a batch."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -112,7 +117,9 @@ class Optimizer(Config):
     """
 
     name: str
+    """The class of `torch.optim`."""
     lr: PositiveFloat = 1e-3
+    """The learning rate."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Course of the learning rate from lr to 0 over a training, if any."""
     warmup: Rate = 0.0
@@ -120,7 +127,9 @@ class Optimizer(Config):
     unrolled_lr: PositiveFloat = 0.01
     """The learning rate α of the steps of SGD that local search unrolls."""
     batch_size: Positive = 128
+    """Rows of a batch."""
     options: tuple[tuple[str, Any], ...] = ()
+    """What else that class takes, such as `weight_decay`."""
 
     def __init__(self, name: str | None = None, /, **values: Any) -> None:
         known = type(self).model_fields
@@ -199,14 +208,19 @@ class SearchConfig(Config):
     function_set: str | tuple[str, ...] = "tpami23"
     """A paper's operations, or a list of names, which may be those of `primitives.register`."""
     population: Positive = 25
+    """Number of losses of a generation."""
     generations: Positive = 50
+    """Number of generations, the first one included."""
     tournament: Positive = 4
     """Number of candidates drawn, with replacement, for each selection; the one of lowest fitness wins."""
     parsimony: Annotated[Real, Field(ge=1, le=2)] = 1.0
     """Expected number of two tournament winners kept by size (DEAP's `parsimony_size`); 1 switches it off."""
     crossover_rate: Rate = 0.70
+    """Share of a generation made by exchanging subtrees of two winners of tournaments."""
     mutation_rate: Rate = 0.25
+    """Share made by growing a new subtree in a winner."""
     elitism_rate: Rate = 0.05
+    """Share taken over as it is. The three add up to at most 1; the rest are winners taken over."""
     elitism: Literal["elite", "reproduction"] = "elite"
     """Source of that share: the best stay, or winners of tournaments are copied as they are."""
     mutation_trees: Literal["full", "half"] = "full"
@@ -216,26 +230,35 @@ class SearchConfig(Config):
     protection: Literal["add", "clamp"] = "add"
     """Protection of sqrt and log: taken of |x| + ε, or of max(|x|, ε)."""
     initial_heights: tuple[Count, Count] = (2, 4)
+    """Least and greatest height of the random trees of the first generation."""
     height_limit: Annotated[int, Field(ge=1, le=15, strict=True)] = 10
+    """Greatest height of any tree."""
     softplus: Flag = False
     """Whether a loss's value goes through softplus, which makes it positive."""
 
     # Local search by unrolled differentiation (Algorithm 1)
     meta_steps: Count = 250
+    """Steps of local search; 0 switches it off."""
     meta_optimizer: Literal["sgd", "adam"] = "adam"
+    """Optimiser of the loss's weights phi."""
     meta_lr: PositiveFloat = 1e-3
     """The learning rate η of the loss's weights phi."""
     unroll_steps: Positive = 1
+    """Steps of training that each step of local search differentiates through."""
     task_loss_on: Literal["same", "other", "validation"] = "validation"
     """The batch of the task loss: the unrolled step's own, another training batch, or a validation batch."""
     meta_objective: Literal["task loss", "probability"] = "task loss"
     """Objective of tuning phi: squared error or cross-entropy, or minus the probability of the true class."""
     engine: Literal["auto", "higher", "autograd", "jvp", "batched"] = "auto"
+    """Computation of the meta-gradient; "auto" takes the fastest that the network allows."""
 
     # Fitness by a partial training session (Algorithm 2)
     base: SGD | Optimizer = SGD(lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    """Optimiser of the base network, see `SGD` and `Optimizer`."""
     fitness_steps: Positive = 500
+    """Steps of the partial training session after which fitness is measured."""
     fitness_on: Literal["train", "validation"] = "validation"
+    """Rows on which fitness is measured."""
     initialisation: Initialisation = "default"
     """The base network's initial weights: as its constructor makes them, Glorot-uniform with zero biases, or
     He-normal by fan-in or fan-out, see `initialisation.RULES`."""
@@ -247,12 +270,15 @@ class SearchConfig(Config):
 
     # Filters (TPAMI section III-E)
     symbolic_archive: Flag = True
+    """Whether a loss that was evaluated before keeps its fitness instead of being trained with again."""
     rejection_steps: Count = 1000
     """Adam steps of the rejection protocol on the predictions; 0 switches the filter off."""
     rejection_lr: PositiveFloat = 1e-3
     """Adam's learning rate in the rejection protocol."""
     rejection_samples: Positive = 100
+    """Number of training rows whose predictions the rejection protocol and gradient equivalence look at."""
     gradient_equivalence: Flag = True
+    """Whether losses with the same slopes on these predictions share one training."""
     # Two more that the paper lacks
     reject_first: Flag = False
     """Whether the rejection protocol also looks at the untuned losses, and those that it rejects are not tuned."""

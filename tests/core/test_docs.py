@@ -180,3 +180,9 @@ def test_the_site_builds_without_a_warning(tmp_path):
     reference = (tmp_path / "site" / "reference" / "index.html").read_text()
     for name in em.__all__:
         assert re.search(rf'id="evomal_core\.(\w+\.)?{name}"', reference), f"{name} is not in docs/reference.md"
+    fields = {
+        f"{kind.__name__}.{name}" for kind in (em.SearchConfig, em.SGD, em.Optimizer) for name in kind.model_fields
+    }
+    assert {name for name in fields if f'id="evomal_core.{name}"' not in reference} == set(), (
+        "they lack a docstring"
+    )
