@@ -78,7 +78,7 @@ def _tabular(name: str, title: str, minutes: dict[str, float]) -> Experiment:
     search = TPAMI23
     paper = Profile(search=search, test_steps=10_000, seeds=5, hidden=(1000, 1000), split="leaking")
     tiny = search.replace(**TINY, rejection_steps=20)
-    quick = search.replace(generations=10, **few_steps(50), fitness_steps=200, rejection_steps=100)
+    quick = search.replace(**few_steps(50), rejection_steps=100)
     profiles = {
         "smoke": Profile(search=tiny, test_steps=5, seeds=1, hidden=(8,)),
         "quick": Profile(search=quick, test_steps=500, seeds=3, hidden=(100, 100), points=20),
@@ -105,11 +105,11 @@ def _tabular(name: str, title: str, minutes: dict[str, float]) -> Experiment:
 
 
 TABULAR: tuple[Experiment, ...] = (
-    _tabular("diabetes", "Diabetes regression", {"smoke": 0.1, "quick": 2, "narrow": 15, "paper": 600}),
-    _tabular("boston", "Boston Housing regression", {"smoke": 0.1, "quick": 2, "narrow": 15, "paper": 600}),
+    _tabular("diabetes", "Diabetes regression", {"smoke": 0.1, "quick": 9, "narrow": 15, "paper": 600}),
+    _tabular("boston", "Boston Housing regression", {"smoke": 0.1, "quick": 9, "narrow": 15, "paper": 600}),
     _tabular(
         "california",
         "California Housing regression",
-        {"smoke": 0.1, "quick": 2, "narrow": 15, "paper": 600, "calibrated": 600},
+        {"smoke": 0.1, "quick": 9, "narrow": 15, "paper": 600, "calibrated": 600},
     ),
 )
