@@ -51,12 +51,17 @@ class Comparison:
         rivals: those of the rivals.
         metric: the name of what is measured; lower is better.
         tasks: number of tasks; trainings are initialisations × tasks.
+        test_rows: number of test rows, of all tasks together; 0 if it is not known.
+
+    Intervals and verdicts are over trainings, all measured on the same test rows: they say nothing of how errors
+    would differ on others, which matters where test rows are few.
     """
 
     learned: Tuning
     rivals: Sequence[Tuning]
     metric: str
     tasks: int = 1
+    test_rows: int = 0
 
     @property
     def rival(self) -> Tuning:
@@ -101,7 +106,8 @@ class Comparison:
         }[self.verdict(rival)]
         return (
             f"{said} {rival.name} ({how}): test {self.metric} {own.mean():.4g} and {other.mean():.4g}, "
-            f"difference {change:.3g} [{low:.3g}, {high:.3g}], n = {len(own)} trainings each."
+            f"difference {change:.3g} [{low:.3g}, {high:.3g}], n = {len(own)} trainings each"
+            + (f", on {self.test_rows} test rows." if self.test_rows else ".")
         )
 
     def table(self) -> pd.DataFrame:
@@ -204,7 +210,8 @@ def compare(
     if train_on_validation:
         for only in (True, False):
             others.append(_on_validation_rows(problem, initialisations, rates, record, only=only))
-    return Comparison(first, others, problem.tasks[0].measure.name, len(problem.tasks))
+    rows = sum(len(task.test[0]) for task in problem.tasks if task.test is not None)
+    return Comparison(first, others, problem.tasks[0].measure.name, len(problem.tasks), rows)
 
 
 def rival_losses(task: Task) -> dict[str, nn.Module]:

@@ -126,7 +126,8 @@ def test_a_verdict_needs_more_than_chance():
     assert found.best_rival is better
     assert "undecided between the learned loss and unclear (chosen on validation)" in found.sentence
     assert "lost against better (the best in hindsight)" in found.sentence
-    assert "n = 4 trainings" in found.sentence
+    assert "n = 4 trainings each." in found.sentence
+    assert "n = 4 trainings each, on 90 test rows." in replace(found, test_rows=90).sentence
     assert list(found.table()["loss"])[-1] == "better"
 
 
