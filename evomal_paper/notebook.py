@@ -206,6 +206,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "experiment": lambda value: _experiments([value])[0],
     "transfers": _transfers,
     "rates": _rates,
+    "published": bool,
     "points": lambda value: Grid(points=value).points,
     "surface_points": lambda value: Grid(points=value).points,
     "generations": _at_least(1),

@@ -88,7 +88,7 @@ def training_configuration(sizes: Profile, loss: Loss) -> dict[str, Any]:
 
 
 def final_errors(
-    piece: Piece, loss: Loss, entry: Experiment, sizes: Profile, seed: int, device: str
+    piece: Piece, loss: Loss, entry: Experiment, sizes: Profile, seed: int, device: str, start: str = "new"
 ) -> pd.DataFrame:
     """Final errors of base networks trained with a loss as in a run's meta-testing: group, split, error.
 
@@ -97,7 +97,7 @@ def final_errors(
 
     def compute() -> pd.DataFrame:
         with one_thread():  # as runs are computed
-            return pd.DataFrame(meta_test(loss, entry.problem(sizes, seed), sizes, seed, device, starts=["new"]))
+            return pd.DataFrame(meta_test(loss, entry.problem(sizes, seed), sizes, seed, device, starts=[start]))
 
     table = piece.load_or_compute(compute, device).fillna({"error": np.inf})  # never to be averaged away
     last = table[table["step"] == table["step"].max()]

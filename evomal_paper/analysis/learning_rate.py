@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
+from evomal_paper.analysis.cached_table import Piece, final_errors, training_configuration
 from evomal_paper.experiments.catalogue import experiment
 from evomal_paper.runs.tables import load_or_run
 from evomal_paper.statistics import paired_interval
@@ -15,6 +17,9 @@ from evomal_paper.statistics import paired_interval
 METHODS = ["baseline", "evomal"]
 FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """The rates tried, in units of the experiment's own: the paper does not name its rates."""
+
+PUBLISHED_RATES = (1.0, 0.5, 0.1, 0.05, 0.01, 0.005, 0.001)
+"""The rates of the authors' script (2022), see `published_grid`."""
 
 COMPARISONS = {
     "stated": "both at the stated rate",
@@ -81,6 +86,54 @@ def grid(
         )
         tables.append(results.final().assign(rate=rate))
     return pd.concat(tables, ignore_index=True)
+
+
+def published_grid(
+    name: str,
+    profile: str = "paper",
+    rates: Sequence[float] = PUBLISHED_RATES,
+    *,
+    seeds: int | Sequence[int] | None = None,
+    device: str = "cpu",
+    results_dir: str | Path = "results",
+    jobs: int = 1,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Final errors as in the authors' script: losses found at the profile's own rate are tested at each rate.
+
+    `medians` of it is what the script plots. Finished tests are kept in
+    `<results_dir>/learning_rate/<name>/<profile>/published/<method>/seed-<k>/`.
+
+    Returns:
+        method, seed, group, split, error, rate.
+    """
+    results = load_or_run(
+        name,
+        profile,
+        methods=METHODS,
+        seeds=seeds,
+        device=device,
+        results_dir=results_dir,
+        jobs=jobs,
+        progress=progress,
+    )
+    entry, place = experiment(name), Path(results_dir, "learning_rate", name, profile, "published")
+    todo = [(rate, method, seed, loss) for rate in rates for (_, method, seed), loss in results.losses.items()]
+    tables = []
+    for rate, method, seed, loss in tqdm(todo, unit="training", disable=not progress):
+        sizes = entry.profile(profile_at(name, profile, rate))
+        names = {"experiment": name, "method": method, "seed": seed}
+        configuration = names | training_configuration(sizes, loss)
+        piece = Piece(place / method / f"seed-{seed}", f"rate-{rate:g}", configuration)
+        errors = final_errors(piece, loss, entry, sizes, seed, device, sizes.test_start)
+        tables.append(errors.assign(method=method, seed=seed, rate=rate))
+    return pd.concat(tables, ignore_index=True)
+
+
+def medians(final: pd.DataFrame) -> pd.DataFrame:
+    """The median error over seeds of each method, group and split at each rate."""
+    keys = ["method", "group", "split", "rate"]
+    return final.astype({"method": str}).groupby(keys, sort=False)["error"].median().reset_index()
 
 
 def common_seeds(final: pd.DataFrame) -> pd.DataFrame:

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from evomal_paper.analysis import learning_rate as lr
+from evomal_paper.runs.tables import load_or_run
 
 
 @pytest.fixture
@@ -87,3 +88,19 @@ def test_the_grid_is_made_of_runs_whose_search_used_the_rate(tmp_path):
         (0.01, "smoke@base.lr=0.01"),
     }
     assert set(table["method"]) == {"baseline", "evomal"}
+
+
+def test_in_the_published_grid_the_rate_of_meta_testing_alone_changes(tmp_path):
+    profile = "smoke@generations=1"
+    options = {"seeds": [0], "results_dir": tmp_path, "progress": False}
+    found = lr.published_grid("sine", profile, (0.001, 0.5), **options)
+    results = load_or_run("sine", profile, methods=lr.METHODS, **options)
+    keys = ["method", "group", "split"]
+    own = results.final("search").astype({"method": str}).set_index(keys)["error"]
+    at_own_rate = found[found["rate"] == 0.001].set_index(keys)["error"]
+    pd.testing.assert_series_equal(at_own_rate.sort_index(), own.sort_index())
+    other = found[found["rate"] == 0.5].set_index(keys)["error"]
+    assert (other.sort_index() != at_own_rate.sort_index()).all()
+    twice = pd.concat([found, found.assign(seed=1, error=found["error"] + 2), found.assign(seed=2, error=np.inf)])
+    middle = lr.medians(twice).set_index([*keys, "rate"])["error"]
+    assert (middle == found.set_index([*keys, "rate"])["error"] + 2)[np.isfinite(middle)].all()
