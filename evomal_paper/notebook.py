@@ -212,6 +212,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "generations": _at_least(1),
     "population": _at_least(1),
     "trainings": _at_least(2),
+    "worst": _at_least(0),
 }
 
 

@@ -1,4 +1,4 @@
-"""Predictions for single test rows of base networks trained with different losses."""
+"""Errors and predictions for single test rows of base networks trained with different losses."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from evomal_core.training import rows_at_once
 from evomal_paper.experiments.catalogue import experiment
 from evomal_paper.published.tables import LABELS
 from evomal_paper.runs.meta_test import base_trainings
+
+Key = tuple[str, str, int]
+"""Experiment, method and seed."""
 
 
 def predictions(
@@ -50,6 +53,41 @@ def predictions(
     assert task.test is not None
     label = task.test[1].flatten().long().numpy()
     return task, pd.DataFrame({"row": np.arange(len(label)), "label": label} | columns)
+
+
+def worst_rows(
+    name: str, profile: str, losses: Mapping[Key, Loss], worst: int, device: str = "cpu"
+) -> pd.DataFrame:
+    """Test errors of a regression with and without the rows that are predicted worst.
+
+    A mean of squares can be that of very few rows. Networks are trained anew, as in meta-testing from new starts.
+
+    Args:
+        name: an experiment of regression.
+        profile: the profile that says how they are trained.
+        losses: losses by experiment, method and seed, as `Results.losses` has them.
+        worst: number of rows that are left out.
+        device: "cpu" or "cuda".
+
+    Returns:
+        One row a loss of that experiment: experiment, method, seed, mean squared error, the same without the
+        worst rows, and their share of the sum.
+    """
+    entry = experiment(name)
+    sizes = entry.profile(profile)
+    found = []
+    for (of, method, seed), loss in losses.items():
+        if of != name:
+            continue
+        learner, trained = next(base_trainings(loss, entry.problem(sizes, seed), sizes, seed, "in-sample", device))
+        assert learner.task.test is not None
+        x, y = learner.task.test
+        with torch.no_grad():
+            errors = (trained.network(x) - y).square().flatten().sort(descending=True).values.double()
+        row = {"experiment": name, "method": method, "seed": seed, "MSE": errors.mean().item()}
+        row |= {f"without {worst} rows": errors[worst:].mean().item()}
+        found.append(row | {"share of these rows": (errors[:worst].sum() / errors.sum()).item()})
+    return pd.DataFrame(found)
 
 
 @repeatable()

@@ -57,7 +57,9 @@ def error_by_rate(final: pd.DataFrame, stated: float, metric: str = "MSE") -> Fi
             _count_diverged(axes, method, part[part["method"] == method], row)
         axes.axvline(stated, color="0.5", linewidth=0.9, linestyle=":", label="stated rate", zorder=0)
         log_scale(axes)
-        axes.set(xscale="log", xlim=(part["rate"].min() / 1.4, part["rate"].max() * 1.4))  # also where all diverged
+        axes.set(
+            xscale="log", xlim=(part["rate"].min() / 1.4, part["rate"].max() * 1.4)
+        )  # also where all diverged
         axes.set(xlabel="base learning rate α", ylabel=f"{SPLITS['test']} error ({metric})")
         axes.set_title(group, loc="left", pad=22 if np.isinf(part["error"]).any() else 6)
     n = int(final["seed"].nunique())

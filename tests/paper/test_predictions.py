@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from evomal_core.losses import LearnedLoss, TaskLoss
-from evomal_paper.analysis.predictions import only_right_by, predictions, right_and_wrong
+from evomal_paper.analysis.predictions import only_right_by, predictions, right_and_wrong, worst_rows
 from evomal_paper.experiments.catalogue import experiment
 from evomal_paper.plots import predictions as plots_predictions
 from evomal_paper.runs.meta_test import meta_test
@@ -51,3 +51,23 @@ def test_the_probability_of_a_binary_task_is_that_of_the_class_said():
     assert set(table["baseline"]) <= {0, 1}
     assert (table["p baseline"] >= 0.5).all()
     assert torch.equal(torch.tensor(table["label"].to_numpy()), task.test[1].flatten().long())
+
+
+def test_errors_without_the_worst_rows():
+    losses = {
+        ("diabetes", "baseline", SEED): TaskLoss("regression"),
+        ("boston", "evomal", 0): TaskLoss("regression"),
+    }
+    entry = experiment("diabetes")
+    sizes = entry.profile("smoke")
+    (found,) = worst_rows("diabetes", "smoke", losses, 10).to_dict("records")
+    problem = entry.problem(sizes, SEED)
+    rows = pd.DataFrame(
+        meta_test(losses["diabetes", "baseline", SEED], problem, sizes, SEED, "cpu", starts=["new"])
+    )
+    last = rows[(rows["step"] == sizes.test_steps) & (rows["split"] == "test")]
+    assert found["MSE"] == pytest.approx(last["error"].item(), rel=1e-5)
+    count = len(problem.train[0].test[0])
+    left = found["without 10 rows"] * (count - 10)
+    assert left == pytest.approx(found["MSE"] * count * (1 - found["share of these rows"]), rel=1e-5)
+    assert 10 / count < found["share of these rows"] < 1
