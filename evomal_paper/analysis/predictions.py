@@ -60,7 +60,8 @@ def worst_rows(
 ) -> pd.DataFrame:
     """Test errors of a regression with and without the rows that are predicted worst.
 
-    A mean of squares can be that of very few rows. Networks are trained anew, as in meta-testing from new starts.
+    A mean of squares can be that of very few rows. Networks are trained anew, as in meta-testing from new starts
+    but by PyTorch alone: of losses whose training hangs on rounding, errors are others than the runs'.
 
     Args:
         name: an experiment of regression.
