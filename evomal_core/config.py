@@ -129,7 +129,7 @@ class Optimizer(Config):
     batch_size: Positive = 128
     """Rows of a batch."""
     options: tuple[tuple[str, Any], ...] = ()
-    """What else that class takes, such as `weight_decay`."""
+    """Other arguments of that class, such as `weight_decay`."""
 
     def __init__(self, name: str | None = None, /, **values: Any) -> None:
         known = type(self).model_fields
