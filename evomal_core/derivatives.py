@@ -106,6 +106,8 @@ def check_derivatives(name: str, arity: int, operation: Callable[..., Any], own:
 def check_source(name: str, arity: int, operation: Callable[..., Any], source: str) -> None:
     """Refuse source text that fails or has other values than the operation.
 
+    The text is run: it is a literal of the program that registers the operation. Files of losses hold none.
+
     Raises:
         ValueError: it is one of these.
     """

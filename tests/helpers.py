@@ -20,6 +20,7 @@ from torch import nn
 
 import evomal_core as em
 from evomal_core.expression import Expression
+from evomal_core.population.networks import Stack
 from evomal_core.primitives import FUNCTION_SETS, PRIMITIVES, TERMINALS
 
 # Fixed examples: a suite that passes today passes tomorrow. Deadlines mean nothing on shared cores.
@@ -149,3 +150,34 @@ def faulty(
         return found
 
     return absolute
+
+
+def assert_same_derivatives(
+    ours: Stack, theirs: Stack, candidates: int, shared: bool, seed: int, zero: int | None = None
+) -> None:
+    """Two stacks agree on predictions, pullback and pushforward, at weights that candidates share or have drawn.
+
+    Args:
+        ours, theirs: the stacks, of one learner.
+        candidates: their number.
+        shared: whether all have the initial weights.
+        seed: of the draws.
+        zero: a row of the first weights in which the direction is zero, if any.
+    """
+    draws = torch.Generator().manual_seed(seed)
+
+    def like(parts: Sequence[torch.Tensor], number: int) -> list[torch.Tensor]:
+        return [torch.randn(1, number, *w.shape[2:], generator=draws, dtype=w.dtype) for w in parts]
+
+    theta = ours.theta0 if shared else like(ours.theta0, candidates)
+    x = ours.learners[0].task.train[0].unsqueeze(0)
+    out, pullback, pushforward = ours.linearise(theta, x, 0)
+    wanted, pull, push = theirs.linearise(theta, x, 0)
+    torch.testing.assert_close(out, wanted, rtol=1e-10, atol=1e-12)
+    (cotangents,) = like([wanted[:, :1]], candidates)
+    for found, right in zip(pullback(cotangents), pull(cotangents), strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-9, atol=1e-10)
+    direction = like(ours.theta0, candidates)
+    if zero is not None:
+        direction[0][:, :, zero] = 0
+    torch.testing.assert_close(pushforward(direction), push(direction), rtol=1e-9, atol=1e-10)

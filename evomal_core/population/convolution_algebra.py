@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from evomal_core.population.convolutions import Layer
-from evomal_core.population.steps import product
+from evomal_core.population.steps import product_each, through
 
 Weights = Mapping[int, tuple[Tensor, Tensor | None]]
 """Weight and bias of each layer, by its number."""
@@ -34,7 +34,7 @@ class _Convolution:
 
     def forward(self, h: Tensor, w: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor]:
         patches = self.patches(h)
-        out = _times(w.flatten(2), patches)
+        out = product_each(w.flatten(2), patches)
         if b is not None:
             out = out + b.unsqueeze(2)
         return self._shaped(out), patches
@@ -42,19 +42,19 @@ class _Convolution:
     def gradients(self, delta: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of weight and bias from the cotangents of the output."""
         rows = self.rows(delta)
-        return _times(rows, patches.mT).view(len(rows), *self._weight_shape()), rows.sum(dim=2)
+        return product_each(rows, patches.mT).view(len(rows), *self._weight_shape()), rows.sum(dim=2)
 
     def back(self, delta: Tensor, patches: Tensor, w: Tensor) -> Tensor:
         """Cotangents of the input."""
-        return self.scattered(_times(w.flatten(2).mT, self.rows(delta)))
+        return self.scattered(product_each(w.flatten(2).mT, self.rows(delta)))
 
     def push(self, tangent: Tensor | None, patches: Tensor, w: Tensor, dw: Tensor, db: Tensor | None) -> Tensor:
         """Tangents of the output from those of the input, which may have none, and of the weights."""
-        out = _times(dw.flatten(2), patches)
+        out = product_each(dw.flatten(2), patches)
         if db is not None:
             out = out + db.unsqueeze(2)
         if tangent is not None:
-            out = out + _times(w.flatten(2), self.patches(tangent))
+            out = out + product_each(w.flatten(2), self.patches(tangent))
         return self._shaped(out)
 
     def rows(self, delta: Tensor) -> Tensor:
@@ -108,17 +108,15 @@ class _Activation:
     """Hyperbolic tangent or ReLU, whose output tells its slope."""
 
     def __init__(self, layer: Layer) -> None:
-        self.tanh = layer.name == "tanh"
+        self.name = layer.name
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        out = torch.tanh(h) if self.tanh else torch.relu(h)
+        out = torch.tanh(h) if self.name == "tanh" else torch.relu(h)
         return out, out
 
     def back(self, delta: Tensor, out: Tensor) -> Tensor:
         """A cotangent, or a tangent, times the slope."""
-        if self.tanh:
-            return delta * (1 - out * out)
-        return torch.ops.aten.threshold_backward(delta, out.expand_as(delta), 0)
+        return through(self.name, delta, out)
 
     push = back
 
@@ -310,7 +308,7 @@ class Jacobian:
         for number, (first, second) in self.table.items():
             if isinstance(self.algebra.parts[number], _Dense):
                 rows = torch.einsum("pcb,cob->pob", delta, first)
-                found[number] = (_times(rows, second.mT.unsqueeze(0)), rows.sum(dim=2))
+                found[number] = (product_each(rows, second.mT.unsqueeze(0)), rows.sum(dim=2))
             else:
                 weight = self.weights[number][0]
                 found[number] = ((flat @ first).view(len(delta), *weight.shape[1:]), flat @ second)
@@ -322,7 +320,7 @@ class Jacobian:
         for number, (first, second) in self.table.items():
             dw, db = direction[number]
             if isinstance(self.algebra.parts[number], _Dense):
-                change = _times(dw, second.unsqueeze(0))
+                change = product_each(dw, second.unsqueeze(0))
                 change = change if db is None else change + db.unsqueeze(2)
                 part = torch.einsum("pob,cob->pcb", change, first)
             else:
@@ -337,11 +335,6 @@ class Jacobian:
 def _by_output(rows_first: Tensor, rows: int, outputs: int) -> Tensor:
     """(B, C·o, K) or (B, C, o) as (C·B, ·): a row of the table for each output of each batch row."""
     return rows_first.reshape(rows, outputs, -1).transpose(0, 1).reshape(outputs * rows, -1)
-
-
-def _times(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b over (P, ·, ·), where either may have P = 1."""
-    return product(a.unsqueeze(0), b.unsqueeze(0))[0]
 
 
 def _channels(values: Tensor) -> Tensor:

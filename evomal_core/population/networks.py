@@ -26,7 +26,7 @@ from evomal_core.population.convolutions import plain_layers
 from evomal_core.population.perceptrons import flattens, mlp_layers, perceptron
 from evomal_core.population.recurrent import RecurrentForm, recurrent_form
 from evomal_core.population.recurrent_algebra import Record, RecurrentAlgebra, Weights
-from evomal_core.population.steps import Factors, Stacked, product, times, times_transposed
+from evomal_core.population.steps import Factors, Stacked, product, through, times, times_transposed
 from evomal_core.pure import pure_call
 from evomal_core.seeds import isolated_torch
 
@@ -186,7 +186,7 @@ class MLPStack(Stack):
             """Cotangents of each layer's values before activation."""
             found: Stacked = []
             for depth in range(len(pairs) - 1, -1, -1):
-                delta = _through(self.layers[depth][3], delta, outputs[depth + 1])
+                delta = through(self.layers[depth][3], delta, outputs[depth + 1])
                 found.append(delta)
                 if depth:
                     delta = times(delta, pairs[depth][0])
@@ -210,27 +210,20 @@ class MLPStack(Stack):
         def pushforward(direction: Sequence[Any]) -> Tensor:
             tangent: Tensor | None = None
             for depth, (dw, db) in enumerate(self._pairs(direction)):
-                through = times_transposed(outputs[depth], dw)
+                z = times_transposed(outputs[depth], dw)
                 if db is not None:
-                    through += db.unsqueeze(2)
+                    z += db.unsqueeze(2)
                 if jacobian is not None:
-                    through = through.mul_(jacobian[depth]).sum(dim=3, keepdim=True)
-                    tangent = through if tangent is None else tangent + through
+                    z = z.mul_(jacobian[depth]).sum(dim=3, keepdim=True)
+                    tangent = z if tangent is None else tangent + z
                     continue
                 if tangent is not None:
-                    through += times_transposed(tangent, pairs[depth][0])
-                tangent = _through(self.layers[depth][3], through, outputs[depth + 1])
+                    z += times_transposed(tangent, pairs[depth][0])
+                tangent = through(self.layers[depth][3], z, outputs[depth + 1])
             assert tangent is not None
             return tangent
 
         return outputs[-1], pullback, pushforward
-
-
-def _through(activation: str, change: Tensor, output: Tensor) -> Tensor:
-    """A tangent or cotangent times the slope of an activation, which its output tells."""
-    if activation == "relu":
-        return torch.ops.aten.threshold_backward(change, output.expand_as(change), 0)
-    return change * (1 - output * output) if activation == "tanh" else change
 
 
 class NetworkStack(Stack):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from evomal_core.population.recurrent import RecurrentForm
-from evomal_core.population.steps import product
+from evomal_core.population.steps import product_each, through
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class RecurrentAlgebra:
         state = cell = weights.recurrent.new_zeros(len(weights.recurrent), len(x), self.units)
         for gates in self._read(self._symbols(weights), letters, len(x)):
             before, cell_before = state, cell
-            i, f, g, o = (gates + _times(state, weights.recurrent.mT)).chunk(4, dim=-1)
+            i, f, g, o = (gates + product_each(state, weights.recurrent.mT)).chunk(4, dim=-1)
             opened = (torch.sigmoid(i), torch.sigmoid(f), torch.tanh(g), torch.sigmoid(o))
             cell = opened[1] * cell + opened[0] * opened[2]
             squashed = torch.tanh(cell)
@@ -92,7 +92,7 @@ class RecurrentAlgebra:
             steps.append(Step(opened, before, cell_before, squashed))
         values = [state]
         for (w, b), activation in zip(weights.dense, self.activations, strict=True):
-            z = _times(values[-1], w.mT)
+            z = product_each(values[-1], w.mT)
             z = z if b is None else z + b.unsqueeze(1)
             values.append({"relu": torch.relu, "tanh": torch.tanh}.get(activation, torch.clone)(z))
         return values[-1], Record(letters, tuple(steps), tuple(values))
@@ -101,12 +101,12 @@ class RecurrentAlgebra:
         """Gradients of the parameters, in their order, from cotangents (P, B, C) of the predictions."""
         found: dict[int, Tensor] = {}
         for depth in range(len(self.dense) - 1, -1, -1):
-            delta = self._through(depth, delta, record)
+            delta = through(self.activations[depth], delta, record.dense[depth + 1])
             weight, bias = self.dense[depth]
-            found[weight] = _times(delta.mT, record.dense[depth])
+            found[weight] = product_each(delta.mT, record.dense[depth])
             if bias is not None:
                 found[bias] = delta.sum(dim=1)
-            delta = _times(delta, weights.dense[depth][0])
+            delta = product_each(delta, weights.dense[depth][0])
         found |= self._through_time(weights, record, delta)
         return [found[number] for number in sorted(found)]
 
@@ -116,15 +116,15 @@ class RecurrentAlgebra:
         if self.padding >= 0:
             table = table.clone()
             table[:, self.padding] = 0  # as in `nn.Embedding`, whose padding row has no gradient
-        along = _times(table, weights.into.mT) + _times(weights.table, direction.into.mT)
+        along = product_each(table, weights.into.mT) + product_each(weights.table, direction.into.mT)
         along = along + sum(bias.unsqueeze(1) for bias in direction.biases)
         batch = record.steps[0].state_before.shape[1]
         state: Tensor | None = None
         cell: Tensor | None = None
         for gates, step in zip(self._read(along, record.letters, batch), record.steps, strict=True):
-            change = gates + _times(step.state_before, direction.recurrent.mT)
+            change = gates + product_each(step.state_before, direction.recurrent.mT)
             if state is not None:
-                change = change + _times(state, weights.recurrent.mT)
+                change = change + product_each(state, weights.recurrent.mT)
             i, f, g, o = step.gates
             di, df, dg, do = (s * c for s, c in zip(_slopes(step.gates), change.chunk(4, dim=-1), strict=True))
             moved = df * step.cell_before + di * g + i * dg
@@ -133,13 +133,14 @@ class RecurrentAlgebra:
         assert state is not None
         tangent = state
         for depth, (dw, db) in enumerate(direction.dense):
-            through = _times(tangent, weights.dense[depth][0].mT) + _times(record.dense[depth], dw.mT)
-            tangent = self._through(depth, through if db is None else through + db.unsqueeze(1), record)
+            z = product_each(tangent, weights.dense[depth][0].mT) + product_each(record.dense[depth], dw.mT)
+            z = z if db is None else z + db.unsqueeze(1)
+            tangent = through(self.activations[depth], z, record.dense[depth + 1])
         return tangent
 
     def _symbols(self, weights: Weights) -> Tensor:
         """Contribution of each symbol to the gates, (P, symbols, 4·units)."""
-        gates = _times(weights.table, weights.into.mT)
+        gates = product_each(weights.table, weights.into.mT)
         for bias in weights.biases:
             gates = gates + bias.unsqueeze(1)
         return gates
@@ -147,13 +148,6 @@ class RecurrentAlgebra:
     def _read(self, symbols: Tensor, letters: Tensor, rows: int) -> tuple[Tensor, ...]:
         """The gates of each letter in turn, (P, B, 4·units)."""
         return symbols.index_select(1, letters).split(rows, dim=1)
-
-    def _through(self, depth: int, change: Tensor, record: Record) -> Tensor:
-        """A tangent or cotangent times the slope of a dense layer's activation, which its output tells."""
-        out = record.dense[depth + 1]
-        if self.activations[depth] == "relu":
-            return torch.ops.aten.threshold_backward(change, out.expand_as(change), 0)
-        return change * (1 - out * out) if self.activations[depth] == "tanh" else change
 
     def _through_time(self, weights: Weights, record: Record, state: Tensor) -> dict[int, Tensor]:
         """Gradients of embedding and LSTM, by number of the parameter, from cotangents of the last state."""
@@ -165,16 +159,16 @@ class RecurrentAlgebra:
             opened = (cell * g, cell * step.cell_before, cell * i, state * step.cell)
             delta = torch.cat([d * s for d, s in zip(opened, _slopes(step.gates), strict=True)], dim=-1)
             deltas.append(delta)
-            state, cell = _times(delta, weights.recurrent), cell * f
+            state, cell = product_each(delta, weights.recurrent), cell * f
         delta = torch.cat(deltas[::-1], dim=1)  # (P, letters · B, 4·units)
         before = torch.cat([step.state_before for step in record.steps], dim=1)
         symbols = torch.arange(weights.table.shape[1], device=delta.device)
         one_hot = (record.letters == symbols.unsqueeze(1)).to(delta.dtype)
-        by_symbol = _times(one_hot.unsqueeze(0), delta)
-        table = _times(by_symbol, weights.into)
+        by_symbol = product_each(one_hot.unsqueeze(0), delta)
+        table = product_each(by_symbol, weights.into)
         if self.padding >= 0:
             table[:, self.padding] = 0
-        gradients = [table, _times(by_symbol.mT, weights.table), _times(delta.mT, before)]
+        gradients = [table, product_each(by_symbol.mT, weights.table), product_each(delta.mT, before)]
         gradients += [delta.sum(dim=1), delta.sum(dim=1)]  # apart: an optimiser writes on them
         return {n: gradient for n, gradient in zip(self.places, gradients, strict=True) if n is not None}
 
@@ -183,8 +177,3 @@ def _slopes(gates: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Derivatives of the gates' activations, which their outputs tell: sigmoids, but tanh for the third."""
     i, f, g, o = gates
     return i * (1 - i), f * (1 - f), 1 - g * g, o * (1 - o)
-
-
-def _times(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b over (P, ·, ·), where either may have P = 1."""
-    return product(a.unsqueeze(0), b.unsqueeze(0))[0]

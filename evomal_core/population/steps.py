@@ -45,6 +45,18 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return a @ b if q == 1 else a.expand(-1, q, -1, -1) @ b
 
 
+def product_each(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b over (P, ·, ·), where either may have P = 1."""
+    return product(a.unsqueeze(0), b.unsqueeze(0))[0]
+
+
+def through(activation: str, change: Tensor, output: Tensor) -> Tensor:
+    """A tangent or cotangent times the slope of an activation ("relu", "tanh" or none), which its output tells."""
+    if activation == "relu":
+        return torch.ops.aten.threshold_backward(change, output.expand_as(change), 0)
+    return change * (1 - output * output) if activation == "tanh" else change
+
+
 def times_transposed(x: Tensor, w: Matrix) -> Tensor:
     """x @ wᵀ: (T, P, B, i) → (T, P, B, o)."""
     if isinstance(w, Tensor):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import random
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers import SEEDS, pairwise, trees, weights_for
+from helpers import SEEDS, assert_same_derivatives, pairwise, trees, weights_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -401,24 +401,9 @@ def by_hand(learners: list[Learner]) -> ConvolutionStack:
 @settings(max_examples=60)
 @given(st.sampled_from(KINDS), st.integers(1, 4), st.booleans(), SEEDS)
 def test_derivatives_by_hand_agree_with_autograd(kind: str, candidates: int, shared: bool, seed: int) -> None:
-    rng, draws = random.Random(seed), torch.Generator().manual_seed(seed)
-    model, shape = random_network(rng, {"regression": 2, "binary": 1, "multiclass": 3}[kind])
+    model, shape = random_network(random.Random(seed), {"regression": 2, "binary": 1, "multiclass": 3}[kind])
     learners = learners_for(kind, lambda _: model(), shape, PLAIN)
-    ours, theirs = by_hand(learners), NetworkStack(learners)
-
-    def like(parts: Sequence[Tensor], number: int) -> list[Tensor]:
-        return [torch.randn(1, number, *w.shape[2:], generator=draws, dtype=w.dtype) for w in parts]
-
-    theta = ours.theta0 if shared else like(ours.theta0, candidates)
-    x = learners[0].task.train[0].unsqueeze(0)
-    out, pullback, pushforward = ours.linearise(theta, x, 0)
-    wanted, pull, push = theirs.linearise(theta, x, 0)
-    torch.testing.assert_close(out, wanted, rtol=1e-10, atol=1e-12)
-    (cotangents,) = like([wanted[:, :1]], candidates)
-    for found, right in zip(pullback(cotangents), pull(cotangents), strict=True):
-        torch.testing.assert_close(found, right, rtol=1e-9, atol=1e-10)
-    direction = like(ours.theta0, candidates)
-    torch.testing.assert_close(pushforward(direction), push(direction), rtol=1e-9, atol=1e-10)
+    assert_same_derivatives(by_hand(learners), NetworkStack(learners), candidates, shared, seed)
 
 
 @pytest.mark.parametrize("model", [small_lenet, normed])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import SEEDS, trees, weights_for
+from helpers import SEEDS, assert_same_derivatives, trees, weights_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -297,26 +297,11 @@ def test_a_network_that_diverges_shows_it() -> None:
 @settings(max_examples=60)
 @given(st.sampled_from(sorted(KNOWN)), st.integers(1, 4), st.booleans(), SEEDS)
 def test_derivatives_by_hand_agree_with_autograd(name: str, candidates: int, shared: bool, seed: int) -> None:
-    draws = torch.Generator().manual_seed(seed)
     kinds = ["regression", "binary", "multiclass"]
     learner = learner_for(KNOWN[name], kinds[seed % 3], PLAIN)
     ours, theirs = make_stacks([learner])[0], NetworkStack([learner])
-
-    def like(parts: list[Tensor], number: int) -> list[Tensor]:
-        return [torch.randn(1, number, *w.shape[2:], generator=draws, dtype=w.dtype) for w in parts]
-
-    theta = ours.theta0 if shared else like(ours.theta0, candidates)
-    x = learner.task.train[0].unsqueeze(0)
-    out, pullback, pushforward = ours.linearise(theta, x, 0)
-    wanted, pull, push = theirs.linearise(theta, x, 0)
-    torch.testing.assert_close(out, wanted, rtol=1e-10, atol=1e-12)
-    (cotangents,) = like([wanted[:, :1]], candidates)
-    for found, right in zip(pullback(cotangents), pull(cotangents), strict=True):
-        torch.testing.assert_close(found, right, rtol=1e-9, atol=1e-10)
-    direction = like(ours.theta0, candidates)
-    if name == "padding":  # a direction that gradients of this network have
-        direction[0][:, :, 0] = 0
-    torch.testing.assert_close(pushforward(direction), push(direction), rtol=1e-9, atol=1e-10)
+    padded = name == "padding"  # whose row is in no direction that gradients of this network have
+    assert_same_derivatives(ours, theirs, candidates, shared, seed, zero=0 if padded else None)
 
 
 def test_the_padding_row_is_no_direction_by_hand() -> None:
