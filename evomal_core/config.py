@@ -95,7 +95,7 @@ class SGD(Config):
         """The learning rate of a step (from 0) of a training of `steps`: always lr."""
         return self.lr
 
-    def make(self, weights: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    def make(self, weights: Iterable[torch.Tensor]) -> torch.optim.Optimizer:
         """PyTorch's optimiser of some weights."""
         own = {name: getattr(self, name) for name in ("lr", "momentum", "nesterov", "weight_decay")}
         return torch.optim.SGD(weights, **own)
@@ -104,7 +104,8 @@ class SGD(Config):
 class Optimizer(Config):
     """Any optimiser of `torch.optim` for the base network, e.g. `Optimizer("AdamW", lr=3e-4, weight_decay=0.01)`.
 
-    It trains base networks for fitness, comparison and meta-testing. Local search goes on unrolling plain steps of
+    It trains base networks for fitness, comparison and meta-testing: whole populations at once, unless it is
+    Adafactor, LBFGS or Muon, which do not treat each weight alone. Local search goes on unrolling plain steps of
     SGD, with a learning rate of their own: Adam and its relatives divide the gradient by its own size, so their
     first step is lr · sign(∇M), whose derivative with respect to the loss's weights is zero.
 
@@ -182,7 +183,7 @@ class Optimizer(Config):
         falling = {"constant": 1.0, "linear": 1 - share, "cosine": (1 + math.cos(math.pi * share)) / 2}
         return self.lr * falling[self.schedule]
 
-    def make(self, weights: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    def make(self, weights: Iterable[torch.Tensor]) -> torch.optim.Optimizer:
         """PyTorch's optimiser of some weights."""
         return OPTIMISERS[self.name](weights, lr=self.lr, **dict(self.options))
 

@@ -24,6 +24,7 @@ from evomal_core.population import compiled
 from evomal_core.population.batches import as_tree
 from evomal_core.population.local_search import batched_local_search, batched_meta_gradients, check_batchable
 from evomal_core.population.networks import MLPStack, NotBatchable, make_stacks
+from evomal_core.population.optimisers import kernel_steps
 from evomal_core.population.training import batched_fitness, batched_minimise_predictions, train_stack
 from evomal_core.training import train
 from evomal_core.unroll import ENGINES, Tuned, meta_gradient, meta_optimiser
@@ -235,8 +236,10 @@ def train_all(
     by bit, whatever it is trained with; by PyTorch the last digits may depend on the learners given.
     """
     stacks, tree = make_stacks(learners), as_tree(loss)
+    kernels = kernel_steps(base) is not None
     if all(
-        compiled.fits(stack, [tree]) or (isinstance(stack, MLPStack) and len(learners) > 1) for stack in stacks
+        (kernels and compiled.fits(stack, [tree])) or (isinstance(stack, MLPStack) and len(learners) > 1)
+        for stack in stacks
     ):
         with suppress(NotBatchable):
             (row,) = train_stack(

@@ -69,6 +69,7 @@ def train(
     network = copy.deepcopy(learner.network)
     optimiser = base.make(network.parameters())
     wanted = sorted({step for step in record if 0 <= step <= steps} | {steps})
+    rates = learning_rates(base, steps, milestones)
     parts = {name: learner.task.labelled(name) for name in (splits or learner.task.parts())}
     done, curve = _take_up(snapshot, network, optimiser)
     tick(done)
@@ -76,7 +77,7 @@ def train(
         for step in wanted[len(curve) :]:
             for number in range(done, step):
                 for group in optimiser.param_groups:
-                    group["lr"] = _rate(base, number, steps, milestones)
+                    group["lr"] = rates[number]
                 optimiser.step(partial(_descend, loss, learner, network, number))
                 tick(1)
                 _put_down(snapshot, network, optimiser, number + 1, curve)
@@ -89,11 +90,12 @@ def train(
     return Training(network, curve, diverged)
 
 
-def _rate(base: SGD | Optimizer, step: int, steps: int, milestones: Collection[int]) -> float:
-    rate = base.rate(step, steps)
-    for _ in range(sum(milestone <= step for milestone in milestones)):
-        rate *= 0.1
-    return rate
+def learning_rates(base: SGD | Optimizer, steps: int, milestones: Collection[int] = ()) -> list[float]:
+    """The learning rate of each step of a training: the optimiser's, times 0.1 from each milestone on."""
+    rates = [base.rate(step, steps) for step in range(steps)]
+    for milestone in milestones:
+        rates[milestone:] = [0.1 * rate for rate in rates[milestone:]]
+    return rates
 
 
 def _descend(loss: nn.Module, learner: Learner, network: nn.Module, step: int) -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evomal_core.config import SGD, SearchConfig
+from evomal_core.config import SearchConfig
 from evomal_core.expression import Expression
 from evomal_core.lazy import LazyModule
 from evomal_core.losses import LearnedLoss
@@ -26,6 +26,7 @@ from evomal_core.population.batches import Rows, stack_rows
 from evomal_core.population.convolution_layers import Array, Blocks, Convolution, Dense, Join, Room
 from evomal_core.population.convolution_network import Network
 from evomal_core.population.networks import ConvolutionStack
+from evomal_core.population.optimisers import KernelSteps
 from evomal_core.unroll import episode
 
 kernels = LazyModule("evomal_core.population.kernels_convolutions")  # which loads Numba
@@ -262,9 +263,9 @@ def _tabulated(network: Network, shape: tuple[int, ...]) -> bool:
 class ConvolutionTraining:
     """The network of a stack for all candidates, trained by the kernels."""
 
-    def __init__(self, losses: Sequence[nn.Module], stack: ConvolutionStack, base: SGD) -> None:
+    def __init__(self, losses: Sequence[nn.Module], stack: ConvolutionStack, steps: KernelSteps) -> None:
         learned = [loss for loss in losses if isinstance(loss, LearnedLoss)]
-        self.stack, self.base = stack, base
+        self.stack, self.steps = stack, steps
         self.population = compiled.Population(
             [loss.expression for loss in learned], learned[0].softplus, stack.kind
         )
@@ -272,7 +273,7 @@ class ConvolutionTraining:
         self.network = Network(stack)
         self.moving = np.array(["f" in loss.expression.nodes for loss in learned])
         self.theta = np.repeat(compiled.flat_weights(stack), len(learned), axis=0)
-        self.velocity = np.zeros_like(self.theta)
+        self.memory = steps.memory(self.theta)
         self.running = [self._statistics() for _ in learned]
         self.done = 0
         self._rooms = list[Room]()
@@ -287,40 +288,38 @@ class ConvolutionTraining:
     def state(self) -> dict[str, Any]:
         """State for `resume`."""
         running = [[torch.from_numpy(part) for part in parts] for parts in self.running]
-        arrays = {"theta": torch.from_numpy(self.theta), "velocity": torch.from_numpy(self.velocity)}
+        arrays = {"theta": torch.from_numpy(self.theta), "memory": torch.from_numpy(self.memory)}
         return {**arrays, "running": running, "done": self.done}
 
     def resume(self, state: dict[str, Any]) -> None:
         """Go on from a state of a training with the same losses."""
-        self.theta, self.velocity = state["theta"].numpy(), state["velocity"].numpy()
+        self.theta, self.memory = state["theta"].numpy(), state["memory"].numpy()
         self.running = [[part.numpy() for part in parts] for parts in state["running"]]
         self.done = state["done"]
 
-    def advance(self, step: int) -> None:
-        """Train up to `step`."""
-        (learner,) = self.stack.learners
-        while self.done < step:
+    def advance(self, rates: Sequence[float]) -> None:
+        """Take a step at each of these learning rates."""
+        (learner,), end = self.stack.learners, self.done + len(rates)
+        while self.done < end:
             x, _ = learner.batch(self.done)
             together = max(1, BATCH_BYTES // (x[0].numel() * len(x) * self.network.dtype.itemsize))
-            stop = min(step, self.done + together)
+            stop = min(end, self.done + together)
             rows = [stack_rows(self.stack, [learner.batch(number)]) for number in range(self.done, stop)]
             batches = [(self.network.arranged(r.features[0].numpy()), r.y[0, 0].numpy()) for r in rows]
             with self.population.one_blas_thread():
-                self.population.spread(partial(self._train, batches))
+                self.population.spread(partial(self._train, batches, rates[self.done - end :]))
             self.done = stop
 
     @IGNORING
-    def _train(self, batches: list[tuple[Blocks, Array]], candidates: Array) -> None:
-        """Steps of SGD of the candidates on these batches, one batch after another."""
-        population, network = self.population, self.network
+    def _train(self, batches: list[tuple[Blocks, Array]], rates: Sequence[float], candidates: Array) -> None:
+        """Steps of the candidates on these batches, one batch after another."""
+        population, network, steps = self.population, self.network, self.steps
         room = self._rooms.pop() if self._rooms else Room(network.dtype)
         trees = (population.kind, population.softplus, population.trees, population.lengths, self.phi)
-        base, gradient = self.base, room.array("weights' gradient", (network.size,))
-        rates = np.array([base.lr, base.momentum, base.weight_decay])
+        gradient = room.array("weights' gradient", (network.size,))
         going = [p for p in candidates if np.isfinite(self.theta[p]).all() and (self.moving[p] or network.norms)]
-        for number, (blocks, y) in enumerate(batches):
+        for number, ((blocks, y), rate) in enumerate(zip(batches, rates, strict=False), start=self.done):
             cotangents = room.array("cotangents", (1, *y.shape))
-            first = self.done + number == 0
             for p in going:
                 out, memos = network.forward(self.theta[p], blocks, room, self.running[p])
                 if not self.moving[p]:
@@ -328,7 +327,9 @@ class ConvolutionTraining:
                 logits = np.ascontiguousarray(out.T)[None]
                 population.kernels.slopes(*trees, logits, y, np.array([p]), cotangents)
                 network.back(self.theta[p], memos, np.ascontiguousarray(cotangents[0].T), gradient, room)
-                population.kernels.descend(self.theta[p], self.velocity[p], gradient, rates, base.nesterov, first)
+                population.kernels.descend(
+                    self.theta[p], self.memory[p], gradient, steps.adam, steps.settings, rate, number
+                )
         self._rooms.append(room)
 
     def errors(self, splits: Sequence[str]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evomal_core.config import SGD, SearchConfig
+from evomal_core.config import SearchConfig
 from evomal_core.expression import Expression
 from evomal_core.kinds import link
 from evomal_core.learners import Batch
@@ -17,6 +17,7 @@ from evomal_core.losses import LearnedLoss
 from evomal_core.population import compiled
 from evomal_core.population.batches import Rows, same_batches, stack_rows
 from evomal_core.population.networks import MLPStack
+from evomal_core.population.optimisers import KernelSteps
 from evomal_core.unroll import episode
 
 STEPS_AT_ONCE = 500
@@ -104,38 +105,38 @@ class PerceptronMetaStep:
 class PerceptronTraining:
     """The networks of a stack for all candidates, trained by the kernels."""
 
-    def __init__(self, population: Sequence[nn.Module], stack: MLPStack, base: SGD) -> None:
+    def __init__(self, population: Sequence[nn.Module], stack: MLPStack, steps: KernelSteps) -> None:
         losses = [loss for loss in population if isinstance(loss, LearnedLoss)]
-        self.stack, self.base = stack, base
+        self.stack, self.steps = stack, steps
         self.population = compiled.Population([loss.expression for loss in losses], losses[0].softplus, stack.kind)
         self.layers, self.phi = _layers(stack), compiled.padded_weights(losses, stack.theta0[0].dtype)
         self.moving = np.array(["f" in loss.expression.nodes for loss in losses])
         self.theta = np.repeat(compiled.flat_weights(stack)[None], len(losses), axis=0)
-        self.velocity = np.zeros_like(self.theta)
+        self.memory = steps.memory(self.theta)
         self.done = 0
         self._rows: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._labels: dict[str, Tensor] = {}
 
-    def advance(self, step: int) -> None:
-        """Train up to `step`."""
-        population, base = self.population, self.base
+    def advance(self, rates: Sequence[float]) -> None:
+        """Take a step at each of these learning rates."""
+        for start in range(0, len(rates), STEPS_AT_ONCE):
+            self._advance(np.array(rates[start : start + STEPS_AT_ONCE]))
+
+    def _advance(self, rates: np.ndarray) -> None:
+        population, done, stop = self.population, self.done, self.done + len(rates)
         x, y = self._part("train")
-        rates = np.array([base.lr, base.momentum, base.weight_decay])
-        while self.done < step:
-            stop = min(step, self.done + STEPS_AT_ONCE)
-            orders = np.stack([self._orders(learner, x.shape[1], stop) for learner in self.stack.learners])
-            first = self.done == 0
+        orders = np.stack([self._orders(learner, x.shape[1], stop) for learner in self.stack.learners])
 
-            def work(candidates: np.ndarray, orders: np.ndarray = orders, first: bool = first) -> None:
-                population.kernels.train(
-                    population.kind, population.softplus, population.trees, population.lengths, self.phi,
-                    self.layers, x, y, orders, rates, base.nesterov, first, self.moving, candidates,
-                    self.theta, self.velocity,
-                )  # fmt: skip
+        def work(candidates: np.ndarray) -> None:
+            population.kernels.train(
+                population.kind, population.softplus, population.trees, population.lengths, self.phi,
+                self.layers, x, y, orders, self.steps.adam, self.steps.settings, rates, done, self.moving,
+                candidates, self.theta, self.memory,
+            )  # fmt: skip
 
-            with population.one_blas_thread():
-                population.spread(work)
-            self.done = stop
+        with population.one_blas_thread():
+            population.spread(work)
+        self.done = stop
 
     def errors(self, splits: Sequence[str]) -> dict[str, Tensor]:
         """The performance metric (T, P) of each part."""

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evomal_core.config import SGD, SearchConfig
+from evomal_core.config import SearchConfig
 from evomal_core.expression import Expression
 from evomal_core.learners import Batch
 from evomal_core.losses import LearnedLoss
 from evomal_core.population import compiled
 from evomal_core.population.batches import Rows, stack_rows
 from evomal_core.population.networks import RecurrentStack
+from evomal_core.population.optimisers import KernelSteps
 from evomal_core.population.recurrent import Letters, RecurrentDerivatives
 from evomal_core.unroll import episode
 
@@ -119,45 +120,46 @@ class RecurrentMetaStep:
 class RecurrentTraining:
     """The networks of one learner for all candidates, trained by the kernels."""
 
-    def __init__(self, population: Sequence[nn.Module], stack: RecurrentStack, base: SGD) -> None:
+    def __init__(self, population: Sequence[nn.Module], stack: RecurrentStack, steps: KernelSteps) -> None:
         losses = [loss for loss in population if isinstance(loss, LearnedLoss)]
-        self.stack, self.base = stack, base
+        self.stack, self.steps = stack, steps
         self.network = _Network(stack, [loss.expression for loss in losses], losses[0].softplus)
         self.phi = compiled.padded_weights(losses, stack.theta0[0].dtype)
         self.moving = np.array(["f" in loss.expression.nodes for loss in losses])
         self.theta = np.repeat(compiled.flat_weights(stack), len(losses), axis=0)
-        self.velocity = np.zeros_like(self.theta) if base.momentum else self.theta
+        self.memory = steps.memory(self.theta)
         self.done = 0
 
-    def advance(self, step: int) -> None:
-        """Train up to `step`."""
-        network = self.network
-        while self.done < step:
-            stop = min(step, self.done + STEPS_AT_ONCE)
+    def advance(self, rates: Sequence[float]) -> None:
+        """Take a step at each of these learning rates."""
+        network, end = self.network, self.done + len(rates)
+        while self.done < end:
+            stop = min(end, self.done + STEPS_AT_ONCE)
             batches = [network.rows(network.learner.batch(number)) for number in range(self.done, stop)]
 
             def work(candidates: np.ndarray, batches: list[Any] = batches) -> None:
                 with network.scratch() as scratch:
                     for p in candidates:
                         if self.moving[p] and np.isfinite(self.theta[p]).all():
-                            self._train(p, batches, scratch)
+                            self._train(p, batches, rates[self.done - end :], scratch)
 
             with network.population.one_blas_thread():
                 network.population.spread(work)
             self.done = stop
 
-    def _train(self, p: int, batches: list[tuple[Letters, np.ndarray]], scratch: _Scratch) -> None:
+    def _train(
+        self, p: int, batches: list[tuple[Letters, np.ndarray]], rates: Sequence[float], scratch: _Scratch
+    ) -> None:
         """Steps of one candidate."""
-        population, base, f = self.network.population, self.base, scratch.derivatives
+        population, steps, f = self.network.population, self.steps, scratch.derivatives
         kernels, theta, gradient = population.kernels, self.theta[p], np.empty_like(self.theta[p])
-        rates = np.array([base.lr, base.momentum, base.weight_decay])
         losses = (population.kind, population.softplus, population.trees, population.lengths, self.phi)
-        for number, (x, y) in enumerate(batches, start=self.done):
+        for number, ((x, y), rate) in enumerate(zip(batches, rates, strict=False), start=self.done):
             record, cotangent = scratch.record(x), np.empty_like(y)
             logits = f.forward(theta, x, record)
             kernels.slopes(*losses, logits[None], y, np.array([p]), cotangent[None])
             f.pullback(theta, x, record, cotangent, gradient)
-            kernels.descend(theta, self.velocity[p], gradient, rates, base.nesterov, number == 0)
+            kernels.descend(theta, self.memory[p], gradient, steps.adam, steps.settings, rate, number)
 
     def errors(self, splits: Sequence[str]) -> dict[str, Tensor]:
         """The performance metric (1, P) of each part."""

@@ -812,12 +812,12 @@ def meta_steps(kind, softplus, trees, lengths, phi, layers, theta0, f0, y, hidde
 
 
 @_jit
-def train(kind, softplus, trees, lengths, phi, layers, x, y, orders, rates, nesterov, first, moving, chosen, theta,
-          velocity):  # fmt: skip
-    """SGD steps of the `chosen` candidates on all tasks, in place: theta and velocity are (P, T, W).
+def train(kind, softplus, trees, lengths, phi, layers, x, y, orders, adam, settings, rates, done, moving, chosen,
+          theta, memory):  # fmt: skip
+    """Steps of the `chosen` candidates on all tasks, in place: theta is (P, T, W).
 
-    x is (T, rows, inputs), y (T, rows, C); orders (T, steps, B) numbers the rows of each batch. rates holds
-    learning rate, momentum and weight decay; `first` says whether the velocity is still to be set.
+    x is (T, rows, inputs), y (T, rows, C); orders (T, steps, B) numbers the rows of each batch. rates (steps,) are
+    learning rates; the first step has the number `done`; adam, settings and memory are those of `descend`.
     """
     tasks, steps, batch = orders.shape
     outputs, dtype = y.shape[2], theta.dtype
@@ -828,14 +828,13 @@ def train(kind, softplus, trees, lengths, phi, layers, x, y, orders, rates, nest
     one, two = np.empty(widest, dtype), np.empty(widest, dtype)
     gradient = np.empty_like(theta[0, 0])
     inputs, labels = np.empty((batch, x.shape[2]), dtype), np.empty((batch, outputs), dtype)
-    rate, momentum, decay = dtype.type(rates[0]), dtype.type(rates[1]), dtype.type(rates[2])
     scale = dtype.type(1 / batch)
     for p in chosen:
         if not moving[p]:
             continue
         tree, w = trees[p][:, : lengths[p]], phi[p]
         for t in range(tasks):
-            weights, speed = theta[p, t], velocity[p, t]
+            weights = theta[p, t]
             inputs[:], labels[:] = x[t, :batch], y[t, :batch]  # the whole data, where that is the batch
             for step in range(steps):
                 if batch < x.shape[1]:
@@ -848,7 +847,7 @@ def train(kind, softplus, trees, lengths, phi, layers, x, y, orders, rates, nest
                                   work[3], work[4], work[5], g.reshape(-1))  # fmt: skip
                 _through_link(kind, f, g, scale, one[: batch * outputs].reshape(batch, outputs))
                 _backward(layers, weights, ones, hidden, one, two, gradient)
-                _descend(weights, speed, gradient, rate, momentum, decay, nesterov, first and step == 0)
+                descend(weights, memory[p, t], gradient, adam, settings, rates[step], done + step)
 
 
 @_jit
@@ -858,14 +857,28 @@ def ahead(after, before, gradient, rate, decay):
 
 
 @_jit
-def descend(weights, speed, gradient, rates, nesterov, first):
-    """A step of SGD in place: rates hold learning rate, momentum and weight decay; see `train`."""
+def descend(weights, memory, gradient, adam, settings, rate, step):
+    """The step of this number, from 0 on, of Adam or else SGD, in place; the gradient is used up.
+
+    See `optimisers.KernelSteps` for settings and memory.
+    """
     dtype = weights.dtype.type
-    _descend(weights, speed, gradient, dtype(rates[0]), dtype(rates[1]), dtype(rates[2]), nesterov, first)
+    if adam:
+        coupled, decoupled = settings[3], settings[4]
+        if coupled != 0:
+            for n in range(weights.size):
+                gradient[n] += dtype(coupled) * weights[n]
+        if decoupled != 0:
+            for n in range(weights.size):
+                weights[n] *= dtype(1 - rate * decoupled)
+        _adam(weights, gradient, memory[0], memory[1], rate, settings[0], settings[1], settings[2], step + 1)
+    else:
+        momentum, decay, nesterov = dtype(settings[0]), dtype(settings[1]), settings[2] != 0
+        _sgd(weights, memory[0], gradient, dtype(rate), momentum, decay, nesterov, step == 0)
 
 
 @_jit
-def _descend(weights, speed, gradient, rate, momentum, decay, nesterov, first):
+def _sgd(weights, speed, gradient, rate, momentum, decay, nesterov, first):
     """A step of `torch.optim.SGD`, whose velocity is set where `first`."""
     if momentum == 0:
         _descend_plainly(weights, gradient, rate, decay)
@@ -946,19 +959,19 @@ def minimise(kind, softplus, trees, lengths, phi, y, rate, steps, chosen, best):
             _expression_slope(tree, w, softplus, f.reshape(-1), y.reshape(-1), work[0], work[1], work[2], work[3],
                               work[4], work[5], g.reshape(-1))  # fmt: skip
             _through_link(kind, f, g, scale, slope)
-            _adam(best[p].reshape(-1), slope.reshape(-1), mean, square, rate, step)
+            _adam(best[p].reshape(-1), slope.reshape(-1), mean, square, rate, 0.9, 0.999, 1e-8, step)
 
 
 @_jit
-def _adam(x, gradient, mean, square, rate, step):
-    """The step of this number, from 1 on, of `torch.optim.Adam` with its defaults, in place."""
+def _adam(x, gradient, mean, square, rate, beta1, beta2, eps, step):
+    """The step of this number, from 1 on, of `torch.optim.Adam` without weight decay, in place."""
     dtype = x.dtype.type
-    one, beta1, beta2, eps = dtype(1), dtype(0.9), dtype(0.999), dtype(1e-8)
-    size, root = dtype(rate / (1 - 0.9**step)), dtype(math.sqrt(1 - 0.999**step))
+    one, mean_share, square_share, least = dtype(1), dtype(beta1), dtype(beta2), dtype(eps)
+    size, root = dtype(rate / (1 - beta1**step)), dtype(math.sqrt(1 - beta2**step))
     for n in range(x.size):
-        mean[n] = beta1 * mean[n] + (one - beta1) * gradient[n]
-        square[n] = beta2 * square[n] + (one - beta2) * (gradient[n] * gradient[n])
-        x[n] -= size * (mean[n] / (math.sqrt(square[n]) / root + eps))
+        mean[n] = mean_share * mean[n] + (one - mean_share) * gradient[n]
+        square[n] = square_share * square[n] + (one - square_share) * (gradient[n] * gradient[n])
+        x[n] -= size * (mean[n] / (math.sqrt(square[n]) / root + least))
 
 
 @_jit

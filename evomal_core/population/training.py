@@ -37,8 +37,9 @@ from evomal_core.population.networks import (
     Stack,
     make_stacks,
 )
-from evomal_core.population.steps import Stacked, sgd_in_place
-from evomal_core.training import rows_at_once
+from evomal_core.population.optimisers import ELEMENTWISE, SGDSteps, TorchSteps, kernel_steps
+from evomal_core.population.steps import Stacked
+from evomal_core.training import learning_rates, rows_at_once
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,13 @@ def train_stack(
         For each loss, the errors for each learner.
 
     Raises:
-        NotBatchable: the losses form no program, the network can't be stacked, or the optimiser is not SGD.
+        NotBatchable: the losses form no program, or the network or the optimiser can't be stacked.
     """
-    if not isinstance(base, SGD):
-        raise NotBatchable(f"populations are trained at once by SGD only, and base is {base.name}")
+    if isinstance(base, Optimizer) and base.name not in ELEMENTWISE:
+        raise NotBatchable(f"{base.name} does not treat each weight alone, so it can't train a population at once")
     wanted = tuple(sorted({step for step in record if 0 <= step <= steps} | {steps}))
     kept = dict(zip(map(id, learners), snapshots, strict=True)) if snapshots and len(losses) == 1 else {}
-    plan = _Plan(base, wanted, splits, milestones, kept, tick)
+    plan = _Plan(base, learning_rates(base, steps, milestones), wanted, splits, kept, tick)
     results: dict[int, list[Trained]] = {}
     for indices, group in groups_of(losses):
         if not modules:
@@ -108,10 +109,11 @@ LOOK = 25
 class _Plan:
     """Settings of training: configuration, steps that are measured, and where states are saved."""
 
-    base: SGD
+    base: SGD | Optimizer
+    rates: Sequence[float]
+    """The learning rate of each step."""
     wanted: Sequence[int]
     splits: Sequence[str] | None
-    milestones: Collection[int]
     snapshots: Mapping[int, Snapshot]
     """Snapshots by id of the learner."""
     tick: Callable[[int], None]
@@ -134,16 +136,14 @@ def _train_one_stack(losses: Sequence[nn.Module], stack: Stack, plan: _Plan) -> 
         training.resume(state["training"])
         errors = state["errors"]
     plan.tick(training.done * len(stack.learners))
-    stops = sorted({*plan.wanted, *(step for step in plan.milestones if step < plan.wanted[-1])})
-    for step in stops:
-        training.base = _lowered(plan.base, sum(milestone < step for milestone in plan.milestones))
+    for step in plan.wanted:
         while training.done < step:
             before = training.done
-            training.advance(min(step, before + STRIDE))
+            training.advance(plan.rates[before : min(step, before + STRIDE)])
             plan.tick((training.done - before) * len(stack.learners))
             if isinstance(training, ConvolutionTraining) and snapshot is not None and snapshot.is_due:
                 snapshot.save({"training": training.state(), "errors": errors})
-        if step in plan.wanted and len(errors) <= plan.wanted.index(step):
+        if len(errors) <= plan.wanted.index(step):
             errors.append({"step": torch.tensor(step), **training.errors(names)})
     if isinstance(training, ConvolutionTraining) and snapshot is not None:
         snapshot.save({"training": training.state(), "errors": errors})
@@ -152,28 +152,22 @@ def _train_one_stack(losses: Sequence[nn.Module], stack: Stack, plan: _Plan) -> 
     return [[_trained(errors, t, p, bool(finite[t, p])) for p in candidates] for t in tasks]
 
 
-def _lowered(base: SGD, times: int) -> SGD:
-    """The optimiser with a tenth of the learning rate, this many times."""
-    for _ in range(times):
-        base = base.replace(lr=0.1 * base.lr)
-    return base
-
-
 STRIDE = 100
 """Steps between two reports of progress."""
 
 
 def _training(
-    losses: Sequence[nn.Module], stack: Stack, base: SGD
+    losses: Sequence[nn.Module], stack: Stack, base: SGD | Optimizer
 ) -> StackTraining | PerceptronTraining | RecurrentTraining | ConvolutionTraining:
     """The networks of a stack in training, by the kernels where they fit."""
-    if compiled.fits(stack, losses):
+    steps = kernel_steps(base)
+    if steps is not None and compiled.fits(stack, losses):
         if isinstance(stack, MLPStack):
-            return PerceptronTraining(losses, stack, base)
+            return PerceptronTraining(losses, stack, steps)
         if isinstance(stack, RecurrentStack):
-            return RecurrentTraining(losses, stack, base)
+            return RecurrentTraining(losses, stack, steps)
         if isinstance(stack, ConvolutionStack):
-            return ConvolutionTraining(losses, stack, base)
+            return ConvolutionTraining(losses, stack, steps)
     return StackTraining(losses, stack, base)
 
 
@@ -184,10 +178,10 @@ class StackTraining:
     training goes on; their errors are infinite.
     """
 
-    def __init__(self, losses: Sequence[nn.Module], stack: Stack, base: SGD) -> None:
+    def __init__(self, losses: Sequence[nn.Module], stack: Stack, base: SGD | Optimizer) -> None:
         self.losses, self.stack, self.base = losses, stack, base
         self.theta = stack.start(len(losses))
-        self.velocity: Stacked | None = None
+        self.move = SGDSteps(base) if isinstance(base, SGD) else TorchSteps(base, self.theta)
         self._train_only(torch.arange(len(losses), device=self.theta[0].device))
         self.done = 0
         self._held: tuple[list[Batch], Rows] | None = None
@@ -199,28 +193,28 @@ class StackTraining:
         self.cotangents = cotangents_of(losses, self.stack.kind, self.theta[0].dtype, candidates.device)
         moves = torch.tensor([_depends_on_f(loss) for loss in losses], device=candidates.device)
         self.moving = None if bool(moves.all()) else moves  # without f nothing trains, not even by weight decay
-        self.factored = self.moving is None or not self.base.weight_decay
+        self.factored = isinstance(self.base, SGD) and (self.moving is None or not self.base.weight_decay)
 
     def _leave_out_diverged(self) -> None:
         alive = _finite(self.theta).any(dim=0)
         if not alive.any() or alive.all():
             return
         self.theta = [w[:, alive] for w in self.theta]
-        self.velocity = self.velocity and [v[:, alive] for v in self.velocity]
+        self.move.keep(alive, self.theta)
         self.stack.keep(alive)
         self._train_only(self.candidates[alive])
 
-    def advance(self, step: int) -> None:
-        """Train up to `step`."""
-        for number in range(self.done, step):
+    def advance(self, rates: Sequence[float]) -> None:
+        """Take a step at each of these learning rates."""
+        for number, rate in enumerate(rates, start=self.done):
             if number % LOOK == 0:
                 self._leave_out_diverged()
             rows = self._rows([learner.batch(number) for learner in self.stack.learners])
             with torch.no_grad(), stackable():
                 predictions, pullback = self.stack.train_step(self.theta, rows.features, number, self.factored)
                 gradient = pullback(self.cotangents(predictions.expand(-1, len(self.candidates), -1, -1), rows))
-                self.velocity = sgd_in_place(self.theta, gradient, self.velocity, self.base, self.moving)
-        self.done = step
+                self.move(self.theta, gradient, rate, self.moving)
+        self.done += len(rates)
 
     def _rows(self, batches: list[Batch]) -> Rows:
         if self._held is None or not same_batches(self._held[0], batches):

@@ -26,6 +26,7 @@ from evomal_core.population import compiled
 from evomal_core.population.compiled_perceptrons import PerceptronMetaStep, PerceptronTraining
 from evomal_core.population.local_search import MetaStep
 from evomal_core.population.networks import MLPStack, make_stacks
+from evomal_core.population.optimisers import kernel_steps
 from evomal_core.population.training import StackTraining, batched_minimise_predictions
 from evomal_core.population.trees import Program
 from evomal_core.primitives import PRIMITIVES, TERMINALS
@@ -38,12 +39,14 @@ pytestmark = pytest.mark.usefixtures("with_kernels")
 NESTEROV = SGD(lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.01, batch_size=8)
 MOMENTUM = SGD(lr=0.05, momentum=0.5, batch_size=8)
 FULL = SGD(lr=0.05, batch_size=100)
+ADAM = em.Optimizer("Adam", lr=0.01, weight_decay=0.1, betas=(0.8, 0.9), batch_size=8)
+ADAMW = em.Optimizer("AdamW", lr=0.01, weight_decay=0.1, eps=1e-4, batch_size=100)
 KINDS = ("regression", "binary", "multiclass")
 LEARNT = ["square(sub(f, y))", "tanh(sub(f, y))", "log(add(1, square(sub(f, y))))", "div(f, y)", "mul(y, y)"]
 
 
 def learners_for(
-    kind: Any, base: SGD, dtype: torch.dtype = torch.float64, activation: str = "relu"
+    kind: Any, base: SGD | em.Optimizer, dtype: torch.dtype = torch.float64, activation: str = "relu"
 ) -> list[Learner]:
     tasks = []
     for seed in range(2):
@@ -113,14 +116,14 @@ def test_every_layer_and_optimiser_agrees(kind: str, activation: str, base: SGD)
     assert_agree(losses_for(LEARNT, kind), learners, em.SearchConfig(base=base))
 
 
-@pairwise(kind=KINDS, activation=["relu", "tanh"], base=[NESTEROV, MOMENTUM, FULL])
-def test_training_agrees_with_pytorch(kind: str, activation: str, base: SGD) -> None:
+@pairwise(kind=KINDS, activation=["relu", "tanh"], base=[NESTEROV, MOMENTUM, FULL, ADAM, ADAMW])
+def test_training_agrees_with_pytorch(kind: str, activation: str, base: SGD | em.Optimizer) -> None:
     losses = losses_for(LEARNT, kind)
     stack = the_stack(learners_for(kind, base, activation=activation))
-    ours, theirs = PerceptronTraining(losses, stack, base), StackTraining(losses, stack, base)
-    for step in (0, 3, 8):
-        ours.advance(step)
-        theirs.advance(step)
+    ours, theirs = PerceptronTraining(losses, stack, kernel_steps(base)), StackTraining(losses, stack, base)
+    for steps in (0, 3, 5):
+        ours.advance([base.lr] * steps)
+        theirs.advance([base.lr] * steps)
         got, wanted = ours.errors(["train", "validation"]), theirs.errors(["train", "validation"])
         for part, values in wanted.items():
             torch.testing.assert_close(got[part].to(values.dtype), values, rtol=1e-9, atol=0)
@@ -152,8 +155,8 @@ def test_company_and_threads_change_no_bit() -> None:
     def results(chosen: list[LearnedLoss]) -> tuple[np.ndarray, np.ndarray]:
         program = Program([loss.expression for loss in chosen])
         phi = program.pad([loss.phi.float() for loss in chosen])
-        training = PerceptronTraining(chosen, stack, base)
-        training.advance(5)
+        training = PerceptronTraining(chosen, stack, kernel_steps(base))
+        training.advance([base.lr] * 5)
         gradients = PerceptronMetaStep(stack, program.expressions, False, config)(phi, 0)[1]
         return gradients.numpy(), training.theta
 

@@ -16,6 +16,8 @@ import evomal_core as em
 from evomal_core.checkpoints import Snapshot
 from evomal_core.engines import fitness, local_search
 from evomal_core.learners import make_learners
+from evomal_core.population.optimisers import ELEMENTWISE
+from evomal_core.population.training import train_stack
 from evomal_core.training import train
 from evomal_core.unroll import ENGINES, meta_gradient
 
@@ -127,11 +129,51 @@ def test_a_population_is_tuned_at_once_whatever_trains_the_networks(steps):
         assert torch.equal(a.loss.phi, b.loss.phi)
 
 
+LOSSES = ["square(sub(y, f))", "tanh(sub(y, f))", "square(y)"]
+"""The last does not depend on the prediction: it moves no weight, not even by weight decay."""
+
+UNUSUAL = {
+    "ASGD": {"t0": 3, "weight_decay": 0.1},
+    "Adam": {"betas": (0.8, 0.9), "weight_decay": 0.1},
+    "AdamW": {"weight_decay": 0.1, "amsgrad": True},
+    "RMSprop": {"momentum": 0.5, "centered": True},
+    "SGD": {"momentum": 0.5, "dampening": 0.1},
+}
+
+
+@pytest.mark.parametrize("kernels", ["0", "1"])
+@pytest.mark.parametrize("options", [{}, UNUSUAL], ids=["plain", "unusual"])
+@pytest.mark.parametrize("name", sorted(ELEMENTWISE))
+def test_a_population_is_trained_at_once_as_each_network_alone(name, options, kernels, monkeypatch):
+    monkeypatch.setenv("EVOMAL_KERNELS", kernels)
+    base = em.Optimizer(name, lr=0.01, schedule="cosine", warmup=0.2, batch_size=8, **options.get(name, {}))
+    learners, _ = learners_of(base, [regression_task(20), regression_task(30)])
+    losses = [em.LearnedLoss(text) for text in LOSSES]
+    rows = train_stack(losses, learners, base, STEPS, record=[0, 5], milestones=[7])
+    for loss, row in zip(losses, rows, strict=True):
+        for learner, found in zip(learners, row, strict=True):
+            alone = train(loss, learner, base, STEPS, record=[0, 5], milestones=[7]).curve
+            assert found.curve == [pytest.approx(point, rel=1e-4) for point in alone]
+
+
+@pytest.mark.parametrize("name", sorted(ELEMENTWISE - {"Rprop"}))  # whose steps NaN does not move
+def test_a_diverged_network_is_left_out_and_disturbs_no_other(name, monkeypatch):
+    monkeypatch.setenv("EVOMAL_KERNELS", "0")
+    base = em.Optimizer(name, lr=0.01, batch_size=8)
+    learners, _ = learners_of(base)
+    wild = em.LearnedLoss("sub(square(square(f)), square(square(f)))", phi=[1e9] * 6)
+    rows = train_stack([wild, em.LearnedLoss(LOSSES[0])], learners, base, 60)
+    alone = train(em.LearnedLoss(LOSSES[0]), learners[0], base, 60).curve
+    assert rows[0][0].diverged
+    assert rows[1][0].curve == [pytest.approx(point, rel=1e-3) for point in alone]
+
+
 def test_fitness_of_a_population_falls_back_with_one_line(caplog):
-    learners, config = learners_of(ADAM)
+    base = em.Optimizer("LBFGS", lr=0.1, batch_size=8)
+    learners, config = learners_of(base)
     losses = [em.LearnedLoss("square(sub(y, f))"), em.LearnedLoss("abs(sub(y, f))")]
     wanted = [
-        train(loss, learners[0], ADAM, config.fitness_steps, splits=["validation"]).final["validation"]
+        train(loss, learners[0], base, config.fitness_steps, splits=["validation"]).final["validation"]
         for loss in losses
     ]
     with caplog.at_level(logging.WARNING, "evomal"):
@@ -139,7 +181,7 @@ def test_fitness_of_a_population_falls_back_with_one_line(caplog):
         assert fitness(losses, learners, config, "batched") == wanted
     (line,) = caplog.messages
     assert "one network at a time" in line
-    assert "Adam" in line
+    assert "LBFGS" in line
 
 
 @pytest.mark.parametrize("method", ["evomal", "taylorglo", "ml3"])
