@@ -92,6 +92,10 @@ class Loss(nn.Module):
         if self.class_weight is not None:
             check_class_weight(self.class_weight, self.kind)
 
+    def tree(self) -> Loss:
+        """The same loss as an expression with weights if it has such a form, or else the loss itself."""
+        return self
+
     @property
     def options(self) -> Options:
         """The options of its use that are not the usual ones."""

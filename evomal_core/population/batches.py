@@ -17,7 +17,6 @@ from evomal_core.kinds import Kind, link, through_link
 from evomal_core.labels import from_rows, read_labels
 from evomal_core.learners import Batch
 from evomal_core.losses import LearnedLoss, Loss
-from evomal_core.parametric import TaylorLoss
 from evomal_core.population.networks import NotBatchable, Stack
 from evomal_core.population.trees import Program
 
@@ -46,8 +45,8 @@ def slopes_of(losses: Sequence[nn.Module], dtype: torch.dtype, device: torch.dev
 
 
 def as_tree(loss: nn.Module) -> nn.Module:
-    """A TaylorGLO polynomial as the `LearnedLoss` that it equals; other losses as they are."""
-    return loss.tree() if isinstance(loss, TaylorLoss) else loss
+    """A loss in the form of an expression if it has one, see `Loss.tree`; other modules as they are."""
+    return loss.tree() if isinstance(loss, Loss) else loss
 
 
 Cotangents = Callable[[Tensor, "Rows"], Tensor]
