@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from evomal_core.models import he_
-from evomal_paper.datasets.downloads import import_torchvision
+from evomal_paper.datasets.torchvision import import_torchvision
 
 
 def alexnet(classes: int = 10) -> nn.Sequential:

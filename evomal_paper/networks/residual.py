@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from evomal_core.models import he_
-from evomal_paper.datasets.downloads import import_torchvision
+from evomal_paper.datasets.torchvision import import_torchvision
 
 
 def resnet18(classes: int = 10) -> nn.Module:

@@ -10,7 +10,7 @@ from evomal_core.engines import choose_engine
 from evomal_core.losses import TaskLoss
 from evomal_core.models import he_, logistic
 from evomal_core.seeds import isolated_torch, numpy_rng
-from evomal_paper.datasets.downloads import import_torchvision
+from evomal_paper.datasets.torchvision import import_torchvision
 from evomal_paper.networks import MODELS, preresnet, pyramidnet, wide_resnet
 
 # Published for ImageNet, by torchvision's documentation of alexnet, vgg16_bn and squeezenet1_0.
