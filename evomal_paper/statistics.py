@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
-from evomal_core.lazy import LazyModule
+from evomal_core.compare import interval
 from evomal_core.search import METHODS
 from evomal_core.seeds import numpy_rng
-
-if TYPE_CHECKING:
-    from scipy import stats
-else:
-    stats = LazyModule("scipy.stats")
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
@@ -23,7 +18,7 @@ LEVEL = 0.05
 """The level of the tests, after correction for their number."""
 
 
-def summary(values: Sequence[float] | np.ndarray) -> dict[str, float]:
+def summary(values: ArrayLike) -> dict[str, float]:
     """n, how many of them diverged (are not finite), and mean and standard deviation of the finite ones.
 
     The mean is NaN without a finite value, the standard deviation with fewer than two.
@@ -36,7 +31,7 @@ def summary(values: Sequence[float] | np.ndarray) -> dict[str, float]:
 
 
 def bootstrap_difference(
-    measured: Sequence[float] | np.ndarray, mean: float, sd: float, n: int, *purpose: str | int
+    measured: ArrayLike, mean: float, sd: float, n: int, *purpose: str | int
 ) -> tuple[float, float]:
     """A 95 % percentile interval of (mean of the measured values − a published mean).
 
@@ -68,14 +63,14 @@ def bootstrap_difference(
     return float(low), float(high)
 
 
-def paired_differences(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> np.ndarray:
+def paired_differences(first: ArrayLike, second: ArrayLike) -> np.ndarray:
     """first − second, seed by seed; two runs that both diverged differ by 0."""
     first, second = np.asarray(first, float), np.asarray(second, float)
     with np.errstate(invalid="ignore"):
         return np.where(np.isposinf(first) & np.isposinf(second), 0.0, first - second)
 
 
-def wilcoxon_p(differences: Sequence[float] | np.ndarray) -> float:
+def wilcoxon_p(differences: ArrayLike) -> float:
     """The exact two-sided p of Wilcoxon's signed-rank test (1945), also with ties and infinities.
 
     Zeros are dropped; tied sizes share their mean rank; the distribution is that of the rank sum over all
@@ -100,7 +95,7 @@ def smallest_p(n: int) -> float:
     return min(1.0, 2.0 ** (1 - n))
 
 
-def rank_biserial(differences: Sequence[float] | np.ndarray) -> float:
+def rank_biserial(differences: ArrayLike) -> float:
     """The matched-pairs rank-biserial correlation, (W₊ − W₋)/(W₊ + W₋) (Kerby 2014).
 
     +1 if every difference is positive, −1 if every one is negative, 0 without any difference.
@@ -109,15 +104,15 @@ def rank_biserial(differences: Sequence[float] | np.ndarray) -> float:
     return float((ranks * signs).sum() / ranks.sum()) if len(ranks) else 0.0
 
 
-def _signed_ranks(differences: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _signed_ranks(differences: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     values = np.asarray(differences, float)
     if np.isnan(values).any():
         raise ValueError(f"paired differences have no NaN, got {values.tolist()}; a diverged run is inf")
     values = values[values != 0]
-    return stats.rankdata(np.abs(values)), np.sign(values)
+    return pd.Series(np.abs(values)).rank().to_numpy(), np.sign(values)
 
 
-def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
+def holm(p_values: ArrayLike) -> np.ndarray:
     """p-values corrected for their number by Holm's step-down method (1979); NaN stays and is not counted."""
     p = np.asarray(p_values, float)
     corrected = np.full(len(p), np.nan)
@@ -127,7 +122,7 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     return corrected
 
 
-def paired_interval(first: Sequence[float], second: Sequence[float]) -> dict[str, float | int | str]:
+def paired_interval(first: ArrayLike, second: ArrayLike) -> dict[str, float | int | str]:
     """Mean of first − second over seeds with its 95 % t interval, and a verdict.
 
     Returns:
@@ -139,40 +134,45 @@ def paired_interval(first: Sequence[float], second: Sequence[float]) -> dict[str
     differences = paired_differences(*pairs)
     n, diverged = len(differences), int((~np.isfinite(pairs)).any(axis=0).sum())
     found: dict[str, float | int | str] = {"wins": int((differences < 0).sum()), "n": n, "diverged": diverged}
-    mean = float(differences.mean()) if n and not diverged else np.nan
     if n < 2 or diverged:
+        mean = float(differences.mean()) if n and not diverged else np.nan
         return found | {"difference": mean, "low": np.nan, "high": np.nan, "verdict": "not judged"}
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * differences.std(ddof=1) / np.sqrt(n))
-    low, high = mean - half, mean + half
+    mean, low, high = interval(differences)
     verdict = "undecided" if low <= 0 <= high else "lower" if mean < 0 else "higher"
     return found | {"difference": mean, "low": low, "high": high, "verdict": verdict}
 
 
-def crossed_interval(differences: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float, float]:
-    """The mean of paired differences over trainings × test rows, and the ends of its interval.
+PAIRED = ["n", "wins", "difference", "effect", "p"]
 
-    Both trainings and rows are samples, crossed with each other: the variance of the mean is σ_t²/T + σ_r²/R +
-    σ_tr²/(TR), estimated from mean squares (never below the share of either alone), with Satterthwaite's degrees
-    of freedom (1946). An interval over trainings alone takes the rows of a small test part for all there are.
+
+def paired(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float | int]:
+    """The paired comparison of two methods over the same seeds: n, wins, difference, effect and p."""
+    differences = paired_differences(ours, theirs)
+    return {
+        "n": len(differences),
+        "wins": int((differences < 0).sum()),
+        "difference": float(differences.mean()) if np.isfinite([ours, theirs]).all() and len(ours) else np.nan,
+        "effect": rank_biserial(differences),
+        "p": wilcoxon_p(differences),
+    }
+
+
+def paired_methods(
+    table: pd.DataFrame, value: str, first: str, others: Iterable[str]
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Each other method that is there: its name, and the values of the first and its own over their common seeds.
 
     Args:
-        differences: one loss's error less another's, (trainings, rows), at least two of each.
-        confidence: of the interval.
-
-    Returns:
-        The mean, the lower and the upper end.
+        table: one row per method and seed.
+        value: the column that is compared.
+        first: a method.
+        others: methods to compare it with.
     """
-    trainings, rows = differences.shape
-    mean, by_training, by_row = float(differences.mean()), differences.mean(axis=1), differences.mean(axis=0)
-    rest = differences - by_training[:, None] - by_row + mean
-    both = (rest**2).sum() / ((trainings - 1) * (rows - 1)) / rest.size
-    one, other = by_training.var(ddof=1) / trainings, by_row.var(ddof=1) / rows
-    variance = max(one + other - both, one, other)
-    if variance == 0:
-        return mean, mean, mean
-    degrees = (one + other) ** 2 / (one**2 / (trainings - 1) + other**2 / (rows - 1))
-    half = float(stats.t.ppf((1 + confidence) / 2, degrees) * np.sqrt(variance))
-    return mean, mean - half, mean + half
+    wide = table.astype({"method": str}).pivot(index="seed", columns="method", values=value)
+    for other in others:
+        if {first, other} <= set(wide):
+            both = wide[[first, other]].dropna()
+            yield other, both[first].to_numpy(float), both[other].to_numpy(float)
 
 
 _INTERVAL = ["difference", "low", "high", "wins", "n", "diverged", "verdict"]
@@ -190,12 +190,10 @@ def against(table: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFrame:
         Columns of `by`, method, and those of `paired_interval`; a place without the baseline has no row.
     """
     rows = []
+    others = [name for name in METHODS if name != "baseline"]
     for keys, part in table.groupby(list(by), observed=True, sort=False):
-        values = part.astype({"method": str}).pivot(index="seed", columns="method", values=value)
-        for method in [name for name in METHODS if name in values and name != "baseline" and "baseline" in values]:
-            both = values[[method, "baseline"]].dropna()
-            found = paired_interval(both[method].tolist(), both["baseline"].tolist())
-            rows.append({**dict(zip(by, keys, strict=True)), "method": method, **found})
+        for method, theirs, ours in paired_methods(part, value, "baseline", others):
+            rows.append({**dict(zip(by, keys, strict=True)), "method": method, **paired_interval(ours, theirs)})
     return pd.DataFrame(rows, columns=[*by, "method", *_INTERVAL])
 
 

@@ -7,7 +7,7 @@ Descent is followed to its end; a short training can stop on the way, and use a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,13 +34,11 @@ LOPSIDED = 0.1
 """A loss is asymmetric where its two sides differ by more than this share of their sum."""
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Findings of `describe`: the family, whether the two kinds of error cost differently, and the numbers."""
+class Shape(NamedTuple):
+    """Findings of `describe`: the family, and whether the two kinds of error cost differently."""
 
     family: str
     asymmetric: bool = False
-    numbers: dict[str, float] = field(default_factory=dict)
 
 
 def describe(loss: Loss, classes: int = 10) -> Shape:
@@ -51,10 +49,6 @@ def describe(loss: Loss, classes: int = 10) -> Shape:
         classes: number of classes of a multiclass loss, since a softmax ties them together.
     """
     return regression(loss) if loss.kind == "regression" else classification(loss, classes)
-
-
-def _shape(family: str, asymmetric: bool, numbers: dict[str, float]) -> Shape:
-    return Shape(family, asymmetric, {name: float(value) for name, value in numbers.items()})
 
 
 def _settle(slope: np.ndarray, start: int) -> int:
@@ -114,25 +108,15 @@ def classification(loss: Loss, classes: int = 10) -> Shape:
         return Shape("degenerate")
     first = int(np.searchsorted(P, start))
     rest = min(_settle(curve[1], first) for curve in curves)
-    difference, total = _two_sides(positive[0] - positive[0][-1], negative[0] - negative[0][-1])
-    lopsided = bool(difference > LOPSIDED * total)
-    numbers = {"rests at p": P[rest]}
+    asymmetric = _is_asymmetric(positive[0] - positive[0][-1], negative[0] - negative[0][-1])
     if P[rest] < P[first] + 0.01:
-        return _shape("degenerate", lopsided, numbers)
-    numbers |= {
-        "rise to p = 1": (value[-1] - value[rest]) / (value[first] - value[rest]),
-        "easy share": _easy_share(value),
-        "R² with −ln p": _explained(value, -np.log(P)),
-    }
-    if rest < len(P) - 1 and numbers["rise to p = 1"] > 0.01:
-        family = "label-smoothing-like"
-    elif numbers["easy share"] <= 0.5 and value.argmax() == 0:
-        family = "focal-like"
-    elif numbers["R² with −ln p"] >= 0.98:
-        family = "cross-entropy-like"
-    else:
-        family = "other"
-    return _shape(family, lopsided, numbers)
+        return Shape("degenerate", asymmetric)
+    rise = (value[-1] - value[rest]) / (value[first] - value[rest])
+    if rest < len(P) - 1 and rise > 0.01:
+        return Shape("label-smoothing-like", asymmetric)
+    if _easy_share(value) <= 0.5 and value.argmax() == 0:
+        return Shape("focal-like", asymmetric)
+    return Shape("cross-entropy-like" if _explained(value, -np.log(P)) >= 0.98 else "other", asymmetric)
 
 
 def _easy_share(value: np.ndarray) -> float:
@@ -142,8 +126,8 @@ def _easy_share(value: np.ndarray) -> float:
     return easy / hard / reference if hard > 0 else np.inf
 
 
-def _two_sides(left: np.ndarray, right: np.ndarray) -> tuple[float, float]:
-    return float(np.abs(left - right).sum()), float((np.abs(left) + np.abs(right)).sum())
+def _is_asymmetric(left: np.ndarray, right: np.ndarray) -> bool:
+    return bool(np.abs(left - right).sum() > LOPSIDED * (np.abs(left) + np.abs(right)).sum())
 
 
 Y = np.array([-1.75, -1.25, -0.75, -0.25, 0.25, 0.75, 1.25, 1.75])
@@ -174,8 +158,7 @@ def regression(loss: Loss) -> Shape:
       sublinear losses are not (TPAMI V-C.2: robustness to outliers).
     - *other*.
 
-    An offset that depends on y is ignored, since it has no gradient. The minimum need not lie at f = y: the
-    number "R² of f*" says how near it is.
+    An offset that depends on y is ignored, since it has no gradient. The minimum need not lie at f = y.
 
     Raises:
         ValueError: the loss is one of classification.
@@ -187,36 +170,23 @@ def regression(loss: Loss) -> Shape:
         return Shape("degenerate")
     starts = [int(np.searchsorted(F, start)) for start in STARTS]
     rests = np.array([[F[_settle(slope, start)] for start in starts] for slope in slopes])
-    numbers = {"R² of f*": 1 - np.mean((rests - Y[:, None]) ** 2) / Y.var()}
-    if numbers["R² of f*"] < 0.5:
-        return _shape("degenerate", False, numbers)
+    if 1 - np.mean((rests - Y[:, None]) ** 2) / Y.var() < 0.5:
+        return Shape("degenerate")
     middle = np.median(rests, axis=1)[:, None]
     right, left = (value_and_slope(loss, middle + side * ERRORS, Y[:, None])[0] for side in (1, -1))
     both = np.hstack((left[:, ::-1], right))
     u = np.hstack((-ERRORS[::-1], ERRORS))
     lowest = value_and_slope(loss, middle, Y[:, None])[0]
-    difference, total = _two_sides(left - lowest, right - lowest)
-    numbers |= {
-        "R² with u²": _explained(both, u**2),
-        "R² with a(y)·u²": min(_explained(row, u**2) for row in both),
-        "R² with |u|": _explained(both, np.abs(u)),
-        "tail": _tail(loss, middle),
-    }
-    lopsided = bool(difference > LOPSIDED * total)
-    tail = numbers["tail"]
-    if numbers["R² with u²"] >= 0.99 and abs(tail - 2) <= 0.2:
-        family = "squared-error-like"
-    elif numbers["R² with a(y)·u²"] >= 0.99 and abs(tail - 2) <= 0.2:
-        family = "label-weighted squared error"
-    elif numbers["R² with |u|"] >= 0.99 and abs(tail - 1) <= 0.1:
-        family = "absolute-like"
-    elif lopsided:
-        family = "asymmetric"
-    elif tail <= 1.05:
-        family = "robust"
-    else:
-        family = "other"
-    return _shape(family, lopsided, numbers)
+    asymmetric, tail = _is_asymmetric(left - lowest, right - lowest), _tail(loss, middle)
+    if _explained(both, u**2) >= 0.99 and abs(tail - 2) <= 0.2:
+        return Shape("squared-error-like", asymmetric)
+    if min(_explained(row, u**2) for row in both) >= 0.99 and abs(tail - 2) <= 0.2:
+        return Shape("label-weighted squared error", asymmetric)
+    if _explained(both, np.abs(u)) >= 0.99 and abs(tail - 1) <= 0.1:
+        return Shape("absolute-like", asymmetric)
+    if asymmetric:
+        return Shape("asymmetric", asymmetric)
+    return Shape("robust" if tail <= 1.05 else "other", asymmetric)
 
 
 def _tail(loss: Loss, middle: np.ndarray) -> float:

@@ -20,10 +20,9 @@ from evomal_paper.comparison.findings import (
     n_text,
     of_each,
 )
-from evomal_paper.comparison.verdicts import paired
 from evomal_paper.published.tables import LABELS, published
 from evomal_paper.sentences import interval
-from evomal_paper.statistics import LEVEL, holm
+from evomal_paper.statistics import LEVEL, holm, paired, paired_methods
 
 NEAR = 0.05
 """Largest distance of a share from the published one: five percentage points."""
@@ -153,15 +152,12 @@ def flatter(evidence: Evidence) -> Finding:
     for experiment, part in evidence.landscapes.groupby("experiment", sort=False):
         offsets = part["x"].abs()
         radius = RADIUS if offsets[offsets > 0].min() <= RADIUS <= offsets.max() else float(offsets.max())
-        wide = sharpness(part, radius=radius).pivot(index="seed", columns="method", values="sharpness")
-        if not {"evomal", "baseline"} <= set(wide):
-            continue
-        both = wide[["evomal", "baseline"]].dropna()
-        if both.empty:
-            continue
-        ours, theirs = (both[name].to_numpy(float) for name in ("evomal", "baseline"))
-        row = {"experiment": experiment, "ours": ours.mean(), "theirs": theirs.mean(), **paired(ours, theirs)}
-        rows.append(row | {"radius": radius, "as said": (ours.mean() > theirs.mean()) == (experiment in SHARPER)})
+        sharp = sharpness(part, radius=radius)
+        for _, ours, theirs in paired_methods(sharp, "sharpness", "evomal", ["baseline"]):
+            if len(ours):
+                as_said = (ours.mean() > theirs.mean()) == (experiment in SHARPER)
+                row = {"experiment": experiment, "ours": ours.mean(), "theirs": theirs.mean()}
+                rows.append(row | paired(ours, theirs) | {"radius": radius, "as said": as_said})
     if not rows:
         return ABSENT
     found = pd.DataFrame(rows)

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from evomal_paper.comparison.evidence import Evidence
-from evomal_paper.comparison.verdicts import DIRECTION, NOT, NOT_RUN, REPRODUCED, paired
+from evomal_paper.comparison.verdicts import DIRECTION, NOT, NOT_RUN, REPRODUCED
 from evomal_paper.published.tables import COMPARED, LABELS, published
 from evomal_paper.sentences import count_seeds
-from evomal_paper.statistics import LEVEL, holm, smallest_p
+from evomal_paper.statistics import LEVEL, holm, paired, paired_methods, smallest_p
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def pairs(values: pd.DataFrame, table: str, rivals: Sequence[str], leave_out: Se
         leave_out: experiments that the claim itself excepts.
 
     Returns:
-        One row per published experiment, group and rival: n, wins, difference, effect and p (`verdicts.paired`),
+        One row per published experiment, group and rival: n, wins, difference, effect and p (`paired`),
         and the means "ours" and "theirs" (inf with a diverged run).
     """
     split = COMPARED[table][0]
@@ -95,12 +95,9 @@ def pairs(values: pd.DataFrame, table: str, rivals: Sequence[str], leave_out: Se
     errors = values[(values["table"] == table) & (values["split"] == split) & values["experiment"].isin(names)]
     rows = []
     for (experiment, group), part in errors.groupby(["experiment", "group"], sort=False):
-        wide = part.pivot(index="seed", columns="method", values="value")
-        for rival in [name for name in rivals if name in wide and "evomal" in wide]:
-            both = wide[["evomal", rival]].dropna()
-            if both.empty:
+        for rival, ours, theirs in paired_methods(part, "value", "evomal", rivals):
+            if not len(ours):
                 continue
-            ours, theirs = (both[name].to_numpy() for name in ("evomal", rival))
             place = {"experiment": experiment, "group": group, "rival": rival, "table": table}
             rows.append({**place, "ours": ours.mean(), "theirs": theirs.mean(), **paired(ours, theirs)})
     return pd.DataFrame(rows)

@@ -9,11 +9,12 @@ import pandas as pd
 
 from evomal_core.checks import refuse_unknown
 from evomal_core.search import METHODS
-from evomal_paper.comparison.verdicts import NEW, compare, decided, paired
+from evomal_paper.comparison.verdicts import NEW, compare, decided
 from evomal_paper.experiments.catalogue import experiment as experiment_of
 from evomal_paper.experiments.profiles import Profile, changes_in
 from evomal_paper.published.tables import published
 from evomal_paper.sentences import mean_and_sd
+from evomal_paper.statistics import paired, paired_methods
 
 SPLITS: tuple[str, ...] = get_args(Profile.model_fields["split"].annotation)
 """disjoint: 60:20:20; leaking: as in the authors' code, with the training rows among the test rows."""
@@ -101,24 +102,20 @@ def orders(final: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row per experiment, split and other method: best, other, by_chance (whether chance explains the
         published order: means closer than 1.96 standard errors), ours and theirs (means), n, wins (seeds at
-        which the best method's error is smaller), effect, p (paired, see `verdicts.paired`) and verdict.
+        which the best method's error is smaller), effect, p (paired, see `statistics.paired`) and verdict.
     """
     cells = published("III").query("experiment in @final.experiment.unique()")
     rows: list[dict[str, Any]] = []
     tests = final[(final["split"] == "test") & (final["group"] == "in-sample")]
     for (experiment, profile), part in tests.groupby(["experiment", "profile"], observed=True, sort=False):
-        wide = part.astype({"method": str}).pivot(index="seed", columns="method", values="error")
         numbers = cells[cells["experiment"] == experiment].set_index("method")[["mean", "sd", "n"]]
         best = str(numbers["mean"].idxmin())
-        for other in [name for name in METHODS if name in numbers.index and name != best]:
-            if not {best, other} <= set(wide):
-                continue
-            both = wide[[best, other]].dropna()
-            ours, theirs = both[best].to_numpy(float), both[other].to_numpy(float)
+        others = [name for name in METHODS if name in numbers.index and name != best]
+        for other, ours, theirs in paired_methods(part, "error", best, others):
             row = {"experiment": experiment, "split": split_of(str(profile)), "best": best, "other": other}
             row["by_chance"] = not decided(tuple(numbers.loc[best]), tuple(numbers.loc[other]))
             row |= {"ours": ours.mean(), "theirs": theirs.mean(), **paired(ours, theirs)}
-            row["verdict"] = OPEN if len(both) < 2 else KEPT if row["ours"] < row["theirs"] else LOST
+            row["verdict"] = OPEN if len(ours) < 2 else KEPT if row["ours"] < row["theirs"] else LOST
             rows.append(row)
     columns = ["experiment", "split", "best", "other", "by_chance", "ours", "theirs", "n", "wins", "effect", "p"]
     return pd.DataFrame(rows, columns=[*columns, "verdict"])

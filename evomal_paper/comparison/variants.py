@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 
 from evomal_paper.comparison.evidence import varied_rate
-from evomal_paper.comparison.verdicts import PAIRED, is_counted, paired
+from evomal_paper.comparison.verdicts import is_counted
 from evomal_paper.experiments.catalogue import experiment as experiment_of
 from evomal_paper.experiments.profiles import changes_in
 from evomal_paper.published.tables import COMPARED, published
+from evomal_paper.statistics import PAIRED, paired
 
 COLUMNS = ["experiment", "profile", "change", "group", "method", "published", "unvaried", "varied", "diverged"]
 COLUMNS += ["diverged unvaried", *PAIRED, "nearer"]

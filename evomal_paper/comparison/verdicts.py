@@ -13,13 +13,13 @@ from evomal_paper.experiments.catalogue import experiment
 from evomal_paper.published.tables import COMPARED, published
 from evomal_paper.statistics import (
     LEVEL,
+    PAIRED,
     bootstrap_difference,
     holm,
-    paired_differences,
-    rank_biserial,
+    paired,
+    paired_methods,
     smallest_p,
     summary,
-    wilcoxon_p,
 )
 
 REPRODUCED, DIRECTION, NOT, NOT_RUN = "reproduced", "direction reproduced", "not reproduced", "not run"
@@ -367,15 +367,13 @@ def orderings(final: pd.DataFrame, table: str) -> pd.DataFrame:
     place_of = [name for name in PLACE if name != "table"]
     for keys, part in final.groupby(place_of, observed=True, sort=False):
         place = dict(zip(place_of, keys, strict=True))
-        errors = part.astype({"method": str}).pivot(index="seed", columns="method", values="error")
-        for other in [name for name in METHODS if name in errors and name != "evomal" and "evomal" in errors]:
-            cells = [theirs.get((table, place["experiment"], place["group"], name)) for name in ("evomal", other)]
-            if cells[0] is None or cells[1] is None:
-                continue
-            both = errors[["evomal", other]].dropna()
+        cells = {name: theirs.get((table, place["experiment"], place["group"], name)) for name in METHODS}
+        published_of = {name: cell[0] for name, cell in cells.items() if cell is not None}
+        others = [name for name in published_of if name != "evomal" and "evomal" in published_of]
+        for other, *both in paired_methods(part, "error", "evomal", others):
             row = {"table": table, **place, "method": "evomal", "other": other}
-            row["published difference"] = cells[0][0] - cells[1][0]
-            rows.append(row | paired(both["evomal"].to_numpy(), both[other].to_numpy()))
+            row["published difference"] = published_of["evomal"] - published_of[other]
+            rows.append(row | paired(*both))
     columns = ["table", *place_of, "method", "other", "published difference", *PAIRED]
     found = pd.DataFrame(rows, columns=columns)
     families = found.groupby(["experiment", "profile", "split"])["p"]
@@ -383,21 +381,6 @@ def orderings(final: pd.DataFrame, table: str) -> pd.DataFrame:
     found["least"] = (families.transform("size") * found["n"].map(smallest_p)).clip(upper=1.0)
     found["verdict"] = [_ordered(row) for row in found.to_dict("records")]
     return found
-
-
-PAIRED = ["n", "wins", "difference", "effect", "p"]
-
-
-def paired(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
-    """The paired comparison of two methods over the same seeds: n, wins, difference, effect and p."""
-    differences = paired_differences(ours, theirs)
-    return {
-        "n": len(differences),
-        "wins": int((differences < 0).sum()),
-        "difference": float(differences.mean()) if np.isfinite([ours, theirs]).all() and len(ours) else np.nan,
-        "effect": rank_biserial(differences),
-        "p": wilcoxon_p(differences),
-    }
 
 
 def _ordered(row: Mapping[str, Any]) -> str:

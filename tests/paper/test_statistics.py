@@ -106,29 +106,3 @@ def test_an_interval_is_the_same_each_time_and_needs_two_values():
 def test_a_published_number_without_sd_counts_as_exact():
     low, high = statistics.bootstrap_difference([3.0, 3.0, 3.0], 2.0, np.nan, 5)
     assert (low, high) == pytest.approx((1.0, 1.0))
-
-
-def simulated_differences(rng, trainings, rows, of_training, of_row, of_both):
-    return (
-        of_training * rng.normal(size=(trainings, 1))
-        + of_row * rng.normal(size=(1, rows))
-        + of_both * rng.normal(size=(trainings, rows))
-    )
-
-
-@pytest.mark.parametrize("spreads", [(1, 0, 1), (0, 1, 1), (0.3, 1, 2), (0.3, 1, 0)])
-def test_a_crossed_interval_covers_the_truth_as_often_as_it_says(spreads):
-    rng = np.random.default_rng(0)
-    covered = 0
-    for _ in range(1000):
-        _, low, high = statistics.crossed_interval(simulated_differences(rng, 5, 40, *spreads))
-        covered += low <= 0 <= high
-    assert 0.925 < covered / 1000 <= 0.99
-
-
-def test_a_crossed_interval_of_rows_that_are_all_alike_is_students_over_trainings():
-    by_training = np.random.default_rng(1).normal(size=6)
-    low, high = stats.ttest_1samp(by_training, 0).confidence_interval(0.9)
-    found = statistics.crossed_interval(np.repeat(by_training[:, None], 30, axis=1), 0.9)
-    assert found == pytest.approx((by_training.mean(), low, high))
-    assert statistics.crossed_interval(np.zeros((3, 4))) == (0, 0, 0)

@@ -28,16 +28,16 @@ import numpy as np
 import pandas as pd
 import sklearn
 import torch
+from scipy import stats
 from sklearn import datasets
 
 import evomal_core as em
-from evomal_core.compare import interval
+from evomal_core.compare import CONFIDENCE, interval
 from evomal_core.kinds import Kind
 from evomal_core.known import write
 from evomal_core.learners import Problem
 from evomal_core.training import train
 from evomal_core.tuning import Tuning
-from evomal_paper.statistics import crossed_interval
 from tests.speed.rows import measured
 
 OPENML = Path(sklearn.__file__).parent / "datasets" / "tests" / "data" / "openml"
@@ -107,6 +107,33 @@ def row_errors(problem: Problem, tuning: Tuning, trainings: int) -> np.ndarray:
             said = y_pred.argmax(dim=1) if y_pred.shape[1] > 1 else (y_pred > 0).float()
             found.append((said != y).float().reshape(len(y)).numpy())
     return np.array(found, dtype=float)
+
+
+def crossed_interval(differences: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float, float]:
+    """The mean of paired differences over trainings × test rows, and the ends of its interval.
+
+    Both trainings and rows are samples, crossed with each other: the variance of the mean is σ_t²/T + σ_r²/R +
+    σ_tr²/(TR), estimated from mean squares (never below the share of either alone), with Satterthwaite's degrees
+    of freedom (1946). An interval over trainings alone takes the rows of a small test part for all there are.
+
+    Args:
+        differences: one loss's error less another's, (trainings, rows), at least two of each.
+        confidence: of the interval.
+
+    Returns:
+        The mean, the lower and the upper end.
+    """
+    trainings, rows = differences.shape
+    mean, by_training, by_row = float(differences.mean()), differences.mean(axis=1), differences.mean(axis=0)
+    rest = differences - by_training[:, None] - by_row + mean
+    both = (rest**2).sum() / ((trainings - 1) * (rows - 1)) / rest.size
+    one, other = by_training.var(ddof=1) / trainings, by_row.var(ddof=1) / rows
+    variance = max(one + other - both, one, other)
+    if variance == 0:
+        return mean, mean, mean
+    degrees = (one + other) ** 2 / (one**2 / (trainings - 1) + other**2 / (rows - 1))
+    half = float(stats.t.ppf((1 + confidence) / 2, degrees) * np.sqrt(variance))
+    return mean, mean - half, mean + half
 
 
 def verdict(interval: tuple[float, float, float]) -> str:

@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_runs import made
 
-from evomal_paper.analysis.scaling import Phase, alone, makespan, replay, scaling
-from evomal_paper.plots.scaling import speed_up_by_workers
 from evomal_paper.runs.run import Run
+
+pytest.importorskip("tests.speed", reason="the benchmarks lie beside the package in a checkout")
+
+from tests.speed.scaling import Phase, alone, makespan, replay, scaling, speed_up_by_workers
 
 PHASES = st.builds(Phase, st.floats(0, 3), st.lists(st.floats(0.01, 5), min_size=1, max_size=9).map(np.array))
 RUNS = st.lists(st.lists(PHASES, min_size=1, max_size=3), min_size=1, max_size=4)

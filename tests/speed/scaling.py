@@ -1,6 +1,6 @@
 """Scaling of a search: recorded runs replayed on any number of simulated workers.
 
-`python -m evomal_paper.analysis.scaling` writes results/cluster/scaling.csv and docs/images/scaling.png. The
+`python -m tests.speed.scaling` writes results/cluster/scaling.csv and docs/images/scaling.png. The
 records of runs say how many candidates each generation had, and the seconds of its phases and of the caller alone;
 results/cluster/measured.json, how candidates of one generation differ in duration, and what sending one costs.
 """
@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from evomal_core.files import read_json, write_atomic
 from evomal_core.seeds import numpy_rng
-from evomal_paper.plots.scaling import speed_up_by_workers
-from evomal_paper.plots.style import render
+from evomal_paper.plots.style import loss_line, new_figure, render, styled
 from evomal_paper.runs.run import Run, complete_runs
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -152,9 +152,25 @@ def scaling(runs: Sequence[Run], spread: Sequence[float], overhead: float) -> pd
     return pd.DataFrame(rows, columns=columns)
 
 
+@styled
+def speed_up_by_workers(table: pd.DataFrame) -> Figure:
+    """Speed-up by the number of workers, a line per case of `scaling`, and the diagonal; logarithmic axes."""
+    figure, ((axes,),) = new_figure(6.4, 4.2)
+    axes.plot(WORKERS, WORKERS, color="0.6", linewidth=1, linestyle=":", label="as many times as workers")
+    for number, (name, part) in enumerate(table.groupby("case", sort=False)):
+        axes.plot(part["workers"], part["speed-up"], label=name, **loss_line(name, number))
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+    axes.set(xlabel="workers", ylabel="speed-up against one process (simulated)")
+    axes.legend(frameon=False)
+    return figure
+
+
 def main() -> None:
     """Write the table and the figure."""
-    parser = argparse.ArgumentParser(prog="python -m evomal_paper.analysis.scaling", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.speed.scaling", description=__doc__)
     parser.add_argument("--experiment", default="sine")
     parser.add_argument("--profile", default="paper")
     parser.add_argument("--results-dir", default="results", type=Path)
