@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,6 +67,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
+def _folder(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("name a folder, for example results")
+    return text
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "experiment": {"help": "an experiment, see `evomal list`"},
+    "--method": {"default": "all", "metavar": "M[,M…]", "help": "methods, or all (default)"},
+    "--seeds": {
+        "metavar": "S",
+        "help": "for example 0-9 or 0,3,5 (default: the profile's; of verify, all there are)",
+    },
+    "--profile": {
+        "default": "quick",
+        "help": "smoke, quick (default), narrow, paper, text, calibrated; changed: quick@base.lr=0.003",
+    },
+    "--device": {"default": "cpu", "help": "cpu (default) or cuda"},
+    "--results-dir": {
+        "default": "results",
+        "metavar": "DIR",
+        "type": _folder,
+        "help": "folder of all runs (default: results)",
+    },
+    "--jobs": {
+        "default": 1,
+        "metavar": "N",
+        "type": int,
+        "help": "runs computed at once, 0 for one a core, on CUDA one in all (default: 1)",
+    },
+    "--quiet": {"action": "store_true", "help": "no progress bar"},
+}
+"""Arguments and options of several commands."""
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="evomal",
@@ -75,110 +111,46 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"evomal {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    command = _command(commands, "list", _list, "list experiments and profiles, with data at hand and minutes")
-    _shared(command, "results")
-    command = _command(commands, "run", _run, "compute runs of one experiment; finished ones are left alone")
-    _shared(command, "experiment", "method", "seeds", "profile", "device", "results", "jobs", "quiet")
-    command.add_argument(
-        "--cluster",
-        default="",
-        metavar="C",
-        help="a Dask scheduler's address, or local:N for N workers here: they compute the candidates of all runs",
-    )
+    def command(function: Any, text: str, *options: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            function.__name__.removeprefix("_"), help=text, description=text[0].upper() + text[1:] + "."
+        )
+        added.set_defaults(command=function)
+        for option in options:
+            added.add_argument(option, **OPTIONS[option])
+        return added
 
-    command = _command(
-        commands, "verify", _verify, "compute complete runs anew, elsewhere, and say where they differ"
-    )
-    _shared(command, "experiment", "method", "seeds", "profile", "device", "results", "jobs", "quiet")
-    command.add_argument(
-        "--into", metavar="DIR", help="keep the new runs in this folder (default: a temporary one)"
-    )
+    command(_list, "list experiments and profiles, with data at hand and minutes", "--results-dir")
 
-    command = _command(commands, "reproduce", _reproduce, "execute the notebooks; tables and figures into results")
-    command.add_argument("experiments", nargs="*", help="experiments (default: all whose data is at hand)")
-    _shared(command, "profile", "device", "results", "jobs")
+    added = command(_run, "compute runs of one experiment; finished ones are left alone", *OPTIONS)
+    text = "a Dask scheduler's address, or local:N for N workers here: they compute the candidates of all runs"
+    added.add_argument("--cluster", default="", metavar="C", help=text)
 
-    command = _command(commands, "report", _report, "write one HTML page: published numbers beside measured ones")
-    _shared(command, "results")
-    command.add_argument("--output", default="report.html", metavar="FILE", help="default: report.html")
+    added = command(_verify, "compute complete runs anew, elsewhere, and say where they differ", *OPTIONS)
+    text = "keep the new runs in this folder (default: a temporary one)"
+    added.add_argument("--into", metavar="DIR", help=text)
 
-    command = _command(
-        commands, "pack", _pack, "fold finished runs into the results, and say how the others stand"
-    )
-    command.add_argument(
-        "sources", nargs="*", metavar="FROM", help="other results folders, whose complete runs are copied"
-    )
-    _shared(command, "results")
+    shared = ("--profile", "--device", "--results-dir", "--jobs")
+    added = command(_reproduce, "execute the notebooks; tables and figures into results", *shared)
+    added.add_argument("experiments", nargs="*", help="experiments (default: all whose data is at hand)")
 
-    command = _command(commands, "show", _show, "show a saved or learned loss")
-    command.add_argument(
-        "loss",
-        metavar="LOSS",
-        help="a file of loss.save(), a name of the zoo (sine/evomal), or a run (sine/quick/evomal/seed-0)",
-    )
-    _shared(command, "results")
+    added = command(_report, "write one HTML page: published numbers beside measured ones", "--results-dir")
+    added.add_argument("--output", default="report.html", metavar="FILE", help="default: report.html")
+
+    added = command(_pack, "fold finished runs into the results, and say how the others stand", "--results-dir")
+    text = "other results folders, whose complete runs are copied"
+    added.add_argument("sources", nargs="*", metavar="FROM", help=text)
+
+    added = command(_show, "show a saved or learned loss", "--results-dir")
+    text = "a file of loss.save(), a name of the zoo (sine/evomal), or a run (sine/quick/evomal/seed-0)"
+    added.add_argument("loss", metavar="LOSS", help=text)
     formats = ["text", "latex", "python", "sympy"]
-    command.add_argument("--format", default="text", choices=formats, help="what to print (default: text)")
+    added.add_argument("--format", default="text", choices=formats, help="what to print (default: text)")
 
-    command = _command(commands, "data", _data, "say which data sets are at hand, and where others come from")
-    command.add_argument("name", nargs="?", help="one data set")
-    command.add_argument("--download", action="store_true", help="get it if it is not at hand, and keep it")
+    added = command(_data, "say which data sets are at hand, and where others come from")
+    added.add_argument("name", nargs="?", help="one data set")
+    added.add_argument("--download", action="store_true", help="get it if it is not at hand, and keep it")
     return parser
-
-
-def _command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-    command.set_defaults(command=function)
-    return command
-
-
-def _shared(command: argparse.ArgumentParser, *names: str) -> None:
-    options: dict[str, tuple[str, dict[str, Any]]] = {
-        "experiment": ("experiment", {"help": "an experiment, see `evomal list`"}),
-        "method": ("--method", {"default": "all", "metavar": "M[,M…]", "help": "methods, or all (default)"}),
-        "seeds": (
-            "--seeds",
-            {
-                "metavar": "S",
-                "help": "for example 0-9 or 0,3,5 (default: the profile's; of verify, all there are)",
-            },
-        ),
-        "quiet": ("--quiet", {"action": "store_true", "help": "no progress bar"}),
-        "profile": (
-            "--profile",
-            {
-                "default": "quick",
-                "help": "smoke, quick (default), narrow, paper, text, calibrated; changed: quick@base.lr=0.003",
-            },
-        ),
-        "device": ("--device", {"default": "cpu", "help": "cpu (default) or cuda"}),
-        "results": (
-            "--results-dir",
-            {
-                "default": "results",
-                "metavar": "DIR",
-                "type": _folder,
-                "help": "folder of all runs (default: results)",
-            },
-        ),
-        "jobs": (
-            "--jobs",
-            {
-                "default": "1",
-                "metavar": "N",
-                "help": "runs computed at once, 0 for one a core, on CUDA one in all (default: 1)",
-            },
-        ),
-    }
-    for name in names:
-        flag, keywords = options[name]
-        command.add_argument(flag, **keywords)
-
-
-def _folder(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("name a folder, for example results")
-    return text
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -189,24 +161,12 @@ def parse_seeds(text: str) -> list[int]:
     """
     seeds: list[int] = []
     for part in text.split(","):
-        low, dash, high = part.strip().partition("-")
-        if (
-            not low.isdecimal()
-            or not part.isascii()
-            or (dash and not high.isdecimal())
-            or (dash and int(high) < int(low))
-        ):
-            raise ValueError(f"seeds are written like 0-9 or 0,3,5, got {text!r}")
-        if int(high or low) - int(low) >= MOST_SEEDS:
-            raise ValueError(f"seeds are at most {MOST_SEEDS} at once, got {text!r}")
-        seeds += range(int(low), int(high or low) + 1)
+        found = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", part.strip())
+        low, high = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if not 0 <= high - low < MOST_SEEDS:
+            raise ValueError(f"seeds are written like 0-9 or 0,3,5, got {text!r}; at most {MOST_SEEDS} at once")
+        seeds += range(low, high + 1)
     return check_seeds(seeds)
-
-
-def _jobs(text: str) -> int:
-    if not text.isdecimal():
-        raise ValueError(f"--jobs is a whole number of at least 0, got {text!r}")
-    return int(text)
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -261,7 +221,7 @@ def _run(options: argparse.Namespace) -> None:
         seeds=seeds,
         device=options.device,
         results_dir=options.results_dir,
-        jobs=_jobs(options.jobs),
+        jobs=options.jobs,
         progress=not options.quiet,
         cluster=options.cluster,
     )
@@ -281,7 +241,7 @@ def _verify(options: argparse.Namespace) -> int:
     different = 0
     with TemporaryDirectory(prefix="evomal-") as temporary:
         into = Path(options.into or temporary)
-        for run, difference in verify(runs, into, options.device, _jobs(options.jobs), not options.quiet):
+        for run, difference in verify(runs, into, options.device, options.jobs, not options.quiet):
             tqdm.write(f"{run}: {difference or 'the same'}")  # beside a bar, where there is one
             different += bool(difference)
     print(f"{len(runs) - different} of {len(runs)} runs are the same, bit by bit")
@@ -294,7 +254,7 @@ def _reproduce(options: argparse.Namespace) -> None:
         profile=options.profile,
         device=options.device,
         results_dir=Path(options.results_dir),
-        jobs=_jobs(options.jobs),
+        jobs=options.jobs,
     )
 
 

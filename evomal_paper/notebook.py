@@ -12,17 +12,16 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from evomal_core.checks import refuse_unknown
-from evomal_core.devices import check_device
 from evomal_core.files import write_atomic
 from evomal_core.losses import Loss
 from evomal_paper.analysis.landscapes import Grid
 from evomal_paper.analysis.transfer import Transfer
 from evomal_paper.comparison.splits import check_splits
 from evomal_paper.comparison.table_ii import check_rows
-from evomal_paper.experiments.catalogue import EXPERIMENTS, check_methods, experiment
+from evomal_paper.experiments.catalogue import experiment
 from evomal_paper.experiments.profiles import PROFILES
+from evomal_paper.experiments.tabular import TABULAR
 from evomal_paper.plots.style import save
-from evomal_paper.runs.tables import check_seeds
 
 INJECTED = "# Parameters"
 """The first line of the cell that papermill inserts after the one tagged `parameters`."""
@@ -40,7 +39,7 @@ def check_parameters(namespace: dict[str, Any]) -> dict[str, Any]:
         a relative `results_dir` is taken from the folder of the project, wherever the notebook was started.
 
     Raises:
-        ValueError: a parameter is unknown, or its value has another type than declared or is out of range.
+        ValueError: a parameter is unknown, or its value has another type than declared or makes no sense.
     """
     declared = namespace.get("__annotations__", {})
     if not declared:
@@ -48,9 +47,6 @@ def check_parameters(namespace: dict[str, Any]) -> dict[str, Any]:
     for name in _injected(namespace) - set(declared):
         namespace.pop(name)
         refuse_unknown("parameter", name, list(declared))
-    for name in set(declared) - set(_CHECKS):
-        del declared[name]
-        refuse_unknown("parameter", name, list(_CHECKS))
     return {name: _checked(name, namespace[name], annotation) for name, annotation in declared.items()}
 
 
@@ -70,77 +66,43 @@ def _checked(name: str, value: Any, annotation: Any) -> Any:
         hint = f"; with papermill write -y '{name}: [...]'" if wanted.startswith("list") else ""
         raise ValueError(f"parameter {name} = {value!r} is not of the declared type {wanted}{hint}") from None
     try:
-        return _CHECKS[name](value)
+        return _READ[name](value) if name in _READ else value
     except ValueError as error:
         raise ValueError(f"parameter {name} = {value!r}: {error}") from None
 
 
 def _profile(value: str) -> str:
-    base, changed, _ = value.partition("@")
-    refuse_unknown("profile", base, list(PROFILES))
-    first: ValueError | None = None
-    for entry in EXPERIMENTS.values() if changed else ():
-        try:
-            entry.profile(value)
-            return value  # whether the notebook's own experiment has these settings, it says itself
-        except ValueError as error:
-            first = first or error
-    if first:
-        raise first
-    return value
-
-
-def _device(value: str) -> str:
-    check_device(value)
+    refuse_unknown("profile", value.partition("@")[0], list(PROFILES))
     return value
 
 
 def _datasets(values: list[str]) -> list[str]:
-    known = [entry.name for entry in EXPERIMENTS.values() if entry.notebook == EXPERIMENTS["diabetes"].notebook]
-    if not values:
-        return [name for name in known if not experiment(name).missing()]
-    for value in values:
-        refuse_unknown("data set", value, known)
-        if missing := experiment(value).missing():
-            raise ValueError(missing)
-    if len(set(values)) < len(values):
-        raise ValueError("a data set is named more than once")
-    return values
+    """The data sets named, or if there are none those that are at hand."""
+    return values or [entry.name for entry in TABULAR if not entry.missing()]
 
 
-def _experiments(values: list[str]) -> list[str]:
-    if not values:
-        raise ValueError("name one or more experiments; `evomal list` names them all")
-    for value in values:
-        if missing := experiment(value).missing():
-            raise ValueError(missing)
-    if len(set(values)) < len(values):
-        raise ValueError("an experiment is named more than once")
-    return values
+def project_folder() -> Path:
+    """The checkout above the working directory, which JupyterLab sets to notebooks/; else that directory."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "evomal_core").is_dir() and (folder / "notebooks").is_dir():
+            return folder
+    return here
 
 
-def _transfers(values: list[str]) -> list[Transfer]:
-    if not values:
-        raise ValueError("name one or more transfers, for example digits-logistic-to-digits-mlp")
-    found = [Transfer.parse(value) for value in values]
-    _experiments(list(dict.fromkeys(name for each in found for name in (each.source, each.target))))
-    if len(set(found)) < len(found):
-        raise ValueError("a transfer is named more than once")
-    return found
-
-
-def _rates(values: list[float]) -> list[float]:
-    if wrong := [value for value in values if not 0 < value < float("inf")]:
-        raise ValueError(f"a learning rate is above 0, got {wrong[0]:g}")
-    return values
-
-
-def _dataset(value: str) -> str:
-    if value != "auto":
-        refuse_unknown("data set", value, ["auto", *EXPERIMENTS])
-        if missing := experiment(value).missing():
-            raise ValueError(missing)
-    return value
+_READ: dict[str, Callable[[Any], Any]] = {
+    "profile": _profile,
+    "seeds": lambda values: values or None,
+    "methods": lambda values: values or None,
+    "results_dir": lambda value: project_folder() / Path(value).expanduser(),
+    "datasets": _datasets,
+    "rows": check_rows,
+    "splits": check_splits,
+    "transfers": lambda values: [Transfer.parse(value) for value in values],
+    "points": lambda value: Grid(points=value).points,
+    "surface_points": lambda value: Grid(points=value).points,
+}
+"""How the values of parameters are read; what else may be wrong with them is said by what takes them."""
 
 
 def choose_dataset(value: str, real: str, stand_in: str) -> tuple[str, str]:
@@ -164,56 +126,6 @@ def choose_dataset(value: str, real: str, stand_in: str) -> tuple[str, str]:
         f"Data: **{experiment(stand_in).title}**, the stand-in{why}. Nothing of it is published: the published "
         f"numbers are of {experiment(real).title}, and are not shown beside it."
     )
-
-
-def _at_least(least: int) -> Callable[[int], int]:
-    def check(value: int) -> int:
-        if value < least:
-            raise ValueError(f"it is at least {least}")
-        return value
-
-    return check
-
-
-def _results_dir(value: str) -> Path:
-    if not value:
-        raise ValueError("name a folder, for example results")
-    return project_folder() / Path(value).expanduser()
-
-
-def project_folder() -> Path:
-    """The checkout above the working directory, which JupyterLab sets to notebooks/; else that directory."""
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "evomal_core").is_dir() and (folder / "notebooks").is_dir():
-            return folder
-    return here
-
-
-_CHECKS: dict[str, Callable[[Any], Any]] = {
-    "profile": _profile,
-    "seeds": lambda value: check_seeds(value) if value else None,
-    "methods": lambda value: check_methods(value) if value else None,
-    "device": _device,
-    "results_dir": _results_dir,
-    "jobs": _at_least(0),
-    "dataset": _dataset,
-    "datasets": _datasets,
-    "rows": check_rows,
-    "splits": check_splits,
-    "switched": _profile,
-    "experiments": _experiments,
-    "experiment": lambda value: _experiments([value])[0],
-    "transfers": _transfers,
-    "rates": _rates,
-    "published": bool,
-    "points": lambda value: Grid(points=value).points,
-    "surface_points": lambda value: Grid(points=value).points,
-    "generations": _at_least(1),
-    "population": _at_least(1),
-    "trainings": _at_least(2),
-    "worst": _at_least(0),
-}
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def reproduce(names: Sequence[str], *, profile: str, device: str, results_dir: P
         "jobs": jobs,
     }
     for stem, chosen in plan.items():
-        declared = _declared(stem)
+        declared = papermill.inspect_notebook(NOTEBOOKS / f"{stem}.ipynb")
         parameters = {name: value for name, value in given.items() if name in declared}
         if names:  # else the notebooks' own defaults: what takes minutes, and has its data at hand
             parameters |= {name: chosen for name in LISTS if name in declared and chosen}
@@ -95,7 +95,11 @@ def _everything(profile: str) -> dict[str, list[str]]:
     plan: dict[str, list[str]] = {}
     for stem in topics().values():
         covered = [entry for entry in EXPERIMENTS.values() if entry.notebook == stem]
-        ready = [entry.name for entry in covered if not (reason := _lacks(entry, profile)) or _skip(entry, reason)]
+        lacking = {entry.name: _lacks(entry, profile) for entry in covered}
+        for name, reason in lacking.items():
+            if reason:
+                print(f"skipped {name}: {reason}")
+        ready = [name for name, reason in lacking.items() if not reason]
         if ready or not covered:
             plan[stem] = ready
     return plan
@@ -105,15 +109,6 @@ def _lacks(entry: Experiment, profile: str) -> str | None:
     """Why an experiment can't run, or None."""
     base = profile.partition("@")[0]
     return entry.missing() if base in entry.profiles else f"it has no profile {base!r}"
-
-
-def _skip(entry: Experiment, reason: str) -> bool:
-    print(f"skipped {entry.name}: {reason}")
-    return False
-
-
-def _declared(stem: str) -> set[str]:
-    return set(papermill.inspect_notebook(NOTEBOOKS / f"{stem}.ipynb"))
 
 
 def execute(stem: str, parameters: dict[str, Any], target: Path) -> None:
@@ -142,6 +137,9 @@ def execute_notebook(source: Any, target: str | Path, parameters: dict[str, Any]
         **options: passed on to papermill.
     """
     with tempfile.TemporaryDirectory(prefix="evomal-") as folder:
+        # Sockets in a folder: two kernels that start at once may take the same TCP port.
+        posix = os.name == "posix"
+        sockets = {"transport": "ipc", "connection_file": f"{folder}/kernel.json"} if posix else {}
         return papermill.execute_notebook(
             source,
             target,
@@ -151,13 +149,6 @@ def execute_notebook(source: Any, target: str | Path, parameters: dict[str, Any]
             progress_bar=False,
             # Its own log is of connections, and of the interrupt that ends it; errors of cells are raised.
             extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
-            config=_sockets(folder),
+            config=traitlets.Config(KernelManager=sockets),
             **options,
         )
-
-
-def _sockets(folder: str) -> Any:
-    """Jupyter's settings for sockets in a folder; two kernels that start at once may take the same TCP port."""
-    if os.name != "posix":
-        return traitlets.Config()
-    return traitlets.Config(KernelManager={"transport": "ipc", "connection_file": f"{folder}/kernel.json"})

@@ -34,18 +34,4 @@ def in_form(name: str, form: str) -> Callable[[int], nn.Module]:
     return _FORMS.get((name, form), MODELS[name])
 
 
-__all__ = [
-    "MODELS",
-    "alexnet",
-    "allcnn_c",
-    "gecco_cnn",
-    "in_form",
-    "lenet5",
-    "preresnet",
-    "pyramidnet",
-    "resnet18",
-    "squeezenet",
-    "surname_lstm",
-    "vgg16",
-    "wide_resnet",
-]
+__all__ = ["MODELS", "gecco_cnn", "in_form", "lenet5", "surname_lstm"]

@@ -32,11 +32,8 @@ def preresnet(classes: int = 10, depth: int = 101, bottleneck: bool = True) -> n
     "Preactivation ResNet-101"; 101 = 9·11 + 2 is a depth of this form with bottlenecks (11 units of three
     convolutions a stage). The authors' code has one of plain units whose depth is 110 unless said otherwise; that
     is `preresnet(depth=110, bottleneck=False)`.
-
-    Raises:
-        ValueError: the depth is not 9n + 2 (with bottlenecks) or 6n + 2.
     """
-    units = _units(depth, 9 if bottleneck else 6, 2)
+    units = (depth - 2) // (9 if bottleneck else 6)
     widths = [width * (4 if bottleneck else 1) for width in (16, 32, 64)]
     return _pre_activation_network(widths, units, classes, bottleneck)
 
@@ -55,40 +52,23 @@ def preresnet_of_blocks(classes: int = 10) -> nn.Sequential:
     return he_(nn.Sequential(_convolution(3, 64, 3), *body, *_head(inputs, classes)))
 
 
-def wide_resnet(classes: int = 10, depth: int = 28, width: int = 10) -> nn.Sequential:
-    """WideResNet (Zagoruyko & Komodakis 2016), without dropout: 36,479,194 weights for 10 classes.
-
-    Raises:
-        ValueError: the depth is not 6n + 4.
-    """
-    units = _units(depth, 6, 4)
-    return _pre_activation_network([16 * width, 32 * width, 64 * width], units, classes, bottleneck=False)
+def wide_resnet(classes: int = 10) -> nn.Sequential:
+    """WideResNet-28-10 (Zagoruyko & Komodakis 2016), without dropout: 36,479,194 weights for 10 classes."""
+    return _pre_activation_network([160, 320, 640], 4, classes, bottleneck=False)
 
 
-def pyramidnet(classes: int = 10, depth: int = 110, alpha: int = 48) -> nn.Sequential:
+def pyramidnet(classes: int = 10, depth: int = 110) -> nn.Sequential:
     """PyramidNet with plain units and additive widening (Han et al. 2017): 1,772,706 weights for 10 classes.
 
-    The k-th of N units has 16 + alpha·k/N channels.
-
-    Raises:
-        ValueError: the depth is not 6n + 2.
+    The k-th of N units has 16 + 48·k/N channels.
     """
-    units = _units(depth, 6, 2)
-    widths = [16 + round(alpha * k / (3 * units)) for k in range(3 * units + 1)]
+    units = (depth - 2) // 6
+    widths = [16 + round(48 * k / (3 * units)) for k in range(3 * units + 1)]
     body = [
         PyramidUnit(widths[k], widths[k + 1], stride=2 if k in (units, 2 * units) else 1) for k in range(3 * units)
     ]
     stem = (_convolution(3, widths[0], 3), nn.BatchNorm2d(widths[0]))
     return he_(nn.Sequential(*stem, *body, *_head(widths[-1], classes)))
-
-
-def _units(depth: int, layers: int, others: int) -> int:
-    """Units in each of three stages: depth = layers·units + others."""
-    units, left = divmod(depth - others, layers)
-    if left or units < 1:
-        near = layers * max(1, round((depth - others) / layers)) + others
-        raise ValueError(f"depth is {layers}n + {others}, got {depth}; the nearest is {near}")
-    return units
 
 
 class PreActivationUnit(nn.Module):

@@ -14,15 +14,7 @@ def lenet5(outputs: int, size: int = 28, channels: int = 1) -> nn.Sequential:
 
     Convolutions 5×5 without padding with 6 and 16 filters, each followed by tanh and 2×2 average pooling, then
     dense layers of 120, 84 and `outputs` nodes. For 10 outputs it has 44,426 weights on MNIST's 28×28 images,
-    and the original's 61,706 on 32×32.
-
-    Args:
-        outputs: number of logits, 1 for a binary task.
-        size: height and width of the images, at least 16.
-        channels: 1 for grey images (rows, 1, size, size), 3 for coloured ones.
-
-    Raises:
-        ValueError: the images are too small.
+    and the original's 61,706 on 32×32. Images are (rows, channels, size, size), at least 16×16.
     """
     left = _after_two_convolutions(size)
     return nn.Sequential(
@@ -40,15 +32,7 @@ def gecco_cnn(outputs: int, size: int = 32, channels: int = 3) -> nn.Sequential:
 
     5×5 convolution with 32 filters, max pooling, batch norm, 5×5 convolution with 64 filters, max pooling, batch
     norm, dense layers of 256 and 128 nodes, and the layer of outputs. The paper leaves open: 2×2 pooling, no
-    padding, ReLU after each convolution and dense layer.
-
-    Args:
-        outputs: number of logits.
-        size: height and width of the images, at least 16.
-        channels: 1 for grey images (rows, 1, size, size), 3 for coloured ones.
-
-    Raises:
-        ValueError: the images are too small.
+    padding, ReLU after each convolution and dense layer. Images are (rows, channels, size, size), at least 16×16.
     """
     left = _after_two_convolutions(size)
     return nn.Sequential(
@@ -63,10 +47,7 @@ def gecco_cnn(outputs: int, size: int = 32, channels: int = 3) -> nn.Sequential:
 
 def _after_two_convolutions(size: int) -> int:
     """Height and width of what two 5×5 convolutions, each with 2×2 pooling, leave of an image."""
-    left = ((size - 4) // 2 - 4) // 2
-    if left < 1:
-        raise ValueError(f"images of {size}×{size} are too small for two 5×5 convolutions; use 16×16 or more")
-    return left
+    return ((size - 4) // 2 - 4) // 2
 
 
 class LetterLSTM(nn.Module):
@@ -96,9 +77,5 @@ def surname_lstm(outputs: int, symbols: int) -> LetterLSTM:
     """The recurrent network of GECCO's Surname tasks (section 4.1): embedding 256, LSTM 64, dense 256.
 
     The paper leaves open: the dense layer sees the state after the last letter, and has a ReLU.
-
-    Args:
-        outputs: number of logits.
-        symbols: number of different indices in the names, which are int64 (rows, letters).
     """
     return LetterLSTM(outputs, symbols)

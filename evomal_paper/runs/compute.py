@@ -26,10 +26,9 @@ from evomal_core.result import SearchResult
 from evomal_core.search import learn_loss
 from evomal_core.workers import called
 from evomal_paper.experiments.catalogue import experiment
-from evomal_paper.experiments.profiles import Problem
 from evomal_paper.runs.cluster import check_cluster, executor_of, scheduler
 from evomal_paper.runs.machine import hardware, versions
-from evomal_paper.runs.meta_test import GROUPS, _formula, meta_test
+from evomal_paper.runs.meta_test import GROUPS, formula_of, meta_test
 from evomal_paper.runs.packed import Finished, write_work
 from evomal_paper.runs.packing import fold_in, lock_of
 from evomal_paper.runs.run import Run
@@ -97,7 +96,12 @@ def _search_and_test(run: Run, device: str, progress: bool, executor: Executor |
     tested = time.perf_counter()
     tables = {"history": pd.DataFrame(result.generations), "test": pd.DataFrame(rows), "front": result.table()}
     seconds = result.seconds | {"meta-test": tested - searched, "last session": tested - begin}
-    record = _record(run, result, seconds, device) | _tasks(problem)
+    # The papers do not say, for example, which classes form which task.
+    tasks = {
+        group: [task.name for task in part]
+        for group, part in zip(GROUPS, (problem.train, problem.test), strict=True)
+    }
+    record = _record(run, result, seconds, device) | {"tasks": tasks}
     texts = {name: table.to_csv(index=False) for name, table in tables.items()}
     return Finished.of(record, texts, loss.record())
 
@@ -108,7 +112,7 @@ def _record(run: Run, result: SearchResult, seconds: dict[str, float], device: s
         "configuration": run.configuration(),
         "fitness": result.fitness,
         "outcome": result.best_evaluation.status,
-        "loss": _formula(loss),
+        "loss": formula_of(loss),
         "parameters": loss.size,
         "evaluations": len(result.evaluations),
         "engine": result.engine,
@@ -117,15 +121,6 @@ def _record(run: Run, result: SearchResult, seconds: dict[str, float], device: s
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": hardware(device),
         "versions": versions(),
-    }
-
-
-def _tasks(problem: Problem) -> dict[str, Any]:
-    """Describe the tasks: the papers do not say, for example, which classes form which task."""
-    return {
-        "tasks": dict(
-            zip(GROUPS, ([task.name for task in part] for part in (problem.train, problem.test)), strict=True)
-        )
     }
 
 

@@ -25,7 +25,8 @@ STARTS = ("new", "search")
 """Where meta-testing starts: from new initial weights and batches, or from those that the search saw."""
 
 
-def _formula(loss: Loss) -> str:
+def formula_of(loss: Loss) -> str:
+    """The expression of a symbolic loss, the class of any other."""
     return str(getattr(loss, "expression", type(loss).__name__))
 
 
@@ -46,22 +47,19 @@ def meta_test(
     trainings keep snapshots `meta-test-*.pt` in `folder`, from which a killed one goes on.
     """
     rows = []
-    subject = f"{_formula(loss)} {digest_of([*loss.parameters(), *loss.buffers()])}"
+    subject = f"{formula_of(loss)} {digest_of([*loss.parameters(), *loss.buffers()])}"
     total = sizes.test_steps * len([*problem.train, *problem.test]) * len(starts)
     with tqdm(total=total, desc="meta-testing", unit="step", leave=False, disable=not progress) as bar:
         for start, group in product(starts, GROUPS):
             learners = _base_learners(problem, sizes, seed, group, device, start)
-            snapshots = [] if folder is None else _snapshots(folder, f"{start}-{group}", len(learners), subject)
+            names = [f"meta-test-{start}-{group}-{number}.pt" for number in range(len(learners))]
+            snapshots = [] if folder is None else [Snapshot(folder / name, subject) for name in names]
             curves = train_all(loss, learners, *_test_length(sizes), snapshots, bar.update)
             for number, (learner, curve) in enumerate(zip(learners, curves, strict=True)):
                 for point in curve:
                     place_in = {"start": start, "group": group, "task": number, "step": int(point["step"])}
                     rows += [{**place_in, "split": name, "error": point[name]} for name in learner.task.parts()]
     return rows
-
-
-def _snapshots(folder: Path, name: str, learners: int, subject: str) -> list[Snapshot]:
-    return [Snapshot(folder / f"meta-test-{name}-{number}.pt", subject) for number in range(learners)]
 
 
 def base_trainings(

@@ -10,20 +10,20 @@ The same runs give the same bytes, in whatever order they were added.
 
 from __future__ import annotations
 
-import csv
 import gzip
 import hashlib
 import io
 import json
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from evomal_core.files import encode, read_json, write_atomic, write_json
 from evomal_core.search import METHODS
@@ -37,6 +37,7 @@ TABLES = {
 
 Key = tuple[str, int]
 """Method and seed of a run."""
+KEY = ["method", "seed"]
 
 LARGE = 100
 """Losses with more weights have them in `losses.npz`."""
@@ -53,7 +54,7 @@ class Finished:
     @classmethod
     def of(cls, record: Mapping[str, Any], tables: Mapping[str, str], loss: Mapping[str, Any]) -> Finished:
         """The content with each table in its one form, and with digests in the record."""
-        tables = {name: _canonical(name, *_split(text)) for name, text in tables.items()}
+        tables = {name: _canonical(name, _cells(text)) for name, text in tables.items()}
         return cls({**record, "digests": _digests(tables, loss)}, tables, loss)
 
     def damaged(self) -> str | None:
@@ -147,7 +148,7 @@ class Pack:
         """Parts of a finished run as they are found; one that is missing is empty."""
         record = self.records()[key]
         read = {name: _read(self.folder / f"{name}.csv.gz", _texts) for name in TABLES}
-        tables = {name: texts.get(key) or _canonical(name, [], []) for name, texts in read.items()}
+        tables = {name: texts.get(key) or _canonical(name, pd.DataFrame()) for name, texts in read.items()}
         loss = dict(_read(self.folder / "losses.jsonl", _lines).get(key, {"weights": []}))
         if loss["weights"] is None:
             loss["weights"] = _read(self.folder / "losses.npz", _weights).get(key, [])
@@ -164,38 +165,27 @@ def _digests(tables: Mapping[str, str], loss: Mapping[str, Any]) -> dict[str, st
     return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}
 
 
-def _split(text: str) -> tuple[list[str], list[list[str]]]:
-    rows = list(csv.reader(io.StringIO(text, newline="")))
-    return (rows[0], rows[1:]) if rows else ([], [])
+def _cells(text: str) -> pd.DataFrame:
+    """The cells of a CSV as text."""
+    return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False) if text.strip() else pd.DataFrame()
 
 
-def _canonical(name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _canonical(name: str, table: pd.DataFrame) -> str:
     """A table as CSV, without extra columns that are empty throughout."""
-    place = {column: number for number, column in enumerate(header)}
-    filled = [column for column in sorted(place) if any(row[place[column]] for row in rows)]
-    columns = [*TABLES[name], *(column for column in filled if column not in TABLES[name])]
-    cells = [[row[place[column]] if column in place else "" for column in columns] for row in rows]
-    return _csv([columns, *cells])
+    extra = sorted(column for column in {*table} - {*TABLES[name]} if (table[column] != "").any())
+    return _csv(table.reindex(columns=[*TABLES[name], *extra], fill_value=""))
 
 
-def _csv(rows: Iterable[Sequence[Any]]) -> str:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+def _csv(table: pd.DataFrame) -> str:
+    return table.to_csv(index=False, lineterminator="\n")
 
 
 def _joined(name: str, texts: Mapping[Key, str]) -> str:
     """The tables of several runs as one, method and seed first."""
-    tables = {key: _split(text) for key, text in texts.items()}
-    extra = sorted({column for header, _ in tables.values() for column in header} - {*TABLES[name]})
-    columns = [*TABLES[name], *extra]
-    rows: list[Sequence[Any]] = [["method", "seed", *columns]]
-    for key, (header, own) in tables.items():
-        rows += [
-            [*key, *(cells.get(column, "") for column in columns)]
-            for cells in (dict(zip(header, row, strict=True)) for row in own)
-        ]
-    return _csv(rows)
+    tables = [_cells(text).assign(method=method, seed=str(seed)) for (method, seed), text in texts.items()]
+    whole = pd.concat(tables, ignore_index=True).fillna("")
+    first = [*KEY, *TABLES[name]]
+    return _csv(whole[[*first, *sorted({*whole} - {*first})]])
 
 
 def _compressed(text: str) -> bytes:
@@ -249,11 +239,8 @@ def _lines(path: Path) -> dict[Key, dict[str, Any]]:
 
 def _texts(path: Path) -> dict[Key, str]:
     name = path.name.partition(".")[0]
-    header, rows = _split(gzip.decompress(path.read_bytes()).decode())
-    groups: dict[Key, list[list[str]]] = {}
-    for method, seed, *cells in rows:
-        groups.setdefault((method, int(seed)), []).append(cells)
-    return {key: _canonical(name, header[2:], cells) for key, cells in groups.items()}
+    groups = _cells(gzip.decompress(path.read_bytes()).decode()).groupby(KEY, sort=False)
+    return {(method, int(seed)): _canonical(name, rows.drop(columns=KEY)) for (method, seed), rows in groups}
 
 
 def _weights(path: Path) -> dict[Key, list[float]]:

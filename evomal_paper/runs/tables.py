@@ -18,6 +18,7 @@ from evomal_core.search import METHODS
 from evomal_core.seeds import check_seed
 from evomal_paper.experiments.catalogue import check_methods, experiment
 from evomal_paper.runs.compute import compute_all
+from evomal_paper.runs.packed import TABLES
 from evomal_paper.runs.run import Run, leave_out
 from evomal_paper.statistics import summary
 
@@ -172,13 +173,8 @@ def load_readable(runs: Sequence[Run]) -> Results | None:
     return _joined(parts) if parts else None
 
 
-class _Hardware(BaseModel):
-    processor: str
-    cores: int | None
-
-
 class _Record(BaseModel):
-    """The record of a complete run, without its configuration."""
+    """Numbers in the record of a complete run."""
 
     fitness: float
     outcome: str
@@ -188,9 +184,6 @@ class _Record(BaseModel):
     engine: str
     device: str
     seconds: dict[str, float]
-    finished: str
-    hardware: _Hardware
-    versions: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -211,74 +204,32 @@ def _read(run: Run) -> _Read:
         reason = f"lacks a usable {where!r}: it is damaged, or another version's"
         raise ValueError(f"{run.pack.index}: {run.method}, seed {run.seed}, {reason}; delete that line") from None
     keys = {key: getattr(run, key) for key in KEYS}
-    place = run.pack.folder
-    tables = {
-        name: parse_table(finished.tables[name], columns, place / f"{name}.csv.gz").assign(**keys)
-        for name, columns in _COLUMNS.items()
-    }
-    _check_steps(run, tables["test"])
+    tables = {name: pd.read_csv(StringIO(text)).assign(**keys) for name, text in finished.tables.items()}
+    # A diverged training may have been written as NaN; it is never to be averaged away.
+    tables["test"] = tables["test"].fillna({"error": np.inf})
     seconds = {f"seconds {phase}": value for phase, value in record.seconds.items()}
-    row = keys | record.model_dump(include=_KEPT) | seconds
-    loss = loss_from_record(finished.loss, f"{place}/losses.jsonl").requires_grad_(False)
-    return _Read(row, tables, loss)
-
-
-_KEPT = {"fitness", "outcome", "loss", "parameters", "evaluations", "engine", "device"}
-_COLUMNS = {
-    "history": {"generation", "best_fitness"},
-    "test": {"start", "group", "task", "step", "split", "error"},
-    "front": {"complexity", "fitness", "loss"},
-}
-_NUMBERS = {"generation", "best_fitness", "task", "step", "error", "complexity", "fitness", "x", "height"}
+    loss = loss_from_record(finished.loss, f"{run.pack.folder}/losses.jsonl").requires_grad_(False)
+    return _Read(keys | record.model_dump(exclude={"seconds"}) | seconds, tables, loss)
 
 
 def read_table(path: Path, columns: set[str]) -> pd.DataFrame:
-    """A table that an analysis wrote, as `parse_table` gives it."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise _damaged(path, str(error)) from None
-    return parse_table(text, columns, path)
-
-
-def parse_table(text: str, columns: set[str], path: Path) -> pd.DataFrame:
-    """A table from the text of a file; an error of NaN is inf.
+    """A table that an analysis wrote; an error of NaN, of a diverged training, is inf.
 
     Raises:
-        ValueError: the text is no table, lacks a column, ends within a row, or has words among its numbers.
+        ValueError: the file is no table, lacks a column, or ends within a row.
     """
     try:
-        table = pd.read_csv(StringIO(text))
-    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise _damaged(path, str(error)) from None
-    if absent := sorted(columns - set(table.columns)):
-        raise _damaged(path, f"it has no column {absent[0]!r}")
-    if table[sorted(columns - {"error"})].isna().any(axis=None):
-        raise _damaged(path, "a row is not whole")
-    for name in sorted(columns & _NUMBERS) if len(table) else ():
-        if not pd.api.types.is_numeric_dtype(table[name]):
-            raise _damaged(path, f"not every {name} is a number")
-    if "error" in table:
-        # A diverged training may have been written as NaN; it is never to be averaged away.
-        table["error"] = table["error"].fillna(np.inf)
-    return table
-
-
-def _check_steps(run: Run, test: pd.DataFrame) -> None:
-    """Every task and part of it was measured at every recorded step."""
-    wanted = {*run.sizes.recorded_steps(), run.sizes.test_steps}
-    found = test.groupby(["start", "group", "task", "split"])["step"].agg(set)
-    if found.empty or any(steps != wanted for steps in found):
-        raise _damaged(run.pack.folder / "test.csv.gz", "steps of meta-testing are missing")
-
-
-def _damaged(path: Path, why: str) -> ValueError:
-    return ValueError(f"{path} is damaged: {why}; delete it, and it is computed again")
+        table = pd.read_csv(path)
+        if table[sorted(columns - {"error"})].isna().any(axis=None):
+            raise ValueError("a row is not whole")
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}; delete it, and it is computed again") from None
+    return table.fillna({"error": np.inf})
 
 
 def _joined(parts: Sequence[_Read]) -> Results:
     tables = {}
-    for name in _COLUMNS:
+    for name in TABLES:
         single = [part.tables[name] for part in parts]
         # A front without rows (no usable loss) has no say in the columns' types.
         filled = [table for table in single if len(table)] or single[:1]

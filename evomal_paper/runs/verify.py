@@ -9,16 +9,16 @@ then, single runs can't.
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from evomal_core.checkpoints import first_difference
 from evomal_paper.experiments.catalogue import check_methods, experiment
 from evomal_paper.runs.compute import computed
 from evomal_paper.runs.machine import hardware, versions
-from evomal_paper.runs.packed import TABLES
 from evomal_paper.runs.run import Run, complete_runs
 
 
@@ -72,26 +72,19 @@ def verify(
 
 
 def _difference(run: Run, new: Run, device: str) -> str:
-    before, now = run.pack.content(run.key), new.pack.content(new.key)
-    for name in TABLES:
-        if before.tables[name] != now.tables[name]:
-            where = _first_cell(before.tables[name], now.tables[name])
-            return f"{name} differs {where}; {_cause(run, device)}"
-    if where := first_difference(dict(before.loss), dict(now.loss)):
-        return f"loss differs: {where}; {_cause(run, device)}"
-    return ""
+    before, now = (_comparable(each) for each in (run, new))
+    difference = first_difference(before, now)
+    return difference and f"{difference}; {_cause(run, device)}"
 
 
-def _first_cell(before: str, now: str) -> str:
-    """The first number, or word, that differs between two tables."""
-    tables = [list(csv.reader(text.splitlines())) for text in (before, now)]
-    for line, rows in enumerate(zip_longest(*tables, fillvalue=[]), start=1):
-        for column, cells in enumerate(zip_longest(*rows, fillvalue="nothing")):
-            if cells[0] != cells[1]:
-                header = tables[0][0] if tables[0] else []
-                title = header[column] if column < len(header) else f"column {column + 1}"
-                return f"in line {line}, {title}: {cells[0]} there and {cells[1]} here"
-    return "in its quotes only"
+def _comparable(run: Run) -> dict[str, Any]:
+    """The tables of a run by line and column, and its loss."""
+    content = run.pack.content(run.key)
+    tables = {
+        name: {f"line {line}": row for line, row in enumerate(csv.DictReader(io.StringIO(text)), start=2)}
+        for name, text in content.tables.items()
+    }
+    return tables | {"loss": dict(content.loss)}
 
 
 def _cause(run: Run, device: str) -> str:

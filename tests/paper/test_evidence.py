@@ -32,7 +32,7 @@ def _without_seed_1(path):
 
 
 BAD = {
-    "a record without versions": lambda run: _rewrite(run, versions=None),
+    "a record without fitness": lambda run: _rewrite(run, fitness=None),
     "seconds that are none": lambda run: _rewrite(run, seconds="none"),
     "lost rows": lambda run: _without_seed_1(run.pack.folder / "history.csv.gz"),
     "another loss": lambda run: _replace(run.pack.folder / "losses.jsonl", "add(f, y)", "sub(f, y)"),

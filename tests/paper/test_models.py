@@ -11,7 +11,8 @@ from evomal_core.losses import TaskLoss
 from evomal_core.models import he_, logistic
 from evomal_core.seeds import isolated_torch, numpy_rng
 from evomal_paper.datasets.torchvision import import_torchvision
-from evomal_paper.networks import MODELS, preresnet, pyramidnet, wide_resnet
+from evomal_paper.networks import MODELS
+from evomal_paper.networks.residual import preresnet, pyramidnet, wide_resnet
 
 # Published for ImageNet, by torchvision's documentation of alexnet, vgg16_bn and squeezenet1_0.
 ALEXNET, VGG16_BN, SQUEEZENET = 61_100_840, 138_365_992, 1_248_424
@@ -112,19 +113,6 @@ def test_an_engine_without_double_backward_takes_it(name, network):
     learners = em.learners.make_learners([task], lambda: network(2), config, 0, "test")
     assert choose_engine(learners, config) == "batched"
     assert learners[0].draws == (name == "allcnnc")
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: wide_resnet(depth=27), r"depth is 6n \+ 4, got 27; the nearest is 28"),
-        (lambda: preresnet(depth=100), r"depth is 9n \+ 2, got 100; the nearest is 101"),
-        (lambda: pyramidnet(depth=1), r"depth is 6n \+ 2, got 1; the nearest is 8"),
-    ],
-)
-def test_depths_that_no_network_has_are_refused(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
 
 
 def test_he_weights_have_their_variance():

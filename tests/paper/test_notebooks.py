@@ -281,23 +281,12 @@ def test_defaults_become_arguments_of_load_or_run():
         ("flavour = 1", "unknown parameter 'flavour'; known are profile, seeds, methods"),
         ("profile = 'quik'", "parameter profile = 'quik': unknown profile 'quik'; did you mean 'quick'"),
         ("profile = 3", "parameter profile = 3 is not of the declared type str"),
-        ("profile = 'quick@lr=1'", "lr is a setting of the base optimiser: write base.lr=1"),
-        ("profile = 'quick@generation=3'", "no field 'generation'; did you mean 'generations'"),
-        ("seeds = [0, 0]", r"parameter seeds = \[0, 0\]: seeds overlap: 0 named more than once"),
-        ("seeds = [-1]", r"parameter seeds = \[-1\]: a seed is a whole number of at least 0, got -1"),
         ("seeds = 3", r"not of the declared type list\[int\]; with papermill write -y 'seeds: \[\.\.\.\]'"),
         ("seeds = [True]", r"parameter seeds = \[True\] is not of the declared type"),
         ("methods = 'evomal'", r"not of the declared type list\[str\]; with papermill write -y 'methods"),
-        ("methods = ['evomol']", "unknown method 'evomol'; did you mean 'evomal'"),
-        ("device = 'gpu'", "parameter device = 'gpu': can't use device 'gpu'"),
-        ("results_dir = ''", "parameter results_dir = '': name a folder"),
-        ("jobs = -1", "parameter jobs = -1: it is at least 0"),
         ("jobs = True", "parameter jobs = True is not of the declared type int"),
-        ("datasets = ['diabetis']", "unknown data set 'diabetis'; did you mean 'diabetes'"),
-        ("datasets = ['sine']", "unknown data set 'sine'"),
         ("splits = []", "parameter splits = .*: name one or more of disjoint, leaking"),
         ("splits = ['leeking']", "unknown split 'leeking'; did you mean 'leaking'"),
-        ("datasets = ['diabetes'] * 2", "a data set is named more than once"),
     ],
 )
 def test_each_wrong_parameter_has_its_one_line(injected, message):
@@ -313,13 +302,6 @@ def test_a_corrected_cell_can_be_run_again_in_the_same_kernel():
     names["In"].append("# Parameters\nprofile = 'smoke'\n")
     names["profile"] = "smoke"
     assert notebook.check_parameters(names)["profile"] == "smoke"
-
-
-def test_a_name_that_was_renamed_in_the_parameters_cell_is_refused():
-    names = namespace()
-    exec("profil: str = 'quick'", names)
-    with pytest.raises(ValueError, match="unknown parameter 'profil'; did you mean 'profile'"):
-        notebook.check_parameters(names)
 
 
 def test_names_of_later_cells_are_no_parameters():

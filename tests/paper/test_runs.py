@@ -503,12 +503,3 @@ def _wait_for(condition, seconds: float = 600) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.1)
-
-
-def test_a_table_without_some_steps_is_refused(tmp_path):
-    run = made(Run("sine", "smoke", "baseline", 0, tmp_path))
-    finished, table = run.finished(), table_of(run, "test")
-    tables = {**finished.tables, "test": table[table["step"] != 3].to_csv(index=False)}
-    run.pack.put({run.key: Finished.of(finished.record, tables, finished.loss)})
-    with pytest.raises(ValueError, match=r"test\.csv\.gz is damaged: steps of meta-testing are missing"):
-        load([run])
