@@ -102,7 +102,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "points": lambda value: Grid(points=value).points,
     "surface_points": lambda value: Grid(points=value).points,
 }
-"""How the values of parameters are read; what else may be wrong with them is said by what takes them."""
+"""Readers of the values of parameters; what else may be wrong with a value is found by the code that takes it."""
 
 
 def choose_dataset(value: str, real: str, stand_in: str) -> tuple[str, str]:

@@ -45,7 +45,8 @@ def blocks(results_dir: Path) -> dict[str, str]:
     errors = cells[
         (cells["verdict"] != NOT_RUN) & cells["method"].isin(METHODS) & ~cells["table"].isin(["3", "IV", "V"])
     ]
-    errors = errors[np.array([_is_compared(cell) for cell in errors.to_dict("records")], bool)]
+    part = errors["table"].map({table: splits[0] for table, splits in COMPARED.items()})
+    errors = errors[(errors["split"] == part) & errors["profile"].map(is_counted).astype(bool)]
     errors = errors.assign(tuned=_at_tuned_rate(errors, evidence.rates))
     first = _is_fairest(errors)
     settings = by_setting(variants(evidence.values.drop(columns="new")))  # new starts have columns of their own
@@ -91,11 +92,6 @@ def _is_fairest(cells: pd.DataFrame) -> np.ndarray:
     return pd.MultiIndex.from_frame(cells[place]).isin(pd.MultiIndex.from_frame(fairest[place]))
 
 
-def _is_compared(cell: dict) -> bool:
-    """Whether a row is of the part that its table is compared with, and of a profile that counts."""
-    return cell["split"] == COMPARED[cell["table"]][0] and is_counted(cell["profile"])
-
-
 def _counts(verdicts: pd.Series) -> str:
     numbers = {name: int((verdicts == name).sum()) for name in VERDICTS}
     return ", ".join(f"{number} {name}" for name, number in numbers.items() if number)
@@ -118,12 +114,13 @@ def _table(cells: pd.DataFrame) -> list[str]:
     places = cells.groupby(["table", "experiment", "group", "profile"], sort=False)
     for (table, experiment, group, profile), part in places:
         rows = {row["method"]: row for row in part.to_dict("records")}
+        found = [rows.get(method) for method in METHODS]
         group = f", {group}" if table == "2" else ""
         title = f"{EXPERIMENTS[experiment].title}{group}, {SPLITS[COMPARED[table][0]]}"
-        numbers = [text for method in METHODS for text in _numbers(rows.get(method))]
+        numbers = [text for cell in found for text in (_measured(cell), _error(cell, "published "))]
         verdict = rows["evomal"]["verdict"] if "evomal" in rows else NOT_RUN
         tuned = part["tuned"].iloc[0]
-        new = [*(_new(rows.get(method)) for method in METHODS), _tuned(tuned)]
+        new = [*(_error(cell, "new ") for cell in found), _error(tuned)]
         lines.append(f"| {title} | `{profile}` | {' | '.join(numbers)} | {verdict} | {' | '.join(new)} |")
         if share := _share(rows, tuned):
             shares.append(f"{title} (`{profile}`) {share}")
@@ -153,17 +150,16 @@ def _causes(settings: pd.DataFrame) -> list[str]:
     return lines
 
 
-def _numbers(cell: dict | None) -> tuple[str, str]:
-    """The measured and the published mean ± standard deviation; dashes where the method was not run."""
+def _measured(cell: dict | None) -> str:
+    """The measured mean ± standard deviation, and the number of seeds."""
+    return "–" if cell is None else f"{_short(cell['mean'], cell['sd'])} ({cell['n']}{_lost(cell['diverged'])})"
+
+
+def _error(cell: dict | None, kind: str = "") -> str:
+    """A mean ± standard deviation of a kind; a dash where the method or the rate was not run."""
     if cell is None:
-        return "–", "–"
-    measured = f"{_short(cell['mean'], cell['sd'])} ({cell['n']}{_lost(cell['diverged'])})"
-    return measured, _short(cell["published mean"], cell["published sd"])
-
-
-def _new(cell: dict | None) -> str:
-    """The mean ± standard deviation from new initial weights and batches."""
-    return "–" if cell is None else _short(cell["new mean"], cell["new sd"]) + _lost(cell["new diverged"])
+        return "–"
+    return _short(cell[f"{kind}mean"], cell[f"{kind}sd"]) + _lost(cell.get(f"{kind}diverged", 0))
 
 
 def _share(rows: Mapping[str, dict], tuned: dict | None) -> str:
@@ -172,11 +168,6 @@ def _share(rows: Mapping[str, dict], tuned: dict | None) -> str:
         return ""
     before, after = (rows[method]["new mean"] for method in METHODS)
     return f"{(before - tuned['mean']) / (before - after):.0%}" if after < before else ""
-
-
-def _tuned(found: dict | None) -> str:
-    """The mean ± standard deviation at the tuned rate; a dash where no other rate was run."""
-    return "–" if found is None else _short(found["mean"], found["sd"]) + _lost(found["diverged"])
 
 
 def _short(mean: float, sd: float) -> str:

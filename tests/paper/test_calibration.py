@@ -93,12 +93,6 @@ def test_all_seeds_are_spent_on_the_settings_nearest_with_the_first(tmp_path, mo
     assert len(asked) == 16
 
 
-def test_an_experiment_without_two_published_cells_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no baseline of 'diabetes'; it has sine, mnist"):
-        base_settings.calibrate("diabetes", tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize("command", ["calibration", "quick-rate", "base-rate"])
 @pytest.mark.parametrize("names", [["california", "mnist", "nosuch"], [], ["--nosuch"]], ids=str)
 def test_a_wrong_name_stops_a_command_before_it_measures(command, names, monkeypatch, capsys):
