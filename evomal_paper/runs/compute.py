@@ -124,14 +124,6 @@ def _record(run: Run, result: SearchResult, seconds: dict[str, float], device: s
     }
 
 
-def compute_all(
-    runs: Sequence[Run], device: str = "cpu", jobs: int = 1, progress: bool = True, cluster: str = ""
-) -> None:
-    """Compute all incomplete runs, as `computed` does."""
-    for _ in computed(runs, device, jobs, progress, cluster):
-        pass
-
-
 def computed(
     runs: Sequence[Run], device: str = "cpu", jobs: int = 1, progress: bool = True, cluster: str = ""
 ) -> Iterator[Run]:

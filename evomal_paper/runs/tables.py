@@ -17,7 +17,7 @@ from evomal_core.losses import Loss
 from evomal_core.search import METHODS
 from evomal_core.seeds import check_seed
 from evomal_paper.experiments.catalogue import check_methods, experiment
-from evomal_paper.runs.compute import compute_all
+from evomal_paper.runs.compute import computed
 from evomal_paper.runs.packed import TABLES
 from evomal_paper.runs.run import Run, leave_out
 from evomal_paper.statistics import summary
@@ -125,7 +125,8 @@ def load_or_run(
         for seed in check_seeds(experiment(name).profile(profile).seeds if seeds is None else seeds)
         for method in check_methods(methods)
     ]
-    compute_all(runs, device, jobs, progress, cluster)
+    for _ in computed(runs, device, jobs, progress, cluster):
+        pass
     return load(runs)
 
 

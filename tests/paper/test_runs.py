@@ -29,7 +29,7 @@ import evomal_core as em
 from evomal_core.checkpoints import Checkpoint
 from evomal_core.files import decode, encode, read_json, write_atomic, write_json
 from evomal_paper.experiments.catalogue import EXPERIMENTS
-from evomal_paper.runs.compute import compute_all
+from evomal_paper.runs.compute import computed
 from evomal_paper.runs.packed import Finished
 from evomal_paper.runs.run import Run
 from evomal_paper.runs.tables import Results, load, load_or_run
@@ -46,7 +46,7 @@ def table_of(run: Run, name: str) -> pd.DataFrame:
 
 
 def compute(*runs: Run, **keywords) -> None:
-    compute_all(runs, **{"progress": False} | keywords)
+    list(computed(runs, **{"progress": False} | keywords))
 
 
 @pytest.fixture(scope="module")
