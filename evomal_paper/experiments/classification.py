@@ -27,7 +27,7 @@ from evomal_paper.datasets.catalogue import DATASETS
 from evomal_paper.experiments.augmentation import Augmentation
 from evomal_paper.experiments.image_tasks import image_task, some_images
 from evomal_paper.experiments.profiles import TINY, Experiment, Problem, Profile, literal
-from evomal_paper.experiments.protocols import TPAMI23, few_steps
+from evomal_paper.experiments.protocols import TPAMI23, few_steps, whole_ml3
 from evomal_paper.networks import in_form, lenet5
 
 TITLES = {"digits": "Digits", "mnist": "MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN"}
@@ -129,7 +129,8 @@ def _small(dataset: str, network: str, minutes: tuple[float, float]) -> Experime
     paper = Profile(search=search, test_steps=10_000, seeds=5, hidden=(1000, 1000) if deep else ())
     smoke = paper.replace(search=search.replace(**TINY), test_steps=5, seeds=1, hidden=(8,) if deep else ())
     quick = paper.replace(
-        search=search.replace(population=16, generations=8, **few_steps(50), fitness_steps=250),
+        search=search.replace(generations=25, **few_steps(50), fitness_steps=250),
+        methods=whole_ml3(search),
         test_steps=1000,
         seeds=3,
         hidden=(100, 100) if deep else (),
@@ -140,7 +141,7 @@ def _small(dataset: str, network: str, minutes: tuple[float, float]) -> Experime
         fewer = search.replace(base=PLAIN.replace(batch_size=32), **few_steps(50), fitness_steps=250)
         quick = quick.replace(search=fewer.replace(population=16, generations=8))
         if dataset == "mnist":
-            fewer = fewer.replace(population=12, generations=6)
+            fewer = fewer.replace(generations=20)
             quick = quick.replace(search=fewer, points=5, images=12_000)
     profiles = {"smoke": smoke.replace(images=200, test_images=100), "quick": quick, "paper": paper}
     profiles |= {"text": literal(paper, initialisation="default")}

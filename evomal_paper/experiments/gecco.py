@@ -30,7 +30,7 @@ from evomal_core.tasks import Task
 from evomal_paper.datasets.catalogue import DATASETS
 from evomal_paper.experiments.image_tasks import image_tasks, some_images
 from evomal_paper.experiments.profiles import TINY, Experiment, Problem, Profile, calibrated, literal
-from evomal_paper.experiments.protocols import GECCO23, few_steps
+from evomal_paper.experiments.protocols import GECCO23, few_steps, whole_ml3
 from evomal_paper.experiments.text_tasks import surname_tasks
 from evomal_paper.networks import gecco_cnn, lenet5, surname_lstm
 
@@ -93,7 +93,7 @@ def _sine() -> Experiment:
         "02_sine",
         {
             "smoke": paper.replace(search=search.replace(**TINY), test_steps=5, seeds=1),
-            "quick": paper.replace(search=quick, seeds=5),
+            "quick": paper.replace(search=quick, methods=whole_ml3(search), seeds=5),
             "paper": paper,
             "text": literal(paper, **UNFILTERED),
         },
@@ -118,7 +118,7 @@ def _smoke(paper: Profile, images: int = 0) -> Profile:
 def _quick(paper: Profile, steps: int, base: SGD, search: dict[str, Any], sizes: dict[str, int]) -> Profile:
     """So many steps of another base optimiser, for fitness and for meta-testing; other sizes of the search."""
     changed = paper.search.replace(base=base, fitness_steps=steps, **search)
-    return paper.replace(search=changed, test_steps=steps, **sizes)
+    return paper.replace(search=changed, methods=whole_ml3(paper.search), test_steps=steps, **sizes)
 
 
 def _pairs(rate: float, search: dict[str, Any], images: int, learn_on: int) -> dict[str, Profile]:
@@ -133,7 +133,7 @@ def _pairs(rate: float, search: dict[str, Any], images: int, learn_on: int) -> d
 
 def _cifar10() -> dict[str, Profile]:
     paper = _paper(2000, 256)
-    search = {"population": 6, "generations": 5, **few_steps(25)}
+    search = {"population": 12, "generations": 7, **few_steps(25)}
     sizes = {"images": 1000, "test_images": 500, "seeds": 3, "points": 5}
     quick = _quick(paper, 50, SGD(lr=0.003, batch_size=32), search, sizes)
     return {"smoke": _smoke(paper, 40), "quick": quick, "paper": paper}
@@ -148,7 +148,7 @@ def _digits5() -> dict[str, Profile]:
 
 def _surname() -> dict[str, Profile]:
     paper = _paper(2000, 256)
-    search = {"population": 8, "generations": 5, **few_steps(50)}
+    search = {"population": 16, "generations": 12, **few_steps(50)}
     quick = _quick(paper, 200, SGD(lr=0.1, batch_size=64), search, {"seeds": 3, "points": 10})
     return {"smoke": _smoke(paper), "quick": quick, "paper": paper}
 
@@ -175,7 +175,7 @@ def _classes(
 
 
 # On MNIST, `quick` learns on 8 and 9: the baseline tells 0 and 1 apart at once, and leaves nothing to learn.
-_MNIST = {"population": 10, "generations": 8, **few_steps(50)}
+_MNIST = {"population": 25, "generations": 25, **few_steps(50)}
 _DIGITS = {"population": 25, "generations": 8, **few_steps(100)}
 
 GECCO: tuple[Experiment, ...] = (

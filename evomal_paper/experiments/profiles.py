@@ -35,6 +35,8 @@ class Profile(Config):
     """The sizes of an experiment: its search, its final training, and how many seeds."""
 
     search: SearchConfig
+    methods: dict[str, dict[str, Any]] = {}
+    """Settings of the search that single methods have of their own, by method, see `of`."""
     test_steps: Positive
     """Gradient steps of meta-testing."""
     seeds: Positive
@@ -96,11 +98,19 @@ class Profile(Config):
                 raise ValueError(f"write {name}={wanted}, got {part!r}")
             known.add(name)
             profile = profile._with(name, parsed(value))
-        return profile
+        own = {
+            method: {name: value for name, value in settings.items() if name not in known}
+            for method, settings in profile.methods.items()
+        }
+        return profile.replace(methods=own)
+
+    def of(self, method: str) -> Profile:
+        """The profile of a single method: its own settings of the search in place of those of all methods."""
+        return self.replace(search=self.search.replace(**self.methods.get(method, {})), methods={})
 
     def _with(self, name: str, value: Any) -> Profile:
         search = self.search
-        if name in Profile.model_fields and name != "search":
+        if name in Profile.model_fields and name not in ("search", "methods"):
             return self.replace(**{name: value})
         if name.startswith("base."):
             base = search.base.replace(**{name.removeprefix("base."): value})

@@ -19,7 +19,7 @@ from evomal_core.models import mlp
 from evomal_core.tasks import Scale, Task
 from evomal_paper.datasets.catalogue import DATASETS
 from evomal_paper.experiments.profiles import TINY, Experiment, Problem, Profile, literal
-from evomal_paper.experiments.protocols import TPAMI23, few_steps
+from evomal_paper.experiments.protocols import TPAMI23, few_steps, whole_ml3
 
 model_selection = LazyModule("sklearn.model_selection")
 
@@ -81,7 +81,9 @@ def _tabular(name: str, title: str, minutes: dict[str, float]) -> Experiment:
     quick = search.replace(**few_steps(50), rejection_steps=100)
     profiles = {
         "smoke": Profile(search=tiny, test_steps=5, seeds=1, hidden=(8,)),
-        "quick": Profile(search=quick, test_steps=500, seeds=3, hidden=(100, 100), points=20),
+        "quick": Profile(
+            search=quick, methods=whole_ml3(search), test_steps=500, seeds=3, hidden=(100, 100), points=20
+        ),
         "narrow": paper.replace(hidden=(100, 100), split="disjoint"),
         "paper": paper,
         "text": literal(paper, initialisation="default"),

@@ -77,14 +77,15 @@ class Run:
 
     @property
     def sizes(self) -> Profile:
-        """The profile's configuration."""
-        return experiment(self.experiment).profile(self.profile)
+        """The profile's configuration, as the method has it."""
+        return experiment(self.experiment).profile(self.profile).of(self.method)
 
     def configuration(self) -> dict[str, Any]:
         """Inputs that determine the run's results, beside the code."""
         sizes = self.sizes.model_dump(mode="json")
         sizes["search"].pop("engine")  # engines differ by rounding only
         sizes.pop("seeds")
+        sizes.pop("methods")
         names = {name: getattr(self, name) for name in ("experiment", "profile", "method", "seed")}
         return names | sizes
 
@@ -172,6 +173,7 @@ class Run:
             return found  # a difference will be named, or nothing is wrong
         whole["search"].pop("engine")
         whole.pop("seeds")
+        whole.pop("methods")
         return found | whole
 
 
