@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -35,7 +35,7 @@ class Profile(Config):
     """The sizes of an experiment: its search, its final training, and how many seeds."""
 
     search: SearchConfig
-    methods: dict[str, dict[str, Any]] = {}
+    methods: Mapping[str, Mapping[str, Any]] = {}
     """Settings of the search that single methods have of their own, by method, see `of`."""
     test_steps: Positive
     """Gradient steps of meta-testing."""
