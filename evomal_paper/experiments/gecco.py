@@ -133,7 +133,7 @@ def _pairs(rate: float, search: dict[str, Any], images: int, learn_on: int) -> d
 
 def _cifar10() -> dict[str, Profile]:
     paper = _paper(2000, 256)
-    search = {"population": 12, "generations": 7, **few_steps(25)}
+    search = {"population": 6, "generations": 5, **few_steps(25)}
     sizes = {"images": 1000, "test_images": 500, "seeds": 3, "points": 5}
     quick = _quick(paper, 50, SGD(lr=0.003, batch_size=32), search, sizes)
     return {"smoke": _smoke(paper, 40), "quick": quick, "paper": paper}
