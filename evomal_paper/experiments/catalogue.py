@@ -48,10 +48,17 @@ def check_methods(methods: list[str] | None) -> list[str]:
 
 def profile_table(name: str, profile: str) -> pd.DataFrame:
     """Where a profile of an experiment differs from the published protocol: setting, paper and profile."""
-    paper, chosen = (_flat(experiment(name).profile(each).model_dump(mode="json")) for each in ("paper", profile))
+    sizes = experiment(name).profile(profile)
+    paper, chosen = (_flat(each.model_dump(mode="json")) for each in (experiment(name).profile("paper"), sizes))
     changed = [setting for setting, value in paper.items() if chosen[setting] != value]
-    rows = [(setting, _plain(paper[setting]), _plain(chosen[setting])) for setting in changed]
+    rows = [(_named(setting, sizes), _plain(paper[setting]), _plain(chosen[setting])) for setting in changed]
     return pd.DataFrame(rows, columns=["setting", "paper", profile if profile != "paper" else "this run"])
+
+
+def _named(setting: str, profile: Profile) -> str:
+    """A setting's name, with the methods that have a value of their own in the profile."""
+    others = [method for method, own in profile.methods.items() if setting.removeprefix("search.") in own]
+    return f"{setting} (but for {', '.join(others)})" if others else setting
 
 
 def _plain(value: Any) -> Any:

@@ -331,6 +331,7 @@ def test_the_profile_table_lists_exactly_what_differs_from_the_paper():
         EXPERIMENTS["sine"].profile("quick").search.generations,
     ]
     assert "search.population" in catalogue.profile_table("sine", "smoke")["setting"].tolist()
+    assert "search.meta_steps (but for ml3)" in changed.index
 
 
 def test_notebooks_pass_the_linter_and_the_formatter():

@@ -69,6 +69,18 @@ def test_fresh_batches_are_the_first_rows_of_a_new_permutation_at_each_step():
     assert np.bincount(np.concatenate(steps), minlength=36).min() > 0
 
 
+@pytest.mark.parametrize("name", ["sine", "mnist", "mnist-mlp", "diabetes"])
+def test_ml3_has_the_published_meta_steps_at_quick_unless_they_are_varied(name):
+    paper = EXPERIMENTS[name].profile("paper").search
+    for profile, method, whole in (("quick", "ml3", True), ("quick", "evomal", False)):
+        search = Run(name, profile, method, 0).sizes.search
+        assert ((search.meta_steps, search.meta_lr) == (paper.meta_steps, paper.meta_lr)) == whole
+    varied = Run(name, "quick@meta_steps=7", "ml3", 0).configuration()
+    assert varied["search"]["meta_steps"] == 7
+    assert varied["search"]["meta_lr"] == paper.meta_lr
+    assert "methods" not in varied
+
+
 def test_ml3_starts_from_the_codes_slopes():
     f, y = torch.randn(2, 2000, generator=torch.Generator().manual_seed(0))
 
