@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from evomal_core.config import SGD
+from evomal_core.config import SGD, Optimizer
 from evomal_core.learners import Learner
 from evomal_core.losses import Loss
 from evomal_core.unroll import task_loss
@@ -48,7 +48,11 @@ def meta_step(losses: Sequence[Loss], learners: Sequence[Learner], base: SGD, lo
 
 
 def training(
-    losses: Sequence[Loss], learners: Sequence[Learner], base: SGD, steps: int, loaders: bool = True
+    losses: Sequence[Loss],
+    learners: Sequence[Learner],
+    base: SGD | Optimizer,
+    steps: int,
+    loaders: bool = True,
 ) -> None:
     """Partial training sessions, one network after another."""
     for loss in losses:
