@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
+import pandas as pd
+
+from evomal_core.search import METHODS
 
 
 def interval(row: dict) -> str:
@@ -14,7 +20,7 @@ def interval(row: dict) -> str:
     return f"n = {row['n']}{lost}, lower in {row['wins']:g}"
 
 
-def mean_and_sd(mean: float, sd: float, n: float, diverged: int = 0, digits: int = 4) -> str:
+def mean_and_sd(mean: float, sd: float, n: float, diverged: float = 0, digits: int = 4) -> str:
     """A cell of a printed table: `0.3829 ± 0.0065 (5)`, with n in brackets; "–" for what is not known."""
 
     def short(value: float) -> str:
@@ -23,8 +29,22 @@ def mean_and_sd(mean: float, sd: float, n: float, diverged: int = 0, digits: int
     if np.isnan(n):
         return "–"
     spread = "" if np.isnan(sd) else f" ± {short(sd)}"
-    count = f"{n:.0f}" + (f", {diverged} diverged" if diverged else "")
+    count = f"{n:.0f}" + (f", {diverged:.0f} diverged" if diverged else "")
     return f"{short(mean)}{spread} ({count})" if np.isfinite(mean) else f"– ({count})"
+
+
+def printed(cell: Mapping[str, Any] | pd.Series, whose: str = "") -> str:
+    """`mean_and_sd` of a row's mean, sd, n and, if there, diverged, or of the columns whose names begin so."""
+    diverged = cell.get(f"{whose}diverged", 0)
+    return mean_and_sd(*(cell[f"{whose}{name}"] for name in ("mean", "sd", "n")), diverged)
+
+
+def text_table(rows: Mapping[tuple[str, ...], Mapping[str, str]], names: Sequence[str]) -> pd.DataFrame:
+    """A printed table of rows by place and method; places as first seen, methods in their one order."""
+    seen = [list(dict.fromkeys(parts)) for parts in zip(*rows, strict=True)]
+    seen[-1:] = [list(METHODS)]
+    order = sorted(rows, key=lambda key: [known.index(part) for known, part in zip(seen, key, strict=True)])
+    return pd.DataFrame([rows[key] for key in order], pd.MultiIndex.from_tuples(order, names=names))
 
 
 def count_seeds(n: int) -> str:

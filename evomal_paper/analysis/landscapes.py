@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,9 +29,8 @@ from evomal_paper.runs.meta_test import base_trainings
 from evomal_paper.runs.tables import KEYS, Results
 from evomal_paper.statistics import against, spread
 
-MEASURES = {"task": "task loss", "own": "the loss that trained it", "error": "error"}
-"""Measures of height: cross-entropy or squared error; the network's own loss; the error rate or MSE."""
-
+Measure = Callable[[Tensor, Tensor], Tensor]
+"""Height of a landscape: a function of (y_pred, y_true) that is a mean over rows."""
 AXES = ("x", "y")
 RADIUS = 0.5
 """Distance from the trained network at which its sharpness is taken, in the norms of its filters."""
@@ -88,7 +88,7 @@ def direction(network: nn.Module, seed: int, axis: int = 0) -> Weights:
 def heights(
     network: nn.Module,
     part: tuple[Tensor, Tensor],
-    measures: Sequence[Callable[[Tensor, Tensor], Tensor]],
+    measures: Sequence[Measure],
     directions: Sequence[Weights],
     offsets: Tensor,
 ) -> Tensor:
@@ -104,7 +104,7 @@ def heights(
     Args:
         network: the trained network; it is left as it is.
         part: rows (x, y) of a task.
-        measures: functions of (y_pred, y_true) that are means over rows.
+        measures: what is measured.
         directions: one or more, as `direction` returns them.
         offsets: (points, directions).
 
@@ -112,12 +112,19 @@ def heights(
         (points, measures), in float64.
     """
     workers = torch.get_num_threads() if part[0].device.type == "cpu" else 1
+    centre = dict(network.named_parameters())
 
     def share(first: int) -> Tensor:
-        ours = copy.deepcopy(network).eval()
+        moved = copy.deepcopy(network).eval()
+        result = torch.empty(len(offsets[first::workers]), len(measures), dtype=torch.float64)
         with torch.no_grad():
-            found = [_height(ours, network, part, measures, directions, at) for at in offsets[first::workers]]
-        return torch.stack(found) if found else torch.empty(0, len(measures), dtype=torch.float64)
+            for row, offset in zip(result, offsets[first::workers].tolist(), strict=True):
+                for name, weights in moved.named_parameters():
+                    weights.copy_(centre[name])
+                    for scale, way in zip(offset, directions, strict=True):
+                        weights.add_(way[name], alpha=scale)
+                row.copy_(_means(moved, part, measures))
+        return result
 
     result = torch.empty(len(offsets), len(measures), dtype=torch.float64)
     with one_thread(), repeatable(), ThreadPoolExecutor(workers) as pool:
@@ -126,47 +133,29 @@ def heights(
     return result.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
 
-def _height(
-    moved: nn.Module,
-    network: nn.Module,
-    part: tuple[Tensor, Tensor],
-    measures: Sequence[Callable[[Tensor, Tensor], Tensor]],
-    directions: Sequence[Weights],
-    offset: Tensor,
-) -> Tensor:
-    """The heights at one point; `moved` is a copy of the network whose weights may be changed."""
-    centre = dict(network.named_parameters())
-    for name, weights in moved.named_parameters():
-        weights.copy_(centre[name])
-        for scale, way in zip(offset.tolist(), directions, strict=True):
-            weights.add_(way[name], alpha=scale)
+def _means(network: nn.Module, part: tuple[Tensor, Tensor], measures: Sequence[Measure]) -> Tensor:
+    """Each measure's mean over rows, in float64."""
     x, y = part
     at_once = 256 if x.device.type == "cpu" else 4096  # 256 images stay within the cache
     total = torch.zeros(len(measures), dtype=torch.float64, device=x.device)
     for rows, labels in zip(x.split(at_once), y.split(at_once), strict=True):
-        y_pred = moved(rows)
+        y_pred = network(rows)
         total += len(rows) * torch.stack([measure(y_pred, labels).double() for measure in measures])
-    return (total / len(x)).cpu()
+    return total / len(x)
 
 
-def landscape(loss: Loss, network: nn.Module, task: Task, grid: Grid, seed: int) -> pd.DataFrame:
+def landscape(network: nn.Module, task: Task, grid: Grid, seed: int) -> pd.DataFrame:
     """The landscape of a trained network on the training part of its task, as a tidy table.
 
-    Columns: x (and y), measure (of MEASURES) and height.
+    Columns: x (and y), measure ("task": cross-entropy or squared error; "error": error rate or MSE) and height.
 
     Args:
-        loss: what the network was trained with, the measure "own".
         network: the trained network.
         task: the task it was trained on.
         grid: where to measure.
         seed: of the directions.
     """
-    loss = copy.deepcopy(loss).to(task.train[0].device)
-    functions: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
-        "task": TaskLoss(task.kind),
-        "own": loss,
-        "error": task.measure.of,
-    }
+    functions: dict[str, Measure] = {"task": TaskLoss(task.kind), "error": task.measure.of}
     directions = [direction(network, seed, axis) for axis in range(grid.dimensions)]
     x, y = (array[: grid.rows] for array in task.train)
     offsets = grid.offsets()
@@ -211,11 +200,8 @@ def load_or_compute(
         kind = f"line-{grid.points}" if grid.dimensions == 1 else f"surface-{grid.points}"
         folder = Path(results_dir, "landscapes", name, profile, method, f"seed-{seed}")
         configuration = key | grid.model_dump(mode="json") | training_configuration(sizes, loss)
-
-        def compute(loss: Loss = loss, name: str = name, profile: str = profile, seed: int = seed) -> pd.DataFrame:
-            return _of_run(loss, name, profile, seed, grid, device)
-
         piece = Piece(folder, kind, configuration)
+        compute = partial(_of_run, loss, name, profile, seed, grid, device)
         tables.append(piece.load_or_compute(compute, device).assign(**key))
     whole = pd.concat(tables, ignore_index=True)
     whole["method"] = pd.Categorical(whole["method"], list(METHODS), ordered=True)
@@ -229,7 +215,7 @@ def _of_run(loss: Loss, name: str, profile: str, seed: int, grid: Grid, device: 
     with one_thread():  # as runs are computed, so that the networks are theirs
         trained = list(base_trainings(loss, problem, sizes, seed, "in-sample", device))
     for number, (learner, training) in enumerate(trained):
-        found = landscape(loss, training.network, learner.task, grid, seed)
+        found = landscape(training.network, learner.task, grid, seed)
         tables.append(found.assign(task=number, diverged=training.diverged))
     return pd.concat(tables, ignore_index=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,11 +23,12 @@ PUBLISHED_RATES = (1.0, 0.5, 0.1, 0.05, 0.01, 0.005, 0.001)
 """The rates of the authors' script (2022), see `published_grid`."""
 
 COMPARISONS = {
-    "stated": "both at the stated rate",
-    "baseline tuned": "the baseline's rate tuned, EvoMAL at the stated rate",
-    "same rate": "both at the baseline's tuned rate, where EvoMAL's search used it too",
-    "both tuned": "both rates tuned",
+    "stated": ("stated", "stated"),
+    "baseline tuned": ("stated", "baseline"),
+    "same rate": ("baseline", "baseline"),
+    "both tuned": ("evomal", "baseline"),
 }
+"""Rates of EvoMAL (its search used it, too) and of the baseline: the stated one, or the one tuned for a method."""
 
 
 def stated_rate(name: str, profile: str) -> float:
@@ -42,48 +44,33 @@ def profile_at(name: str, profile: str, rate: float) -> str:
 
 
 def rates_of(name: str, profile: str, rates: Sequence[float] = ()) -> list[float]:
-    """The rates to try in ascending order, always with the profile's own; FACTORS times that one if none is named.
-
-    Raises:
-        ValueError: a rate is not above 0.
-    """
+    """The rates to try, ascending, always with the profile's own; FACTORS times that one if none is named."""
     stated = stated_rate(name, profile)
-    chosen = list(rates) or [float(f"{stated * factor:g}") for factor in FACTORS]
-    if wrong := [rate for rate in chosen if not 0 < rate < np.inf]:
-        raise ValueError(f"a learning rate is above 0, got {wrong[0]:g}")
-    return sorted({stated, *chosen})
+    return sorted({stated, *(rates or [float(f"{stated * factor:g}") for factor in FACTORS])})
 
 
 def grid(
     name: str,
     profile: str = "quick",
     rates: Sequence[float] = (),
-    *,
-    seeds: int | Sequence[int] | None = None,
-    device: str = "cpu",
-    results_dir: str | Path = "results",
-    jobs: int = 1,
-    progress: bool = True,
+    **options: Any,
 ) -> pd.DataFrame:
     """Final errors of the baseline and EvoMAL at each rate; EvoMAL's search, too, trains with that rate.
 
     Runs lie in `<results_dir>/<name>/<profile>@base.lr=<rate>/`; those at the stated rate are the profile's own.
+
+    Args:
+        name: an experiment.
+        profile: one of its profiles.
+        rates: see `rates_of`.
+        options: of `load_or_run`.
 
     Returns:
         `Results.final` of all rates, with the column rate.
     """
     tables = []
     for rate in rates_of(name, profile, rates):
-        results = load_or_run(
-            name,
-            profile_at(name, profile, rate),
-            methods=METHODS,
-            seeds=experiment(name).profile(profile).seeds if seeds is None else seeds,
-            device=device,
-            results_dir=results_dir,
-            jobs=jobs,
-            progress=progress,
-        )
+        results = load_or_run(name, profile_at(name, profile, rate), methods=METHODS, **options)
         tables.append(results.final().assign(rate=rate))
     return pd.concat(tables, ignore_index=True)
 
@@ -93,11 +80,10 @@ def published_grid(
     profile: str = "paper",
     rates: Sequence[float] = PUBLISHED_RATES,
     *,
-    seeds: int | Sequence[int] | None = None,
     device: str = "cpu",
     results_dir: str | Path = "results",
-    jobs: int = 1,
     progress: bool = True,
+    **options: Any,
 ) -> pd.DataFrame:
     """Final errors as in the authors' script: losses found at the profile's own rate are tested at each rate.
 
@@ -107,16 +93,8 @@ def published_grid(
     Returns:
         method, seed, group, split, error, rate.
     """
-    results = load_or_run(
-        name,
-        profile,
-        methods=METHODS,
-        seeds=seeds,
-        device=device,
-        results_dir=results_dir,
-        jobs=jobs,
-        progress=progress,
-    )
+    shared = {"device": device, "results_dir": results_dir, "progress": progress}
+    results = load_or_run(name, profile, methods=METHODS, **shared, **options)
     entry, place = experiment(name), Path(results_dir, "learning_rate", name, profile, "published")
     todo = [(rate, method, seed, loss) for rate in rates for (_, method, seed), loss in results.losses.items()]
     tables = []
@@ -184,17 +162,15 @@ def remaining_gain(final: pd.DataFrame, stated: float) -> pd.DataFrame:
     final = common_seeds(final)
     if final.empty:
         raise ValueError("no seed has all methods at every rate; run the same seeds for each")
-    errors = final.astype({"method": str}).set_index(["method", "seed", "group", "split", "rate"])["error"]
-    chosen = tuned(final).set_index(["method", "seed"])["rate"]
+    rates = tuned(final).pivot(index="seed", columns="method", values="rate").assign(stated=stated)
     rows = []
-    for (group, split), part in final.groupby(["group", "split"], observed=True, sort=False):
-        seeds = list(dict.fromkeys(part["seed"]))
-        for comparison in COMPARISONS:
-            baseline, evomal = [], []
-            for seed in seeds:
-                ours, theirs = _rates(comparison, stated, chosen["evomal", seed], chosen["baseline", seed])
-                evomal.append(errors.get(("evomal", seed, group, split, ours), np.inf))
-                baseline.append(errors.get(("baseline", seed, group, split, theirs), np.inf))
+    for (group, split), part in final.astype({"method": str}).groupby(["group", "split"], sort=False):
+        errors, seeds = part.set_index(["method", "seed", "rate"])["error"], part["seed"].unique()
+        for comparison, which in COMPARISONS.items():
+            evomal, baseline = (
+                [errors.get((method, seed, rate), np.inf) for seed, rate in rates.loc[seeds, at].items()]
+                for method, at in zip(("evomal", "baseline"), which, strict=True)
+            )
             row = {"group": group, "split": split, "comparison": comparison}
             row |= {"baseline": np.mean(baseline), "evomal": np.mean(evomal)}
             rows.append(row | paired_interval(evomal, baseline))
@@ -203,13 +179,3 @@ def remaining_gain(final: pd.DataFrame, stated: float) -> pd.DataFrame:
     gains = first["difference"].where(first["verdict"] == "lower")
     table["share"] = table["difference"] / gains.loc[list(zip(table["group"], table["split"], strict=True))].array
     return table
-
-
-def _rates(comparison: str, stated: float, ours: float, theirs: float) -> tuple[float, float]:
-    """The rates of EvoMAL and of the baseline in a comparison, from those that were chosen."""
-    return {
-        "stated": (stated, stated),
-        "baseline tuned": (stated, theirs),
-        "same rate": (theirs, theirs),
-        "both tuned": (ours, theirs),
-    }[comparison]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from evomal_core.devices import repeatable
-from evomal_core.kinds import Kind, link
+from evomal_core.kinds import link
 from evomal_core.losses import Loss
 from evomal_core.tasks import Task
 from evomal_core.training import rows_at_once
@@ -98,22 +98,18 @@ def probabilities(network: nn.Module, task: Task) -> Tensor:
     assert task.test is not None
     network.eval()
     logits = torch.cat([network(rows) for rows in task.test[0].split(rows_at_once(task))]).cpu()
-    return _of_each_class(logits, task.kind)
-
-
-def _of_each_class(logits: Tensor, kind: Kind) -> Tensor:
-    shares = link(logits, kind)
-    return torch.cat([1 - shares, shares], dim=1) if kind == "binary" else shares
+    shares = link(logits, task.kind)
+    return torch.cat([1 - shares, shares], dim=1) if task.kind == "binary" else shares
 
 
 def right_and_wrong(table: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
     """Number of test rows that the networks of two losses get right: both, one alone, or neither."""
-    right = {name: table[name] == table["label"] for name in (first, second)}
+    ours, theirs = (table[name] == table["label"] for name in (first, second))
     counts = {
-        "both right": (right[first] & right[second]).sum(),
-        f"only {first} right": (right[first] & ~right[second]).sum(),
-        f"only {second} right": (~right[first] & right[second]).sum(),
-        "both wrong": (~right[first] & ~right[second]).sum(),
+        "both right": (ours & theirs).sum(),
+        f"only {first} right": (ours & ~theirs).sum(),
+        f"only {second} right": (~ours & theirs).sum(),
+        "both wrong": (~ours & ~theirs).sum(),
     }
     return pd.DataFrame([counts])
 

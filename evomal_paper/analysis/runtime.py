@@ -16,7 +16,7 @@ from evomal_paper.experiments.catalogue import EXPERIMENTS
 from evomal_paper.published.tables import LABELS, published
 from evomal_paper.runs.packed import Pack
 from evomal_paper.runs.run import Run
-from evomal_paper.runs.tables import Results, load_or_run
+from evomal_paper.runs.tables import load_or_run
 
 PHASES = ("local search", "filters", "fitness")
 """Phases of meta-training. The seconds "filter: …" are parts of those of the filters."""
@@ -79,10 +79,15 @@ def meta_training(runs: pd.DataFrame) -> pd.Series[float]:
     Args:
         runs: `Results.runs`.
     """
-    wall = runs[[f"seconds {phase}" for phase in PHASES if f"seconds {phase}" in runs]].sum(axis=1)
+    wall = wall_clock(runs)
     if "seconds cpu" not in runs:
         return wall
     return runs["seconds cpu"].where((runs["device"] == "cpu") & (runs["seconds cpu"] > 0), wall)
+
+
+def wall_clock(runs: pd.DataFrame) -> pd.Series[float]:
+    """Wall-clock seconds of meta-training of each run."""
+    return runs[[f"seconds {phase}" for phase in PHASES if f"seconds {phase}" in runs]].sum(axis=1)
 
 
 def seconds(runs: pd.DataFrame) -> pd.DataFrame:
@@ -135,34 +140,24 @@ def ratios(spent: pd.DataFrame) -> pd.DataFrame:
         spent: the table of `seconds`, of one profile.
     """
     hours = published("V").pivot(index="experiment", columns="method", values="mean")
+    hours = hours.reindex(spent["experiment"].unique())
     rows: list[dict[str, Any]] = []
     for experiment, part in spent.groupby("experiment", sort=False):
-        ours = part.set_index("method")["meta-training"]
-        counts = part.set_index("method")["n"]
+        ours = part.set_index("method")
         for other in [name for name in ("ml3", "taylorglo", "gp-lfl") if {name, "evomal"} <= set(ours.index)]:
-            known = experiment in hours.index
-            said = hours.loc[experiment, "evomal"] / hours.loc[experiment, other] if known else np.nan
-            row = {"experiment": experiment, "other": other, "published": said}
-            rows.append(
-                row | {"measured": ours["evomal"] / ours[other], "n": int(counts[["evomal", other]].min())}
-            )
+            row = {"experiment": experiment, "other": other}
+            row["published"] = hours.loc[experiment, "evomal"] / hours.loc[experiment, other]
+            row["measured"] = ours.loc["evomal", "meta-training"] / ours.loc[other, "meta-training"]
+            rows.append(row | {"n": int(ours.loc[["evomal", other], "n"].min())})
     return pd.DataFrame(rows, columns=["experiment", "other", "published", "measured", "n"])
 
 
 def outcomes(histories: pd.DataFrame) -> pd.DataFrame:
-    """EvoMAL's histories with every count of OUTCOMES: those that are lacking are 0 or follow from others.
-
-    Adds `population`, and `trained`: without a count of its own, the evaluated, which include candidates that
-    diverged during local search.
-    """
-    table = histories[histories["method"].astype(str) == "evomal"].copy()
-    for name in (*OUTCOMES, "evaluated"):
-        if name != "trained":
-            table[name] = table[name].fillna(0) if name in table else 0
-    table["trained"] = table["trained"].fillna(table["evaluated"]) if "trained" in table else table["evaluated"]
+    """EvoMAL's histories, with every count of OUTCOMES and the column population."""
+    table = histories[histories["method"].astype(str) == "evomal"]
     parts = ["cached", "rejected early", "rejected", "equivalent", "evaluated"]
-    table["population"] = table[parts].sum(axis=1)
-    return table
+    table = table.reindex(columns=list(dict.fromkeys([*table, *OUTCOMES, *parts])))
+    return table.assign(population=table[parts].sum(axis=1))
 
 
 def frequencies(histories: pd.DataFrame) -> pd.DataFrame:
@@ -201,8 +196,14 @@ def filtered(histories: pd.DataFrame) -> pd.DataFrame:
     return histories[has] if any(has) else histories
 
 
-SAVES = ("symbolic archive", "rejection protocol", "gradient equivalence", "early rejection", "irrelevant weights")
-_OWN = dict(zip(SAVES, ("symbolic archive", "rejection", "gradient equivalence", *SAVES[3:]), strict=True))
+SAVES = {
+    "symbolic archive": ("cached", "symbolic archive", "new"),
+    "rejection protocol": ("rejected", "rejection", "trained"),
+    "gradient equivalence": ("equivalent", "gradient equivalence", "trained"),
+    "early rejection": ("rejected early", "early rejection", "optimised"),
+    "irrelevant weights": ("skipped", "irrelevant weights", "optimised"),
+}
+"""For each filter: the outcome of what it spares, its name in records, and whose cost is obviated."""
 
 
 def savings(runs: pd.DataFrame, histories: pd.DataFrame) -> pd.DataFrame:
@@ -223,20 +224,19 @@ def savings(runs: pd.DataFrame, histories: pd.DataFrame) -> pd.DataFrame:
     table = runs[runs["method"].astype(str) == "evomal"].set_index(keys).join(counted)
     phase = {name: table.get(f"seconds {name}", pd.Series(0.0, table.index)).fillna(0.0) for name in PHASES}
     training = phase["local search"] + phase["filters"] + phase["fitness"]
-    each_new = training / (table["population"] - table["cached"])
-    each_tuned = (phase["local search"] / table["optimised"]).where(table["optimised"] > 0, 0.0)
-    each_trained = (phase["fitness"] / table["trained"]).where(table["trained"] > 0, 0.0)
-    counts = {name: table[outcome] for outcome, name in OUTCOMES.items() if name in SAVES}
-    costs = dict(zip(SAVES, (each_new, each_trained, each_trained, each_tuned, each_tuned), strict=True))
+    costs = {
+        "new": training / (table["population"] - table["cached"]),
+        "trained": (phase["fitness"] / table["trained"]).where(table["trained"] > 0, 0.0),
+        "optimised": (phase["local search"] / table["optimised"]).where(table["optimised"] > 0, 0.0),
+    }
     parts = []
-    for name in SAVES:
-        own = table.get(f"seconds filter: {_OWN[name]}", pd.Series(np.nan, table.index))
-        columns = {"candidates": counts[name], "saved": counts[name] * costs[name], "spent": own}
+    for name, (outcome, own, whose) in SAVES.items():
+        spent = table.get(f"seconds filter: {own}", pd.Series(np.nan, table.index))
+        columns = {"candidates": table[outcome], "saved": table[outcome] * costs[whose], "spent": spent}
         parts.append(pd.DataFrame({**columns, "training": training}).assign(filter=name))
-    whole = pd.concat(parts).reset_index()
-    groups = whole.groupby(["experiment", "profile", "filter"], sort=False)
+    groups = pd.concat(parts).reset_index().groupby(["experiment", "profile", "filter"], sort=False)
     found = groups[["candidates", "saved", "spent", "training"]].mean().assign(n=groups.size()).reset_index()
-    off = found["filter"].isin(SAVES[3:]) & (found["candidates"] == 0)
+    off = found["filter"].isin(["early rejection", "irrelevant weights"]) & (found["candidates"] == 0)
     return found[~off].sort_values(["experiment", "profile"], kind="stable", ignore_index=True)
 
 
@@ -257,17 +257,12 @@ def on_and_off(name: str, profile: str, seeds: Sequence[int], **options: Any) ->
     for variant, change in VARIANTS.items():
         varied = f"{profile}{joint}{change}"
         found = load_or_run(name, varied, methods=["evomal"], seeds=list(seeds), **options)
-        rows.append(_variant(found).assign(variant=variant, profile=varied))
+        table = found.runs[["seed", "fitness"]].assign(variant=variant, profile=varied)
+        table["cpu"], table["seconds"] = found.runs["seconds cpu"], wall_clock(found.runs)
+        counts = outcomes(found.histories).groupby("seed")[["optimised", "trained"]].sum()
+        rows.append(table.merge(counts, left_on="seed", right_index=True))
     table = pd.concat(rows, ignore_index=True)
     return table[["variant", "profile", "seed", "cpu", "seconds", "optimised", "trained", "fitness"]]
-
-
-def _variant(found: Results) -> pd.DataFrame:
-    counts = outcomes(found.histories).groupby("seed")[["optimised", "trained"]].sum()
-    columns = [f"seconds {phase}" for phase in PHASES if f"seconds {phase}" in found.runs]
-    table = found.runs[["seed", "fitness"]].assign(seconds=found.runs[columns].sum(axis=1))
-    table["cpu"] = found.runs["seconds cpu"]
-    return table.merge(counts, left_on="seed", right_index=True)
 
 
 def compared(measured: pd.DataFrame) -> pd.DataFrame:
@@ -275,25 +270,13 @@ def compared(measured: pd.DataFrame) -> pd.DataFrame:
 
     `same` is the number of seeds with the very same best fitness as the profile's own.
     """
-    first = next(iter(VARIANTS))
-    base = measured[measured["variant"] == first].set_index("seed")
-    rows = []
-    for variant, part in measured.groupby("variant", sort=False):
-        mine = part.set_index("seed")
-        rows.append(
-            {
-                "variant": variant,
-                "cpu": mine["cpu"].mean(),
-                "ratio": mine["cpu"].mean() / base["cpu"].mean(),
-                "seconds": mine["seconds"].mean(),
-                "optimised": mine["optimised"].mean(),
-                "trained": mine["trained"].mean(),
-                "fitness": mine["fitness"].mean(),
-                "same": int((mine["fitness"] == base["fitness"].reindex(mine.index)).sum()),
-                "n": len(mine),
-            }
-        )
-    return pd.DataFrame(rows)
+    own = measured[measured["variant"] == next(iter(VARIANTS))].set_index("seed")
+    groups = measured.groupby("variant", sort=False)
+    table = groups[["cpu", "seconds", "optimised", "trained", "fitness"]].mean()
+    table.insert(1, "ratio", table["cpu"] / own["cpu"].mean())
+    same = measured["fitness"] == measured["seed"].map(own["fitness"])
+    table["same"] = same.groupby(measured["variant"], sort=False).sum()
+    return table.assign(n=groups.size()).reset_index()
 
 
 def count_runs(counts: pd.Series) -> str:

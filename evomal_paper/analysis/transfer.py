@@ -14,7 +14,7 @@ from evomal_paper.analysis.cached_table import Piece, final_errors, training_con
 from evomal_paper.experiments.catalogue import experiment
 from evomal_paper.published.tables import SPLITS, published
 from evomal_paper.runs.tables import Results, check_seeds, load_or_run
-from evomal_paper.sentences import mean_and_sd
+from evomal_paper.sentences import printed, text_table
 from evomal_paper.statistics import against, spread
 
 JOINT = "-to-"
@@ -154,42 +154,34 @@ def table(final: pd.DataFrame) -> pd.DataFrame:
 
     Published cells are TPAMI's Table IV where the transfer is its own, from CIFAR-10 to CIFAR-100 with one model.
     """
-    cells = spread(final, "error", [*PLACE, "method"])
     theirs = published("IV").set_index(["experiment", "method"])
     rows: dict[tuple[str, ...], dict[str, str]] = {}
-    for cell in cells.to_dict("records"):
-        transfer = Transfer(cell["source"], cell["target"])
-        row = rows.setdefault((str(transfer), cell["group"], cell["method"]), {})
+    for cell in spread(final, "error", [*PLACE, "method"]).to_dict("records"):
+        place = (f"{cell['source']}{JOINT}{cell['target']}", cell["group"], cell["method"])
         key = (cell["target"], cell["method"])
-        known = is_published(transfer) and key in theirs.index
-        row["published"] = mean_and_sd(*theirs.loc[key, ["mean", "sd", "n"]]) if known else "–"
-        numbers = (cell[name] for name in ("mean", "sd", "n", "diverged"))
-        row[f"measured, {SPLITS[cell['split']]}"] = mean_and_sd(*numbers)
-    return pd.DataFrame(
-        list(rows.values()), pd.MultiIndex.from_tuples(rows, names=["transfer", "group", "method"])
-    )
+        known = is_published(cell["source"], cell["target"]) and key in theirs.index
+        row = rows.setdefault(place, {"published": printed(theirs.loc[key]) if known else "–"})
+        row[f"measured, {SPLITS[cell['split']]}"] = printed(cell)
+    return text_table(rows, ["transfer", "group", "method"])
 
 
-def is_published(transfer: Transfer) -> bool:
+def is_published(source: str, target: str) -> bool:
     """Whether a transfer is one of Table IV's: losses from CIFAR-10 to CIFAR-100, with the same model."""
-    (source, _, model), (target, _, other) = (n.partition("-") for n in (transfer.source, transfer.target))
-    return (source, target) == ("cifar10", "cifar100") and model == other != ""
+    return source != target and source.replace("cifar10-", "cifar100-") == target
 
 
 def published_table(final: pd.DataFrame) -> pd.DataFrame:
     """Table IV's cells, each with what was measured for it, or "not run"."""
-    measured = {}
-    for cell in spread(final[final["split"] == "test"], "error", [*PLACE, "method"]).to_dict("records"):
-        if is_published(Transfer(cell["source"], cell["target"])):
-            numbers = (cell[name] for name in ("mean", "sd", "n", "diverged"))
-            measured[cell["target"], cell["method"]] = mean_and_sd(*numbers)
-    rows = []
-    for cell in published("IV").to_dict("records"):
-        key = (cell["experiment"], cell["method"])
-        theirs = mean_and_sd(*(cell[name] for name in ("mean", "sd", "n")))
-        rows.append(
-            {"target": key[0], "method": key[1], "published": theirs, "measured": measured.get(key, "not run")}
-        )
+    measured = {
+        (cell["target"], cell["method"]): printed(cell)
+        for cell in spread(final[final["split"] == "test"], "error", [*PLACE, "method"]).to_dict("records")
+        if is_published(cell["source"], cell["target"])
+    }
+    rows = [
+        {"target": cell["experiment"], "method": cell["method"], "published": printed(cell)}
+        | {"measured": measured.get((cell["experiment"], cell["method"]), "not run")}
+        for cell in published("IV").to_dict("records")
+    ]
     return pd.DataFrame(rows)
 
 

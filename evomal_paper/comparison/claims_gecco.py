@@ -15,6 +15,7 @@ from evomal_paper.comparison.findings import (
     corrected,
     decide,
     fewest,
+    means_of,
     n_text,
     number,
     of_each,
@@ -94,18 +95,15 @@ def fewer_generations(evidence: Evidence) -> Finding:
 def few_weights(evidence: Evidence) -> Finding:
     """Compare the numbers of weights of EvoMAL's and ML³'s losses (Table 3)."""
     weights = evidence.values[evidence.values["table"] == "3"]
-    means = weights.groupby(["experiment", "method"], sort=False)["value"].mean().unstack()
-    if not {"evomal", "ml3"} <= set(means):
+    means, n = means_of(weights, ["experiment"], "value", ["evomal", "ml3"])
+    if means.empty:
         return ABSENT
-    shares = (means["evomal"] / means["ml3"]).dropna()
-    if shares.empty:
-        return ABSENT
+    shares = means["evomal"] / means["ml3"]
     theirs = published("3").pivot(index="experiment", columns="method", values="mean")
     text = "; ".join(
         f"{name} {share:.2%} (published {theirs.loc[name, 'evomal'] / theirs.loc[name, 'ml3']:.2%})"
         for name, share in shares.items()
     )
-    n = weights[weights["method"] == "evomal"].groupby("experiment").size()[shares.index]
     verdict = decide(bool((shares <= LARGEST_SHARE).all()), bool((shares < 1).all()), n)
     said = f"EvoMAL's mean number of weights as a share of ML³'s: {text} ({n_text(n)})."
     return of_each(n.index, n, verdict, said)

@@ -10,6 +10,7 @@ import pandas as pd
 from evomal_paper.analysis.landscapes import RADIUS, sharpness
 from evomal_paper.analysis.learning_rate import common_seeds, remaining_gain, stated_rate, tuned
 from evomal_paper.analysis.runtime import PUBLISHED_SHARES, frequencies
+from evomal_paper.analysis.transfer import is_published
 from evomal_paper.comparison.evidence import Evidence
 from evomal_paper.comparison.findings import (
     ABSENT,
@@ -17,6 +18,7 @@ from evomal_paper.comparison.findings import (
     Finding,
     decide,
     fewest,
+    means_of,
     n_text,
     of_each,
 )
@@ -123,18 +125,15 @@ def early(evidence: Evidence) -> Finding:
 def run_time(evidence: Evidence) -> Finding:
     """Compare the meta-training times of the methods (Table V)."""
     hours = evidence.values[evidence.values["table"] == "V"]
-    means = hours.groupby(["experiment", "method"], sort=False)["value"].mean().unstack()
     needed = ["evomal", "taylorglo", "gp-lfl", "ml3"]
-    if not set(needed) <= set(means):
-        return ABSENT
-    means = means[needed].dropna()
+    means, n = means_of(hours, ["experiment"], "value", needed)
     if means.empty:
         return ABSENT
+    means = means[needed]
     ratio = np.exp(np.log(means["evomal"] / means["taylorglo"]).mean())
     dearest = bool((means["evomal"] > means.drop(columns="evomal").max(axis=1)).all())
     theirs = published("V").pivot(index="experiment", columns="method", values="mean")
     stated = np.exp(np.log(theirs["evomal"] / theirs["taylorglo"]).mean())
-    n = hours.groupby(["experiment", "method"]).size().unstack().loc[means.index, needed].min(axis=1)
     text = (
         f"EvoMAL takes {ratio:.2f} times as long as TaylorGLO (geometric mean over {len(means)} of {len(theirs)} "
         f"experiments; Table V's is {stated:.2f}), and {'more' if dearest else 'not always more'} than every "
@@ -202,17 +201,12 @@ def not_only_rates(evidence: Evidence) -> Finding:
 def transfer(evidence: Evidence) -> Finding:
     """Compare transferred losses with the target's own baseline (Table IV)."""
     held_out = evidence.transfers[evidence.transfers["split"] == "test"]
-    groups = held_out.groupby(["source", "experiment", "group", "method"], sort=False)
-    means, needed = groups["error"].mean().unstack(), ["baseline", "evomal", "ml3"]
-    if not set(needed) <= set(means):
-        return ABSENT
-    means = means.dropna(subset=needed)
+    means, seeds = means_of(held_out, ["source", "experiment", "group"], "error", ["baseline", "evomal", "ml3"])
     if means.empty:
         return ABSENT
-    own = np.array([source.replace("cifar10-", "cifar100-") == target for source, target, _ in means.index])
-    means = means[own] if own.any() else means  # all others are stand-ins
+    own = np.array([is_published(source, target) for source, target, _ in means.index])
+    means, seeds = (means[own], seeds[own]) if own.any() else (means, seeds)  # all others are stand-ins
     better = means.drop(columns="baseline").lt(means["baseline"], axis=0).sum()
-    seeds = groups["seed"].nunique().unstack().loc[means.index, needed].min(axis=1)
     counts = ", ".join(f"{LABELS[name]} {count}" for name, count in better.items())
     names = ", ".join(dict.fromkeys(f"{source} → {target}" for source, target, _ in means.index))
     half = len(means) / 2

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from evomal_core.checks import refuse_unknown
-from evomal_paper.analysis.runtime import meta_training
+from evomal_paper.analysis.runtime import OUTCOMES, meta_training
+from evomal_paper.analysis.transfer import JOINT, is_published
 from evomal_paper.comparison.verdicts import strength
 from evomal_paper.experiments.catalogue import EXPERIMENTS, experiment
 from evomal_paper.experiments.profiles import PROFILES, changes_in
@@ -21,19 +22,7 @@ from evomal_paper.runs.tables import KEYS, Results, load_readable, read_table
 ERRORS = [*KEYS, "group", "split", "error"]
 COLUMNS = {
     "values": ["table", *KEYS, "group", "split", "value", "new"],
-    "histories": [
-        *KEYS,
-        "generation",
-        "best_fitness",
-        "cached",
-        "optimised",
-        "skipped",
-        "rejected early",
-        "rejected",
-        "equivalent",
-        "evaluated",
-        "trained",
-    ],
+    "histories": [*KEYS, "generation", "best_fitness", *OUTCOMES, "evaluated"],
     "curves": [*KEYS, "group", "task", "step", "split", "error"],
     "rates": [*ERRORS, "rate"],
     "transfers": ["source", *ERRORS],
@@ -196,7 +185,7 @@ def _transfers(folder: Path, values: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """Final errors of transfers, with those of the target's own baseline at the same profile."""
     baselines: set[tuple[str, str]] = set()
     for name, piece in _pieces(folder, "test", {"group", "task", "step", "split", "error"}):
-        source, _, target = name.partition("-to-")
+        source, _, target = name.partition(JOINT)
         last = piece[piece["step"] == piece["step"].max()].assign(experiment=target, source=source)
         keys = [column for column in COLUMNS["transfers"] if column != "error"]
         yield last.groupby(keys, sort=False)["error"].mean().reset_index().fillna({"error": np.inf})
@@ -212,7 +201,7 @@ def _transfers(folder: Path, values: pd.DataFrame) -> Iterator[pd.DataFrame]:
 def _table_iv(transfers: pd.DataFrame) -> pd.DataFrame:
     """Transfers that TPAMI Table IV has: from CIFAR-10 to CIFAR-100 with the same model."""
     both = zip(transfers["source"], transfers["experiment"], strict=True)
-    chosen = transfers.loc[[source.replace("cifar10-", "cifar100-") == target for source, target in both]]
+    chosen = transfers.loc[[is_published(source, target) for source, target in both]]
     return chosen.rename(columns={"error": "value"}).assign(table="IV").reindex(columns=COLUMNS["values"])
 
 

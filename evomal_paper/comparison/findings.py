@@ -141,6 +141,25 @@ def _compared_whole(found: pd.DataFrame, rivals: Sequence[str]) -> frozenset[str
     return frozenset(name for name, count in done.items() if count == wanted[name])
 
 
+def means_of(
+    values: pd.DataFrame, place: Sequence[str], value: str, needed: Sequence[str]
+) -> tuple[pd.DataFrame, pd.Series]:
+    """Means over seeds, a row per place that has all needed methods, and the fewest seeds behind each row.
+
+    Args:
+        values: one row per place, method and seed.
+        place: the columns that make a place.
+        value: the column that is averaged.
+        needed: methods without which a place is left out; all others are there too.
+    """
+    groups = values.groupby([*place, "method"], sort=False)[value]
+    means, seeds = groups.mean().unstack(), groups.size().unstack()
+    if not set(needed) <= set(means):
+        return means[:0], seeds.min(axis=1)[:0]
+    means = means.dropna(subset=list(needed))
+    return means, seeds.loc[means.index, list(needed)].min(axis=1)
+
+
 def corrected(found: pd.DataFrame) -> pd.Series:
     """The p of comparisons, corrected by Holm's method for all those of an experiment.
 

@@ -13,7 +13,7 @@ from evomal_paper.comparison.verdicts import NEW, compare, decided
 from evomal_paper.experiments.catalogue import experiment as experiment_of
 from evomal_paper.experiments.profiles import Profile, changes_in
 from evomal_paper.published.tables import published
-from evomal_paper.sentences import mean_and_sd
+from evomal_paper.sentences import printed, text_table
 from evomal_paper.statistics import paired, paired_methods
 
 SPLITS: tuple[str, ...] = get_args(Profile.model_fields["split"].annotation)
@@ -68,24 +68,21 @@ def table_iii(final: pd.DataFrame) -> pd.DataFrame:
         final: `Results.compared` or `Results.final` of tabular runs under one profile and its variants by split.
     """
     cells = compare(final[final["split"] == "test"], "III")
-    rows: dict[tuple[str, str], dict[str, str]] = {}
+    rows: dict[tuple[str, ...], dict[str, str]] = {}
     for cell in cells.to_dict("records"):
         row = rows.setdefault((cell["experiment"], cell["method"]), {})
-        row["published"] = mean_and_sd(*(cell[f"published {name}"] for name in ("mean", "sd", "n")))
+        row["published"] = printed(cell, "published ")
         split = split_of(cell["profile"])
         new = f"{split}, new starts"
         if NEW[0] in cell:
-            row[new] = mean_and_sd(*(cell[name] for name in ("new mean", "new sd", "n", "new diverged")))
+            row[new] = printed(cell | {"new n": cell["n"]}, "new ")
         if split == "leaking" or new not in row:
-            row[split] = mean_and_sd(*(cell[name] for name in ("mean", "sd", "n", "diverged")))
+            row[split] = printed(cell)
         if split == "leaking":
             row["leaking beside published"] = cell["verdict"]
     columns = ["published", "leaking", "leaking beside published", "leaking, new starts"]
     columns += ["disjoint", "disjoint, new starts"]
-    experiments = list(dict.fromkeys(name for name, _ in rows))
-    order = sorted(rows, key=lambda key: (experiments.index(key[0]), list(METHODS).index(key[1])))
-    index = pd.MultiIndex.from_tuples(order, names=["experiment", "method"])
-    table = pd.DataFrame([rows[key] for key in order], index=index).fillna("–")
+    table = text_table(rows, ["experiment", "method"]).fillna("–")
     return table[[name for name in columns if name in table]]
 
 

@@ -13,7 +13,7 @@ from evomal_paper.datasets.catalogue import DataSet
 from evomal_paper.experiments.catalogue import EXPERIMENTS
 from evomal_paper.experiments.profiles import Experiment
 from evomal_paper.published.tables import LABELS, published
-from evomal_paper.sentences import mean_and_sd
+from evomal_paper.sentences import printed
 
 ROWS: dict[str, Experiment] = {name: each for name, each in EXPERIMENTS.items() if each.table == "II"}
 """The stand-ins on digits, the thirteen rows in the table's order, and the other targets of Table IV."""
@@ -61,8 +61,7 @@ def _cells(table: pd.DataFrame) -> dict[str, dict[str, str]]:
     """Printed cells of each experiment by method."""
     found: dict[str, dict[str, str]] = {}
     for cell in table.to_dict("records"):
-        numbers = (cell["mean"], cell["sd"], cell["n"], cell.get("diverged", 0))
-        found.setdefault(cell["experiment"], {})[cell["method"]] = mean_and_sd(*numbers)
+        found.setdefault(cell["experiment"], {})[cell["method"]] = printed(cell)
     return found
 
 
@@ -71,12 +70,12 @@ def not_run(rows: Sequence[str], profile: str) -> pd.DataFrame:
     base = profile.partition("@")[0]
     absent: dict[DataSet | None, bool] = {}  # each data set is read once
     table = []
-    transferred = {name for name in ROWS if "Table IV" in ROWS[name].source}
-    for name in [name for name in ROWS if name not in transferred and name not in rows]:
-        row = ROWS[name]
+    for name, row in ROWS.items():
+        if "Table IV" in row.source or name in rows:
+            continue
         if row.dataset not in absent:
             absent[row.dataset] = row.missing() is not None
-        need = row.dataset is not None and absent[row.dataset]
+        need = absent[row.dataset]
         table.append(
             {
                 "row": name,

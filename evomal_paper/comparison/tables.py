@@ -2,42 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import pandas as pd
 
-from evomal_core.search import METHODS
-from evomal_paper.comparison.verdicts import (
-    NEW,
-    NOT_RUN,
-    UNPUBLISHED,
-)
+from evomal_paper.comparison.verdicts import NEW, NOT_RUN, UNPUBLISHED
 from evomal_paper.published.tables import LABELS, SPLITS
-from evomal_paper.sentences import mean_and_sd
+from evomal_paper.sentences import printed, text_table
 
 
 def readable(comparison: pd.DataFrame) -> pd.DataFrame:
     """A comparison for reading: one row per experiment, group and method; columns published, and each part's
     measured value, that from new starts if the comparison has it, and verdict.
     """
-    rows: dict[tuple[str, str, str], dict[str, str]] = {}
+    rows: dict[tuple[str, ...], dict[str, str]] = {}
     for cell in comparison.to_dict("records"):
         row = rows.setdefault((cell["experiment"], cell["group"], cell["method"]), {})
-        row["published"] = mean_and_sd(*(cell[f"published {name}"] for name in ("mean", "sd", "n")))
         part = SPLITS[cell["split"]]
-        row[f"measured, {part}"] = mean_and_sd(*(cell[name] for name in ("mean", "sd", "n", "diverged")))
+        row["published"] = printed(cell, "published ")
+        row[f"measured, {part}"] = printed(cell)
         if NEW[0] in cell:
-            row[f"from new starts, {part}"] = mean_and_sd(cell["new mean"], cell["new sd"], cell["n"], _lost(cell))
+            row[f"from new starts, {part}"] = printed(_from_new(cell))
         row[f"verdict, {part}"] = "" if cell["verdict"] == UNPUBLISHED else cell["verdict"]
-    order = sorted(rows, key=lambda key: (*_first_seen(rows, key), list(METHODS).index(key[2])))
-    index = pd.MultiIndex.from_tuples(order, names=["experiment", "group", "method"])
-    return pd.DataFrame([rows[key] for key in order], index=index)
-
-
-def _first_seen(rows: Iterable[tuple[str, str, str]], key: tuple[str, str, str]) -> tuple[int, int]:
-    experiments, groups = (list(dict.fromkeys(row[i] for row in rows)) for i in (0, 1))
-    return experiments.index(key[0]), groups.index(key[1])
+    return text_table(rows, ["experiment", "group", "method"])
 
 
 def cell_table(cells: pd.DataFrame) -> pd.DataFrame:
@@ -58,7 +44,7 @@ def cell_table(cells: pd.DataFrame) -> pd.DataFrame:
                 "published": _numbers_of(cell, "published "),
                 "profile": ", ".join(name for name in (cell["profile"], SPLITS.get(cell["split"])) if name),
                 "measured": _numbers_of(cell) if run else "",
-                "from new starts": _from_new(cell),
+                "from new starts": _numbers_of(_from_new(cell)) if cell.get("new diverged", np.nan) >= 0 else "",
                 "difference": _interval(cell) if known else "",
                 "verdict": cell["verdict"],
                 "why": cell["why"],
@@ -78,17 +64,10 @@ def _numbers_of(cell: dict, whose: str = "") -> str:
     return text.replace(" ", "\u00a0")
 
 
-def _from_new(cell: dict) -> str:
-    """Numbers of a cell from new starts; "" for what has no start."""
-    if np.isnan(cell.get("new diverged", np.nan)):
-        return ""
-    new = {name: cell[f"new {name}"] for name in ("mean", "sd")}
-    return _numbers_of(cell | new | {"diverged": _lost(cell)})
-
-
-def _lost(cell: dict) -> int:
-    """Number of runs that diverged from new starts."""
-    return 0 if np.isnan(cell["new diverged"]) else int(cell["new diverged"])
+def _from_new(cell: dict) -> dict:
+    """A cell with the numbers from new starts, if there are any, in place of those compared."""
+    diverged = 0 if np.isnan(cell["new diverged"]) else int(cell["new diverged"])
+    return cell | {"mean": cell["new mean"], "sd": cell["new sd"], "diverged": diverged}
 
 
 def _interval(cell: dict) -> str:

@@ -6,7 +6,7 @@ import pandas as pd
 
 from evomal_paper.analysis.learning_rate import common_seeds, tuned
 from evomal_paper.runs.tables import KEYS
-from evomal_paper.sentences import mean_and_sd
+from evomal_paper.sentences import printed
 from evomal_paper.statistics import summary
 
 PLACE = ["experiment", "profile", "group", "split"]
@@ -41,8 +41,7 @@ def tuned_table(rates: pd.DataFrame, experiments: list[str], profile: str) -> pd
     found = tuned_baseline(rates).query("experiment in @experiments and profile == @profile")
     rows = []
     for (name, _, group, split), part in found.groupby(PLACE, sort=False):
-        numbers = summary(part["error"].to_numpy(float))
-        text = mean_and_sd(numbers["mean"], numbers["sd"], numbers["n"], int(numbers["diverged"]))
         chosen = ", ".join(f"{rate:g}" for rate in sorted(set(part["rate"])))
-        rows.append({"experiment": name, "group": group, "split": split, "error": text, "rates": chosen})
+        row = {"experiment": name, "group": group, "split": split, "error": printed(summary(part["error"]))}
+        rows.append(row | {"rates": chosen})
     return pd.DataFrame(rows, columns=["experiment", "group", "split", "error", "rates"])

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 
 from evomal_paper.comparison.evidence import varied_rate
-from evomal_paper.comparison.verdicts import is_counted
+from evomal_paper.comparison.verdicts import PLACE, is_counted, published_cells
 from evomal_paper.experiments.catalogue import experiment as experiment_of
 from evomal_paper.experiments.profiles import changes_in
-from evomal_paper.published.tables import COMPARED, published
+from evomal_paper.published.tables import COMPARED
 from evomal_paper.statistics import PAIRED, paired
 
 COLUMNS = ["experiment", "profile", "change", "group", "method", "published", "unvaried", "varied", "diverged"]
@@ -57,34 +57,28 @@ def variants(values: pd.DataFrame) -> pd.DataFrame:
         smaller), difference of the means, effect and p (Wilcoxon's signed-rank test, uncorrected), and whether the
         variant's median is at most half as far from the published mean, in |ln(median / published)|.
     """
-    theirs = published().set_index(["table", "experiment", "group", "method"])["mean"].to_dict()
+    theirs = published_cells()
     rows: list[dict[str, Any]] = []
     compared = [COMPARED.get(row.table, ("",))[0] == row.split != "" for row in values.itertuples()]
     kept = _with_new_starts(values.loc[np.array(compared, bool)])
-    for keys, part in kept.groupby(["table", "experiment", "profile", "group", "split", "method"], sort=False):
-        table, experiment, profile, group, split, method = map(str, keys)
-        if (found := one_change(profile)) is None:
+    changes = {profile: one_change(profile) for profile in kept["profile"].unique()}
+    changed = {profile: found for profile, found in changes.items() if found is not None}
+    varied = kept[kept["profile"].isin(changed)].rename(columns={"profile": "varied"})
+    both = varied.assign(profile=[changed[profile][0] for profile in varied["varied"]]).merge(
+        kept, on=[*PLACE, "method", "seed"], suffixes=("", " unvaried")
+    )
+    for keys, part in both.groupby(["table", "experiment", "varied", "group", "split", "method"], sort=False):
+        table, experiment, profile, group, _, method = map(str, keys)
+        base, change = changed[profile]
+        if len(part) < 2 or experiment_of(experiment).profile(profile) == experiment_of(experiment).profile(base):
             continue
-        base, change = found
-        place = {"table": table, "experiment": experiment, "profile": base, "group": group, "split": split}
-        same = kept[
-            np.logical_and.reduce([kept[name] == value for name, value in (place | {"method": method}).items()])
-        ]
-        both = part.merge(same, on="seed", suffixes=("", " unvaried"))
-        if len(both) < 2 or _is_same(experiment, profile, base):
-            continue
-        cell = theirs.get((table, experiment, group, method), theirs.get((table, experiment, "", method), np.nan))
-        medians = both["value unvaried"].median(), both["value"].median()
-        row: dict[str, Any] = {
-            "experiment": experiment,
-            "profile": base,
-            "change": change,
-            "group": group,
-            "method": method,
-        }
+        cell = theirs.get((table, experiment, group, method), (np.nan,))[0]
+        values_of = part["value unvaried"], part["value"]
+        medians = values_of[0].median(), values_of[1].median()
+        row = {"experiment": experiment, "profile": base, "change": change, "group": group, "method": method}
         row |= {"published": cell, "unvaried": medians[0], "varied": medians[1]}
-        row |= {"diverged": _diverged(both["value"]), "diverged unvaried": _diverged(both["value unvaried"])}
-        row |= paired(both["value"].to_numpy(float), both["value unvaried"].to_numpy(float))
+        row |= {"diverged": _diverged(values_of[1]), "diverged unvaried": _diverged(values_of[0])}
+        row |= paired(values_of[1].to_numpy(float), values_of[0].to_numpy(float))
         rows.append(row | {"nearer": _nearer(medians, cell)})
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -109,23 +103,10 @@ def by_setting(table: pd.DataFrame) -> pd.DataFrame:
         One row per experiment, profile and change: cells (published ones among those compared), halved, and n
         (seeds, the fewest of its cells); the changes that explain most first.
     """
-    cells = table[table["published"].notna()]
-    rows = [
-        {**dict(zip(SETTING, keys, strict=True)), **_explained(part)}
-        for keys, part in cells.groupby(SETTING, sort=False)
-    ]
-    found = pd.DataFrame(rows, columns=[*SETTING, "cells", "halved", "n"])
+    groups = table[table["published"].notna()].groupby(SETTING, sort=False)
+    found = groups.agg(cells=("nearer", "size"), halved=("nearer", "sum"), n=("n", "min")).reset_index()
     order = (found["halved"] / found["cells"]).sort_values(ascending=False, kind="stable").index
     return found.loc[order].reset_index(drop=True)
-
-
-def _explained(part: pd.DataFrame) -> dict[str, int]:
-    return {"cells": len(part), "halved": int(part["nearer"].sum()), "n": int(part["n"].min())}
-
-
-def _is_same(name: str, *profiles: str) -> bool:
-    first, second = (experiment_of(name).profile(profile) for profile in profiles)
-    return first == second
 
 
 def _diverged(values: pd.Series) -> int:

@@ -19,6 +19,7 @@ from evomal_paper.statistics import (
     paired,
     paired_methods,
     smallest_p,
+    spread,
     summary,
 )
 
@@ -129,7 +130,7 @@ def beside(values: pd.DataFrame) -> pd.DataFrame:
         A row per place and method: n (with the diverged), diverged, mean and sd of the finite, published mean, sd
         and n, difference, low, high, verdict and why.
     """
-    theirs = _published_cells()
+    theirs = published_cells()
     rows: list[dict[str, Any]] = []
     for keys, part in values.groupby(PLACE, observed=True, sort=False):
         place = dict(zip(PLACE, keys, strict=True))
@@ -145,13 +146,9 @@ def beside(values: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=[*PLACE, "method", *_COLUMNS])
     if "new" not in values:
         return table
-    new = values[values["new"].notna()].astype({"method": str, "new": float})
-    by = [*PLACE, "method"]
-    found = [
-        dict(zip(by, keys, strict=True)) | {f"new {name}": value for name, value in summary(part).items()}
-        for keys, part in new.groupby(by, observed=True)["new"]
-    ]
-    return table.merge(pd.DataFrame(found, columns=[*by, *NEW]), on=by, how="left")
+    new = spread(values[values["new"].notna()].astype({"method": str, "new": float}), "new", [*PLACE, "method"])
+    new = new.drop(columns="n").rename(columns={name: f"new {name}" for name in ("mean", "sd", "diverged")})
+    return table.merge(new, on=[*PLACE, "method"], how="left")
 
 
 _COLUMNS = ["n", "diverged", "mean", "sd", "published mean", "published sd", "published n"]
@@ -167,7 +164,8 @@ def of_sample(cell: Number) -> float:
     return float(sd * np.sqrt(n / (n - 1)))
 
 
-def _published_cells() -> dict[tuple[str, str, str, str], Number]:
+def published_cells() -> dict[tuple[str, str, str, str], Number]:
+    """The published numbers by table, experiment, group and method."""
     return {
         (row.table, row.experiment, row.group, row.method): (row.mean, row.sd, row.n)
         for row in _by_group(published()).itertuples()
@@ -363,7 +361,7 @@ def orderings(final: pd.DataFrame, table: str) -> pd.DataFrame:
         table: one of `paper.TABLES`.
     """
     rows = []
-    theirs = _published_cells()
+    theirs = published_cells()
     place_of = [name for name in PLACE if name != "table"]
     for keys, part in final.groupby(place_of, observed=True, sort=False):
         place = dict(zip(place_of, keys, strict=True))

@@ -27,32 +27,23 @@ def weights_of(loss: Loss) -> list[float]:
     return [float(value) for part in loss.parameters() for value in part.detach().flatten()]
 
 
-def with_weights(loss: Loss, phi: Sequence[float]) -> Loss:
-    """A copy of a loss with other weights.
-
-    Raises:
-        ValueError: the number of weights is another than the loss's.
-    """
-    changed = deepcopy(loss)
-    if len(phi) != changed.size:
-        raise ValueError(f"the loss has {changed.size} weights, got {len(phi)}")
-    if len(phi):
-        torch.nn.utils.vector_to_parameters(torch.tensor(phi, dtype=torch.float32), changed.parameters())
-    return changed
-
-
 def curves_of(loss: Loss, y: float, phi: Sequence[float] | None = None) -> pd.DataFrame:
     """A loss of one output over its predictions: columns f, value and gradient, 301 rows.
 
     Args:
-        loss: any loss; f is a probability of a classification, and within y ± 3 of a regression.
+        loss: any loss, which is left as it is; f is a probability of a classification, and within y ± 3 of a
+            regression.
         y: the label.
         phi: its weights; those that it has if not given.
 
     Raises:
         ValueError: the number of weights is another than the loss's.
     """
-    shown = loss if phi is None else with_weights(loss, phi)
+    shown = deepcopy(loss)
+    if phi is not None and len(phi) != loss.size:
+        raise ValueError(f"the loss has {loss.size} weights, got {len(phi)}")
+    if phi:
+        torch.nn.utils.vector_to_parameters(torch.tensor(phi, dtype=torch.float32), shown.parameters())
     f = y + np.linspace(-3, 3, 301) if loss.kind == "regression" else np.linspace(0.005, 0.995, 301)
     value, gradient = value_and_slope(shown, f, y)
     return pd.DataFrame({"f": f, "value": value, "gradient": gradient})

@@ -14,12 +14,8 @@ from evomal_paper.plots.style import by_method, headline, legend_outside, new_fi
 from evomal_paper.published.tables import LABELS
 from evomal_paper.sentences import count_seeds
 
-HEIGHTS = {
-    "task": {"regression": "MSE", "binary": "cross-entropy (nats)", "multiclass": "cross-entropy (nats)"},
-    "own": dict.fromkeys(("regression", "binary", "multiclass"), "its own loss"),
-    "error": {"regression": "MSE", "binary": "error rate", "multiclass": "error rate"},
-}
-"""Names of a landscape's height by measure and kind of task."""
+HEIGHTS = {"task": "cross-entropy (nats)", "error": "error rate"}
+"""Names of a classification's height by measure; both are the MSE of a regression."""
 
 
 @styled
@@ -33,7 +29,7 @@ def landscape_lines(lines: pd.DataFrame, kinds: dict[str, str], measure: str = "
     Args:
         lines: the table of `landscapes.load_or_compute` with one dimension.
         kinds: kind of task of each experiment.
-        measure: one of `landscapes.MEASURES`.
+        measure: "task" or "error".
     """
     heights = per_seed(lines, measure)
     names = list(dict.fromkeys(heights["experiment"]))
@@ -51,12 +47,11 @@ def landscape_lines(lines: pd.DataFrame, kinds: dict[str, str], measure: str = "
         told = [f"{LABELS[method]}: {lost[method]} diverged" for method in present(part) if lost.get(method, 0)]
         means = kept.groupby(["method", "x"], observed=True)["height"].mean()
         if tops := [means[method].max() for method in ("baseline", "evomal") if method in present(kept)]:
-            low = min(0.0, axes.get_ylim()[0]) if measure == "own" else 0.0
-            axes.set_ylim(low, 1.15 * max(tops))
+            axes.set_ylim(0.0, 1.15 * max(tops))
         axes.annotate("\n".join(told), (0.5, 0.97), xycoords="axes fraction", ha="center", va="top", fontsize=7.5)
         axes.set_title(experiment(name).title, loc="left")
         axes.set(xlabel="step along the direction (norms of the filters)")
-        axes.set_ylabel(f"training {HEIGHTS[measure][kinds[name]]}")
+        axes.set_ylabel(f"training {'MSE' if kinds[name] == 'regression' else HEIGHTS[measure]}")
     n = int(heights["seed"].nunique())
     key = "line: mean over seeds, band: ± 1 standard error; lines may leave a panel"
     headline(figure, f"Landscapes, profile {lines['profile'].iloc[0]}, n = {count_seeds(n)}", key)
@@ -65,7 +60,7 @@ def landscape_lines(lines: pd.DataFrame, kinds: dict[str, str], measure: str = "
 
 
 @styled
-def landscape_surfaces(surfaces: pd.DataFrame, kinds: dict[str, str], measure: str = "task") -> Figure:
+def landscape_surfaces(surfaces: pd.DataFrame, kinds: dict[str, str]) -> Figure:
     """Contours of two-dimensional landscapes, one row per experiment and one panel per method, of one seed.
 
     All panels of a row share their levels, in equal ratios above the lowest height of the row. The cross is the
@@ -74,9 +69,8 @@ def landscape_surfaces(surfaces: pd.DataFrame, kinds: dict[str, str], measure: s
     Args:
         surfaces: the table of `landscapes.load_or_compute` with two dimensions, of one seed.
         kinds: kind of task of each experiment.
-        measure: one of `landscapes.MEASURES`.
     """
-    heights = per_seed(surfaces, measure)
+    heights = per_seed(surfaces)
     names, methods = list(dict.fromkeys(heights["experiment"])), present(heights)
     figure, grid = new_figure(
         3.3 * len(methods) + 1.2, 3.1 * len(names) + 0.5, len(names), len(methods), sharex=True, sharey=True
@@ -93,7 +87,9 @@ def landscape_surfaces(surfaces: pd.DataFrame, kinds: dict[str, str], measure: s
         row[0].set_ylabel("step along the second direction")
     for axes in grid[-1]:
         axes.set_xlabel("step along the first direction")
-    measured = ", ".join(dict.fromkeys(HEIGHTS[measure][kinds[name]] for name in names))
+    measured = ", ".join(
+        dict.fromkeys("MSE" if kinds[name] == "regression" else HEIGHTS["task"] for name in names)
+    )
     seed = surfaces["seed"].iloc[0]
     first = f"Landscapes, profile {surfaces['profile'].iloc[0]}, seed {seed} (n = 1)"
     headline(figure, first, f"height: training {measured}")

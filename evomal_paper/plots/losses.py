@@ -94,23 +94,21 @@ def _value_over_slope(columns: Sequence[Column], slope_label: str = "gradient �
 
 
 @styled
-def loss_shapes(
-    losses: Mapping[str, Loss], kind: Kind, labels: Sequence[float] | None = None, title: str = ""
-) -> Figure:
+def loss_shapes(losses: Mapping[str, Loss], kind: Kind, title: str = "") -> Figure:
     """Value and gradient of losses beside the task loss, one column per label (TPAMI Figure 6).
 
-    Regression: over the error f − y. Binary and multiclass: over the probability f of a class, for y = 0
-    and y = 1. Values are shifted and scaled to [0, 1] within a panel, since neither an offset nor the unit
-    of a loss shows in what it prefers; gradients are as they are, on an axis that is linear around 0 (arsinh).
+    Regression: over the error f − y, for standardised labels y of −1, 0 and 1. Binary and multiclass: over the
+    probability f of a class, for y = 0 and y = 1. Values are shifted and scaled to [0, 1] within a panel, since
+    neither an offset nor the unit of a loss shows in what it prefers; gradients are as they are, on an axis that
+    is linear around 0 (arsinh).
 
     Args:
         losses: losses by name; names of METHODS get that method's colour and line.
         kind: the kind of all losses.
-        labels: values of y for a regression; −1, 0 and 1 by default (standardised labels).
         title: said above the figure, for example of which seed the losses are.
     """
     shown = {name: loss for name, loss in losses.items() if not isinstance(loss, TaskLoss)}
-    labels = labels or ((-1.0, 0.0, 1.0) if kind == "regression" else (0.0, 1.0))
+    labels = (-1.0, 0.0, 1.0) if kind == "regression" else (0.0, 1.0)
     figure = _value_over_slope([_at_label(shown, kind, label) for label in labels])
     legend_outside(figure)
     if title:

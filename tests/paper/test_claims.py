@@ -411,7 +411,10 @@ def filtered(cached, rejected, equivalent):
         "optimised": [20 - c for c in cached],
         "rejected": rejected,
         "equivalent": equivalent,
+        "skipped": [0] * 10,
+        "rejected early": [0] * 10,
         "evaluated": [20 - a - b - c for a, b, c in zip(cached, rejected, equivalent, strict=True)],
+        "trained": [20 - a - b - c for a, b, c in zip(cached, rejected, equivalent, strict=True)],
     }
     return pd.concat([history("evomal", [1.0] * 10, seed, "diabetes", **counts) for seed in (0, 1)])
 
@@ -429,7 +432,7 @@ def test_filters_by_hand():
     assert found == "reproduced"
     assert f"rejected from {15 / 18:.0%} to {7 / 18:.0%}" in text
     assert counted("filters", given)[:2] == ("direction reproduced", 1 / 16)
-    many = given.histories.assign(cached=18, optimised=2, evaluated=2, rejected=0, equivalent=0)
+    many = given.histories.assign(cached=18, optimised=2, evaluated=2, trained=2, rejected=0, equivalent=0)
     assert verdict("filters", evidence(values=given.values, histories=many))[0] == "not reproduced"
     assert verdict("filters-over-time", evidence(values=given.values, histories=many))[0] == "not reproduced"
 

@@ -224,8 +224,8 @@ def test_parameter_counts_leave_out_methods_without_weights():
 
 def test_regression_shapes_show_value_and_gradient_over_the_error():
     shown = {"evomal": em.LearnedLoss("abs(sub(y, f))"), "baseline": TaskLoss("regression")}
-    figure = plots.loss_shapes(shown, "regression", labels=(0.5,))
-    value, gradient = figure.axes
+    figure = plots.loss_shapes(shown, "regression")
+    value, gradient = figure.axes[0], figure.axes[3]
     squared, learned = value.get_lines()
     error = squared.get_xdata()
     assert squared.get_ydata() == pytest.approx(error**2 / 9, abs=1e-6)

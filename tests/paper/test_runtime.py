@@ -92,15 +92,12 @@ def test_shares_of_a_generation_are_means_over_runs():
     assert found.loc[(2, "cached"), "n"] == 2
 
 
-def test_records_without_the_newer_counts_are_read():
-    old = {name: COUNTS[name] for name in ("cached", "optimised", "rejected", "equivalent")}
-    old["evaluated"] = [7, 4]
-    shares = runtime.frequencies(histories(old)).set_index(["generation", "outcome"])["share"]
-    assert shares[1, "trained"] == 0.7
-    assert "skipped" not in shares.index.get_level_values("outcome")
-    assert set(runtime.savings(RUNS, histories(old))["filter"]) == set(runtime.SAVES[:3])
+def test_filters_that_are_off_have_no_row_and_unknown_seconds_are_not_made_up():
+    off = {name: COUNTS[name] for name in COUNTS} | {"skipped": [0, 0], "rejected early": [0, 0]}
+    assert "skipped" not in set(runtime.frequencies(histories(off))["outcome"])
+    assert list(runtime.savings(RUNS, histories(off))["filter"]) == list(runtime.SAVES)[:3]
     plain = RUNS.drop(columns="seconds filter: rejection")
-    assert runtime.savings(plain, histories(old))["spent"].isna().all()
+    assert runtime.savings(plain, histories(off))["spent"].isna().all()
 
 
 def test_several_experiments_have_a_mean_of_all_their_runs():

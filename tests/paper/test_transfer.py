@@ -131,8 +131,8 @@ def test_table_four_is_shown_beside_its_own_transfers_and_else_not_run(moved):
     assert len(cells) == 35
     assert set(cells["measured"]) == {"not run"}
     theirs = final.assign(source="cifar10-wideresnet", target="cifar100-wideresnet")
-    assert transfer.is_published(Transfer("cifar10-wideresnet", "cifar100-wideresnet"))
-    assert not transfer.is_published(Transfer("cifar10-alexnet", "cifar100-wideresnet"))
+    assert transfer.is_published("cifar10-wideresnet", "cifar100-wideresnet")
+    assert not transfer.is_published("cifar10-alexnet", "cifar100-wideresnet")
     row = transfer.table(theirs).loc[("cifar10-wideresnet-to-cifar100-wideresnet", "in-sample", "evomal")]
     assert row["published"] == "0.2238 ± 0.0017 (5)"
     cell = transfer.published_table(theirs).set_index(["target", "method"])["measured"]
