@@ -36,7 +36,7 @@ def mean_and_sd(mean: float, sd: float, n: float, diverged: float = 0, digits: i
 def printed(cell: Mapping[str, Any] | pd.Series, whose: str = "") -> str:
     """`mean_and_sd` of a row's mean, sd, n and, if there, diverged, or of the columns whose names begin so."""
     diverged = cell.get(f"{whose}diverged", 0)
-    return mean_and_sd(*(cell[f"{whose}{name}"] for name in ("mean", "sd", "n")), diverged)
+    return mean_and_sd(cell[f"{whose}mean"], cell[f"{whose}sd"], cell[f"{whose}n"], diverged)
 
 
 def text_table(rows: Mapping[tuple[str, ...], Mapping[str, str]], names: Sequence[str]) -> pd.DataFrame:

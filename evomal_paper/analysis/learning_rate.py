@@ -93,8 +93,9 @@ def published_grid(
     Returns:
         method, seed, group, split, error, rate.
     """
-    shared = {"device": device, "results_dir": results_dir, "progress": progress}
-    results = load_or_run(name, profile, methods=METHODS, **shared, **options)
+    results = load_or_run(
+        name, profile, methods=METHODS, device=device, results_dir=results_dir, progress=progress, **options
+    )
     entry, place = experiment(name), Path(results_dir, "learning_rate", name, profile, "published")
     todo = [(rate, method, seed, loss) for rate in rates for (_, method, seed), loss in results.losses.items()]
     tables = []

@@ -75,7 +75,13 @@ def variants(values: pd.DataFrame) -> pd.DataFrame:
         cell = theirs.get((table, experiment, group, method), (np.nan,))[0]
         values_of = part["value unvaried"], part["value"]
         medians = values_of[0].median(), values_of[1].median()
-        row = {"experiment": experiment, "profile": base, "change": change, "group": group, "method": method}
+        row: dict[str, Any] = {
+            "experiment": experiment,
+            "profile": base,
+            "change": change,
+            "group": group,
+            "method": method,
+        }
         row |= {"published": cell, "unvaried": medians[0], "varied": medians[1]}
         row |= {"diverged": _diverged(values_of[1]), "diverged unvaried": _diverged(values_of[0])}
         row |= paired(values_of[1].to_numpy(float), values_of[0].to_numpy(float))
