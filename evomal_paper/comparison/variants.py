@@ -64,8 +64,9 @@ def variants(values: pd.DataFrame) -> pd.DataFrame:
     changes = {profile: one_change(profile) for profile in kept["profile"].unique()}
     changed = {profile: found for profile, found in changes.items() if found is not None}
     varied = kept[kept["profile"].isin(changed)].rename(columns={"profile": "varied"})
-    both = varied.assign(profile=[changed[profile][0] for profile in varied["varied"]]).merge(
-        kept, on=[*PLACE, "method", "seed"], suffixes=("", " unvaried")
+    unvaried = pd.Series([changed[profile][0] for profile in varied["varied"]], varied.index, dtype=object)
+    both = varied.assign(profile=unvaried).merge(
+        kept.astype({"profile": object}), on=[*PLACE, "method", "seed"], suffixes=("", " unvaried")
     )
     for keys, part in both.groupby(["table", "experiment", "varied", "group", "split", "method"], sort=False):
         table, experiment, profile, group, _, method = map(str, keys)
