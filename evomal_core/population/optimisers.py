@@ -57,8 +57,7 @@ class SGDSteps:
 
     def __call__(self, theta: Stacked, gradient: Sequence[Matrix], rate: float, moving: Tensor | None) -> None:
         """Move weights (T, P, …) in place, of the candidates `moving` (P,), or of all of them if it is None."""
-        base = self.base.replace(lr=rate) if rate != self.base.lr else self.base
-        self.velocity = sgd_in_place(theta, gradient, self.velocity, base, moving)
+        self.velocity = sgd_in_place(theta, gradient, self.velocity, self.base, rate, moving)
 
     def keep(self, alive: Tensor, theta: Stacked) -> None:
         """Go on with the candidates `alive`, (P,), whose weights are `theta`."""
@@ -98,7 +97,12 @@ class TorchSteps:
 
 
 def sgd_in_place(
-    theta: Stacked, gradient: Sequence[Matrix], velocity: Stacked | None, base: SGD, moving: Tensor | None
+    theta: Stacked,
+    gradient: Sequence[Matrix],
+    velocity: Stacked | None,
+    base: SGD,
+    rate: float,
+    moving: Tensor | None,
 ) -> Stacked | None:
     """One step of `torch.optim.SGD` on all networks; see `SGD`.
 
@@ -106,7 +110,8 @@ def sgd_in_place(
         theta: Weights, each (T, P, …).
         gradient: Of the weights; used up.
         velocity: What the step before returned; None at first.
-        base: Learning rate, momentum, and weight decay.
+        base: Momentum and weight decay.
+        rate: Learning rate.
         moving: Which of the P candidates move at all, (P,); None for all of them.
 
     Returns:
@@ -117,10 +122,10 @@ def sgd_in_place(
     whole = [i for i, g in enumerate(gradient) if isinstance(g, Tensor)]
     if whole:
         weights, gradients, velocities = (_pick(stack, whole) for stack in (theta, gradient, velocity))
-        _whole(weights, gradients, velocities if velocity else None, base, moving)
+        _whole(weights, gradients, velocities if velocity else None, base, rate, moving)
     for i, g in enumerate(gradient):
         if isinstance(g, Factors):
-            _factored(theta[i], g, velocity[i] if velocity else None, base)
+            _factored(theta[i], g, velocity[i] if velocity else None, base, rate)
     return velocity
 
 
@@ -128,7 +133,9 @@ def _pick(stack: Sequence[Any] | None, indices: Sequence[int]) -> list[Any]:
     return [stack[i] for i in indices] if stack else []
 
 
-def _whole(theta: Stacked, gradient: Stacked, velocity: Stacked | None, base: SGD, moving: Tensor | None) -> None:
+def _whole(
+    theta: Stacked, gradient: Stacked, velocity: Stacked | None, base: SGD, rate: float, moving: Tensor | None
+) -> None:
     if base.weight_decay:
         torch._foreach_add_(gradient, theta, alpha=base.weight_decay)
     step = gradient
@@ -141,16 +148,16 @@ def _whole(theta: Stacked, gradient: Stacked, velocity: Stacked | None, base: SG
             step = gradient
     if moving is not None:
         step = [torch.where(moving.view(1, -1, *[1] * (s.ndim - 2)), s, 0.0) for s in step]
-    torch._foreach_add_(theta, step, alpha=-base.lr)
+    torch._foreach_add_(theta, step, alpha=-rate)
 
 
-def _factored(w: Tensor, gradient: Factors, velocity: Tensor | None, base: SGD) -> None:
+def _factored(w: Tensor, gradient: Factors, velocity: Tensor | None, base: SGD, rate: float) -> None:
     """A step by a gradient g = leftᵀ·right that is never formed but added where it belongs.
 
     Nesterov's w' = w − α·(g + λ·w + μ·v') with v' = μ·v + g + λ·w is computed from a = w + α·μ·v, which takes the
     place of w: v' = (μ − λ·α·μ)·v + g + λ·a and w' = a − α·(1 + μ)·v'.
     """
-    rate, momentum, decay = base.lr, base.momentum, base.weight_decay
+    momentum, decay = base.momentum, base.weight_decay
     weights, left = w.flatten(0, 1), gradient.left.mT.flatten(0, 1)
     right = gradient.right.expand(*gradient.left.shape[:2], -1, -1).flatten(0, 1)
     if velocity is None:

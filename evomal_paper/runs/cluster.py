@@ -57,7 +57,19 @@ def executor_of(address: str) -> Iterator[Executor | None]:
         yield None
         return
     connect = distributed.Client  # whose package sets up its loggers when it is imported
-    for name in ("distributed", "distributed.client"):  # they log tracebacks of what is said in one line here
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    with connect(address, timeout=CONNECT, set_as_default=False) as client:
+    with _quiet(), connect(address, timeout=CONNECT, set_as_default=False) as client:
         yield client.get_executor()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Context manager: keep Dask from logging tracebacks of what is said in one line here."""
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

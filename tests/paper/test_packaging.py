@@ -391,6 +391,15 @@ def test_notebook_is_committed_without_outputs_and_takes_parameters(path):
             assert cell["execution_count"] is None, f"cell {number} was executed"
 
 
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "results" / "notebooks").glob("*.ipynb")), ids=lambda path: path.name
+)
+def test_an_executed_notebook_left_no_run_out_and_names_no_folder_of_a_machine(path):
+    text = path.read_text(encoding="utf-8")
+    assert "left out:" not in text
+    assert not re.search(r"/[\w./-]+/results/", text)
+
+
 def test_the_results_in_readme_and_docs_are_those_of_the_runs():
     from evomal_paper.readme import PAGES, blocks, updated
 
