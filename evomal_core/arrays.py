@@ -1,8 +1,9 @@
-"""Conversion of arrays of any library to NumPy: features, labels and weights."""
+"""Conversion of arrays of any library to NumPy: features, labels and weights, and parts joined to one array."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -10,6 +11,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from evomal_core.kinds import IGNORED, Kind
+from evomal_core.lazy import LazyModule
+
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = LazyModule("pandas", "evomal[paper]")
 
 
 def as_array(values: Any, name: str) -> np.ndarray:
@@ -257,3 +264,45 @@ def weights(values: Any) -> Tensor:
     if array.dtype != bool and not np.issubdtype(array.dtype, np.number):
         raise ValueError(f"sample_weight is one number a row, or 'balanced', got dtype {array.dtype}")
     return torch.from_numpy(array.astype(np.float32))
+
+
+def joined(x: Any, y: Any, others: Sequence[tuple[Any, ...] | None]) -> tuple[Any, Any, list[np.ndarray]]:
+    """Append the user's own parts to the arrays; return the arrays and the row numbers of each part.
+
+    Tables stay tables, with the columns of the first.
+
+    Raises:
+        ValueError: a part is no (x, y), perhaps with weights, or a table lacks a column of x.
+    """
+    if all(part is None for part in others):
+        return x, y, [np.arange(0) for _ in others]
+    columns: list[tuple[Any, Any]] = [(x, y)]
+    places: list[np.ndarray] = []
+    end = len(x)
+    for part in others:
+        if part is None:
+            places.append(np.arange(0))
+            continue
+        if not isinstance(part, tuple | list) or len(part) not in (2, 3):
+            raise ValueError(
+                f"validation and test are arrays (x, y), or (x, y, weight), got a {type(part).__name__}"
+            )
+        columns.append((part[0], part[1]))
+        places.append(np.arange(end, end + len(part[0])))
+        end += len(part[0])
+    first, second = ([pair[number] for pair in columns] for number in range(2))
+    return _stacked(first, "x"), _stacked(second, "y"), places
+
+
+def _stacked(tables: list[Any], name: str) -> Any:
+    if hasattr(tables[0], "columns") and all(hasattr(table, "columns") for table in tables):
+        wanted = list(tables[0].columns)
+        for table in tables[1:]:
+            if missing := [column for column in wanted if column not in table.columns]:
+                raise ValueError(f"a part's {name} lacks column {missing[0]!r}")
+        return pd.concat([table[wanted] for table in tables], ignore_index=True)
+    rows = [as_array(table, name) for table in tables]
+    shapes = {array.shape[1:] for array in rows}
+    if len(shapes) > 1:
+        raise ValueError(f"rows of {name} differ in shape between parts: {', '.join(map(str, sorted(shapes)))}")
+    return np.concatenate(rows)

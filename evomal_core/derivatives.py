@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-from evomal_core.lazy import LazyModule
-
-if TYPE_CHECKING:
-    import sympy
-else:
-    sympy = LazyModule("sympy")
 
 Slope = Tensor | float
 Derivatives = tuple[Callable[..., tuple[Slope, Slope]], Callable[..., tuple[Slope, Slope]]]
@@ -49,7 +42,7 @@ def differentiated(operation: Callable[..., Tensor], arity: int) -> Derivatives:
     return slopes, curvatures
 
 
-def _points() -> tuple[Tensor, ...]:
+def points() -> tuple[Tensor, ...]:
     """Arguments to try an operation on, none at a kink such as 0 or 1."""
     values = torch.linspace(-2.2, 2.3, 6, dtype=torch.float64).reshape(2, 3)
     return values, values.flip(0) * 0.7, values.flip(1), values * 0.3 + 0.1, values * 0.2 - 0.4
@@ -61,7 +54,7 @@ def check_elementwise(name: str, arity: int, operation: Callable[..., Any]) -> N
     Raises:
         ValueError: it is one of these.
     """
-    arguments = _points()[:arity]
+    arguments = points()[:arity]
     given = [x.clone() for x in arguments]
     try:
         found = operation(*given)
@@ -86,7 +79,7 @@ def check_derivatives(name: str, arity: int, operation: Callable[..., Any], own:
     Raises:
         ValueError: they differ.
     """
-    a, b, *directions = _points()
+    a, b, *directions = points()
     z = operation(*(a, b)[:arity])
     da, db = directions[1], directions[2] * (arity == 2)
     tangent = a, b, z, own[0](a, b, z)[0], da, db
@@ -111,39 +104,22 @@ def check_source(name: str, arity: int, operation: Callable[..., Any], source: s
     Raises:
         ValueError: it is one of these.
     """
-    a, b = _points()[:2]
+    a, b = points()[:2]
     try:
         found = eval(
             source.format("a", "b"), {"torch": torch, "functional": functional, "a": a, "b": b, "f": a, "y": b}
         )
     except Exception as error:  # whatever a user's text raises
         raise ValueError(f"source of operation {name!r} fails: {type(error).__name__}: {error}") from error
-    _check_same(name, "source", operation(*(a, b)[:arity]), torch.as_tensor(found, dtype=a.dtype).expand_as(a))
+    check_same(name, "source", operation(*(a, b)[:arity]), torch.as_tensor(found, dtype=a.dtype).expand_as(a))
 
 
-def check_sympy(name: str, arity: int, operation: Callable[..., Any], formula: Callable[..., sympy.Expr]) -> None:
-    """Refuse a formula that fails or has other values than the operation, where both are real numbers.
+def check_same(name: str, what: str, wanted: Tensor, found: Tensor) -> None:
+    """Refuse what was given of an operation if it has other values than the operation.
 
     Raises:
-        ValueError: it is one of these.
+        ValueError: it has.
     """
-    symbols = sympy.symbols("f y", real=True)[:arity]
-    points = _points()[:arity]
-    try:
-        expression = sympy.sympify(formula(*symbols))
-        values = [
-            expression.subs(dict(zip(symbols, map(float, point), strict=True))).evalf()
-            for point in zip(*(x.flatten() for x in points), strict=True)
-        ]
-    except Exception as error:  # whatever a user's function raises
-        raise ValueError(f"sympy of operation {name!r} fails: {type(error).__name__}: {error}") from error
-    found = torch.tensor([float(value) if value.is_Float else torch.nan for value in values], dtype=torch.float64)
-    wanted = operation(*points).flatten()
-    known = torch.isfinite(found) & torch.isfinite(wanted)
-    _check_same(name, "sympy", wanted[known], found[known])
-
-
-def _check_same(name: str, what: str, wanted: Tensor, found: Tensor) -> None:
     if not torch.allclose(found, wanted, rtol=1e-4, atol=1e-6, equal_nan=True):
         worst = int((found - wanted).abs().nan_to_num(torch.inf).argmax())
         raise ValueError(

@@ -17,6 +17,7 @@ from evomal_core.checkpoints import Snapshot
 from evomal_core.config import SGD, Optimizer, SearchConfig
 from evomal_core.filters import Samples, minimise_predictions
 from evomal_core.kinds import Kind
+from evomal_core.labels import read_pair
 from evomal_core.learners import Learner
 from evomal_core.losses import LearnedLoss, Loss
 from evomal_core.metrics import Metric, make_metric
@@ -53,9 +54,9 @@ def promises(
             minima: Iterator[Tensor] = iter(batched_minimise_predictions(losses, y_pred, y_true, config, *weights))
         else:
             minima = (minimise_predictions(loss, y_pred, y_true, config, *weights) for loss in losses)
-        before = measure.of(y_pred, y_true, *weights)
+        before = measure(*read_pair(y_pred, y_true, kind, *weights))
         for index, best in enumerate(minima):
-            totals[index] += len(y_true) * float(before - measure.of(best, y_true, *weights))
+            totals[index] += len(y_true) * float(before - measure(*read_pair(best, y_true, kind, *weights)))
     return totals
 
 

@@ -261,6 +261,18 @@ def _weight_rows(weight: Tensor, y_true: Tensor, kind: Kind) -> Tensor:
     )
 
 
+def read_pair(
+    y_pred: Tensor, y_true: Tensor, kind: Kind, weight: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """One network's predictions, labels and weights in the shapes that metrics take.
+
+    Probabilities of several classes count as the most probable one.
+    """
+    rows = as_rows(y_pred, kind)
+    labels = read_labels(y_true, kind, rows.shape[1], rows.dtype, weight=weight)
+    return rows, labels.y.argmax(dim=1) if kind == "multiclass" else labels.y, labels.weight
+
+
 def check_class_weight(given: ClassWeight, kind: Kind) -> None:
     """Refuse weights of classes that no labels of this kind can have.
 

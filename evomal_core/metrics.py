@@ -21,7 +21,6 @@ from torch.nn import functional
 
 from evomal_core.checks import takes_weight
 from evomal_core.kinds import Kind, check_kind, link
-from evomal_core.labels import as_rows, read_labels
 from evomal_core.lazy import LazyModule
 
 if TYPE_CHECKING:
@@ -108,15 +107,6 @@ class Metric:
         finite = torch.isfinite(y_pred).flatten(-2).all(dim=-1)
         value = self.compute(torch.where(finite[..., None, None], y_pred, 0.0), y_true, *weight)
         return torch.where(finite & ~torch.isnan(value), value, torch.inf)
-
-    def of(self, y_pred: Tensor, y_true: Tensor, weight: Tensor | None = None) -> Tensor:
-        """The value, a scalar, of one network's predictions and a task's labels, in any of the shapes of `labels`.
-
-        Probabilities of several classes count as the most probable one.
-        """
-        rows = as_rows(y_pred, self.kind)
-        labels = read_labels(y_true, self.kind, rows.shape[1], rows.dtype, weight=weight)
-        return self(rows, labels.y.argmax(dim=1) if self.kind == "multiclass" else labels.y, labels.weight)
 
 
 def make_metric(metric: str | Callable[..., Any] | Metric | None, kind: Kind) -> Metric:

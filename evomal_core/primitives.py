@@ -19,9 +19,10 @@ from evomal_core.derivatives import (
     Slope,
     check_derivatives,
     check_elementwise,
+    check_same,
     check_source,
-    check_sympy,
     differentiated,
+    points,
 )
 from evomal_core.lazy import LazyModule
 
@@ -366,12 +367,32 @@ def register(
     if source:
         check_source(name, arity, torch, source)
     if sympy:
-        check_sympy(name, arity, torch, sympy)
+        _check_formula(name, arity, torch, sympy)
     by_torch = differentiated(torch, arity)
     derivatives = slopes or by_torch[0], curvatures or by_torch[1]
     if slopes or curvatures:
         check_derivatives(name, arity, torch, derivatives)
     PRIMITIVES[name] = Primitive(name, arity, torch, sympy or _undefined(name), source, *derivatives)
+
+
+def _check_formula(
+    name: str, arity: int, operation: Callable[..., Tensor], formula: Callable[..., sympy.Expr]
+) -> None:
+    """Refuse a formula that fails or has other values than the operation, where both are real numbers."""
+    symbols = sympy.symbols("f y", real=True)[:arity]
+    arguments = points()[:arity]
+    try:
+        expression = sympy.sympify(formula(*symbols))
+        values = [
+            expression.subs(dict(zip(symbols, map(float, point), strict=True))).evalf()
+            for point in zip(*(x.flatten() for x in arguments), strict=True)
+        ]
+    except Exception as error:  # whatever a user's function raises
+        raise ValueError(f"sympy of operation {name!r} fails: {type(error).__name__}: {error}") from error
+    found = torch.tensor([float(value) if value.is_Float else torch.nan for value in values], dtype=torch.float64)
+    wanted = operation(*arguments).flatten()
+    known = torch.isfinite(found) & torch.isfinite(wanted)
+    check_same(name, "sympy", wanted[known], found[known])
 
 
 def unregister(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Splitting rows into training, validation and test parts, and joining parts that a user has split already."""
+"""Splitting rows into training, validation and test parts."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evomal_core import arrays
 from evomal_core.lazy import LazyModule
 from evomal_core.seeds import numpy_rng
 
 if TYPE_CHECKING:
-    import pandas as pd
     from sklearn import base
 else:
     base = LazyModule("sklearn.base", "evomal[paper]")
-    pd = LazyModule("pandas", "evomal[paper]")
 
 PARTS = ("train", "validation", "test")
 Shares = tuple[float, float, float]
@@ -69,7 +66,7 @@ def split_rows(
 def split_own(
     rows: int, split: Shares, own: Sequence[np.ndarray], seed: int, groups: Any, strata: np.ndarray | None
 ) -> list[np.ndarray]:
-    """Split rows of which the last are validation or test parts of the user's own, see `joined`."""
+    """Split rows of which the last are validation or test parts of the user's own, see `arrays.joined`."""
     shares = check_shares(split)
     kept = rows - sum(len(part) for part in own)
     wanted = shares * [1.0, not len(own[0]), not len(own[1])]
@@ -108,48 +105,6 @@ def _by_strata(strata: np.ndarray, shares: np.ndarray, rng: np.random.Generator)
         places = (np.arange(len(rows)) + rng.random()) / len(rows)
         part_of[rows] = np.searchsorted(np.cumsum(shares)[:2], places, side="right")
     return [rng.permutation(np.flatnonzero(part_of == number)) for number in range(3)]
-
-
-def joined(x: Any, y: Any, others: Sequence[tuple[Any, ...] | None]) -> tuple[Any, Any, list[np.ndarray]]:
-    """Append the user's own parts to the arrays; return the arrays and the row numbers of each part.
-
-    Tables stay tables, with the columns of the first.
-
-    Raises:
-        ValueError: a part is no (x, y), perhaps with weights, or a table lacks a column of x.
-    """
-    if all(part is None for part in others):
-        return x, y, [np.arange(0) for _ in others]
-    columns: list[tuple[Any, Any]] = [(x, y)]
-    places: list[np.ndarray] = []
-    end = len(x)
-    for part in others:
-        if part is None:
-            places.append(np.arange(0))
-            continue
-        if not isinstance(part, tuple | list) or len(part) not in (2, 3):
-            raise ValueError(
-                f"validation and test are arrays (x, y), or (x, y, weight), got a {type(part).__name__}"
-            )
-        columns.append((part[0], part[1]))
-        places.append(np.arange(end, end + len(part[0])))
-        end += len(part[0])
-    first, second = ([pair[number] for pair in columns] for number in range(2))
-    return _stacked(first, "x"), _stacked(second, "y"), places
-
-
-def _stacked(tables: list[Any], name: str) -> Any:
-    if hasattr(tables[0], "columns") and all(hasattr(table, "columns") for table in tables):
-        wanted = list(tables[0].columns)
-        for table in tables[1:]:
-            if missing := [column for column in wanted if column not in table.columns]:
-                raise ValueError(f"a part's {name} lacks column {missing[0]!r}")
-        return pd.concat([table[wanted] for table in tables], ignore_index=True)
-    rows = [arrays.as_array(table, name) for table in tables]
-    shapes = {array.shape[1:] for array in rows}
-    if len(shapes) > 1:
-        raise ValueError(f"rows of {name} differ in shape between parts: {', '.join(map(str, sorted(shapes)))}")
-    return np.concatenate(rows)
 
 
 def transformed(transformer: Any, x: Any, rows: np.ndarray) -> tuple[Any, Any]:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evomal_core.expression import Expression
 from evomal_core.lazy import LazyModule
 from evomal_core.primitives import EPSILON, PRIMITIVES
 
 if TYPE_CHECKING:
     import sympy
+
+    from evomal_core.expression import Expression
 else:
     sympy = LazyModule("sympy")
 

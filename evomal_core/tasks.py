@@ -209,7 +209,7 @@ class Task:
         if not isinstance(standardise, bool):
             raise ValueError(f"standardise is True or False, got {standardise!r}")
         arrays.check_order(x, y)
-        x, y, own = splits.joined(x, y, (validation, test))
+        x, y, own = arrays.joined(x, y, (validation, test))
         x, y = x if transform is not None else arrays.as_array(x, "x"), arrays.as_array(y, "y")
         if transform is None:
             x = arrays.indices(x) if indices else arrays.features(x)

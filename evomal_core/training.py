@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from evomal_core.checkpoints import Snapshot
 from evomal_core.config import SGD, Optimizer
+from evomal_core.labels import read_pair
 from evomal_core.learners import Learner
 from evomal_core.seeds import isolated_torch
 from evomal_core.tasks import Task
@@ -172,4 +173,4 @@ def error(network: nn.Module, task: Task, part: tuple[Tensor, ...]) -> float:
             pieces.append(network(rows))
     y_pred = torch.cat(pieces)
     network.train(was_training)
-    return float(task.measure.of(y_pred, *labels))
+    return float(task.measure(*read_pair(y_pred, labels[0], task.kind, *labels[1:])))

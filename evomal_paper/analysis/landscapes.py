@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from evomal_core.config import Config, Positive, PositiveFloat
 from evomal_core.devices import one_thread, repeatable
+from evomal_core.labels import read_pair
 from evomal_core.learners import Weights
 from evomal_core.losses import Loss, TaskLoss
 from evomal_core.search import METHODS
@@ -155,7 +156,10 @@ def landscape(network: nn.Module, task: Task, grid: Grid, seed: int) -> pd.DataF
         grid: where to measure.
         seed: of the directions.
     """
-    functions: dict[str, Measure] = {"task": TaskLoss(task.kind), "error": task.measure.of}
+    functions: dict[str, Measure] = {
+        "task": TaskLoss(task.kind),
+        "error": lambda y_pred, y_true: task.measure(*read_pair(y_pred, y_true, task.kind)),
+    }
     directions = [direction(network, seed, axis) for axis in range(grid.dimensions)]
     x, y = (array[: grid.rows] for array in task.train)
     offsets = grid.offsets()

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 import evomal_core as em
 from evomal_core.engines import fitness
+from evomal_core.labels import read_pair
 from evomal_core.learners import make_learners
 from evomal_core.metrics import make_metric
 from evomal_core.seeds import isolated_torch
@@ -126,7 +127,8 @@ def test_errors_are_measured_in_evaluation_mode():
     ],
 )
 def test_metrics_are_error_rate_and_mean_squared_error_and_never_nan(kind, y_pred, y_true, wanted):
-    assert make_metric(None, kind).of(torch.tensor(y_pred), torch.tensor(y_true)).item() == pytest.approx(wanted)
+    pair = read_pair(torch.tensor(y_pred), torch.tensor(y_true), kind)
+    assert make_metric(None, kind)(*pair).item() == pytest.approx(wanted)
 
 
 def test_divergence_is_data():

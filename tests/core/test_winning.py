@@ -12,6 +12,7 @@ from torch import nn
 
 import evomal_core as em
 from evomal_core.known import known_losses
+from evomal_core.labels import read_pair
 from evomal_core.learners import make_learners
 from evomal_core.population.local_search import batched_local_search
 from evomal_core.training import train
@@ -52,7 +53,7 @@ def error_of(loss, task, model, config, metric=None, initialisation=0):
     network = train(loss, learner, config.base, config.fitness_steps).network.eval()
     x, y = task.validation
     with torch.no_grad():
-        return float(em.make_metric(metric, task.kind).of(network(x), y))
+        return float(em.make_metric(metric, task.kind)(*read_pair(network(x), y, task.kind)))
 
 
 @pytest.mark.parametrize("kind", TASKS)
