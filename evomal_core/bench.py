@@ -23,6 +23,7 @@ from evomal_core.filters import Samples
 from evomal_core.learners import Learner
 from evomal_core.losses import Loss
 from evomal_core.population import compiled
+from evomal_core.population.local_search import compiles
 from evomal_core.population.networks import NotBatchable, make_stacks
 from evomal_core.primitives import PRIMITIVES, Primitive, own_operations
 from evomal_core.sending import unpacked
@@ -90,7 +91,7 @@ class Bench:
         except NotBatchable:
             return UNIT
         # the kernels compute each candidate by itself; meta-steps and training have theirs
-        if all(compiled.fits(stack, [probe]) and compiled.fits(stack, [probe], self.config) for stack in stacks):
+        if all(compiled.fits(stack, [probe]) and compiles(stack, self.config) for stack in stacks):
             return 1 if apart else None
         return UNIT
 

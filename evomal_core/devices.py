@@ -108,3 +108,9 @@ def keep_freed_memory() -> None:
     Elsewhere this does nothing.
     """
     torch.empty(LARGEST, dtype=torch.uint8)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that memory ran out, on a CUDA device, in its libraries or on the CPU."""
+    texts = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in texts)

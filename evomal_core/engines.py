@@ -23,7 +23,12 @@ from evomal_core.losses import LearnedLoss, Loss
 from evomal_core.metrics import Metric, make_metric
 from evomal_core.population import compiled
 from evomal_core.population.batches import as_tree
-from evomal_core.population.local_search import batched_local_search, batched_meta_gradients, check_batchable
+from evomal_core.population.local_search import (
+    batched_local_search,
+    batched_meta_gradients,
+    check_batchable,
+    compiles,
+)
 from evomal_core.population.networks import MLPStack, NotBatchable, make_stacks
 from evomal_core.population.optimisers import kernel_steps
 from evomal_core.population.training import batched_fitness, batched_minimise_predictions, train_stack
@@ -147,7 +152,7 @@ def _check_forward_mode(engine: str, probe: Loss, learner: Learner, config: Sear
 
     if engine == "batched":
         (stack,) = make_stacks([learner])
-        if stack.by_hand or compiled.fits(stack, config=config):
+        if stack.by_hand or compiles(stack, config):
             return
     small, loss = learner.small(), copy.deepcopy(probe).to("cpu", torch.float64)
     try:

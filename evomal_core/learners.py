@@ -35,6 +35,20 @@ Batch = tuple[Tensor, ...]
 ModelFactory = Callable[[], nn.Module]
 
 
+@dataclass(frozen=True)
+class Episode:
+    """The data of one meta-step on one task: a batch for each unrolled step, and the task loss's batch.
+
+    Initial weights come from `Learner.initial(meta_step)`. `draw` numbers the random draws of a network with
+    dropout: unrolled step k uses draw + k.
+    """
+
+    steps: list[Batch]
+    task: Batch
+    draw: int
+    meta_step: int
+
+
 @dataclass(frozen=True, eq=False)
 class Learner:
     """A base network f_theta at its initial weights on one task, with its sequence of batches.
@@ -115,6 +129,19 @@ class Learner:
             rng = torch_rng(self.seed, "batches", *key)
             self._orders[key] = torch.randperm(len(x), generator=rng).to(x.device)
         return self._orders[key][place * self.batch_size : (place + 1) * self.batch_size]
+
+    def episode(self, meta_step: int, config: SearchConfig) -> Episode:
+        """The episode of one meta-step, the same for every loss and every engine."""
+        steps = config.unroll_steps
+        batches = [self.batch(meta_step * steps + k) for k in range(steps)]
+        match config.task_loss_on:
+            case "same":
+                task_batch = batches[-1]
+            case "other":
+                task_batch = self.batch(meta_step, offset=1)
+            case "validation":
+                task_batch = self.batch(meta_step, "validation")
+        return Episode(batches, task_batch, meta_step * (steps + 1), meta_step)
 
     @cached_property
     def stateless(self) -> nn.Module:

@@ -25,38 +25,10 @@ from torch import Tensor
 from torch.func import functional_call, grad, jvp
 
 from evomal_core.config import SGD, SearchConfig
-from evomal_core.learners import Batch, Learner, Weights
+from evomal_core.learners import Episode, Learner, Weights
 from evomal_core.losses import Loss, NegativeProbability, TaskLoss
 
 Gradients = tuple[Tensor, ...]
-
-
-@dataclass(frozen=True)
-class Episode:
-    """The data of one meta-step on one task: a batch for each unrolled step, and the task loss's batch.
-
-    Initial weights come from `learner.initial(meta_step)`. `draw` numbers the random draws of a network with
-    dropout: unrolled step k uses draw + k.
-    """
-
-    steps: list[Batch]
-    task: Batch
-    draw: int
-    meta_step: int
-
-
-def episode(learner: Learner, meta_step: int, config: SearchConfig) -> Episode:
-    """The episode of one meta-step, the same for every loss and every engine."""
-    steps = config.unroll_steps
-    batches = [learner.batch(meta_step * steps + k) for k in range(steps)]
-    match config.task_loss_on:
-        case "same":
-            task_batch = batches[-1]
-        case "other":
-            task_batch = learner.batch(meta_step, offset=1)
-        case "validation":
-            task_batch = learner.batch(meta_step, "validation")
-    return Episode(batches, task_batch, meta_step * (steps + 1), meta_step)
 
 
 def sgd_step(
@@ -217,7 +189,7 @@ def meta_gradient(
     Returns:
         The task loss, a detached scalar, and a gradient for each of `loss.parameters()`.
     """
-    return ENGINES[engine](loss, learner, episode(learner, meta_step, config), config.base.unrolled)
+    return ENGINES[engine](loss, learner, learner.episode(meta_step, config), config.base.unrolled)
 
 
 @dataclass(frozen=True)

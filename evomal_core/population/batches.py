@@ -1,4 +1,4 @@
-"""Shared parts of the batched algorithms: a population's slopes, links, stacked batches, chunks of candidates."""
+"""Shared parts of the batched algorithms: slopes, cotangents, groups and chunks of candidates."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from evomal_core.devices import out_of_memory
 from evomal_core.kinds import Kind, link, through_link
-from evomal_core.labels import from_rows, read_labels
-from evomal_core.learners import Batch
 from evomal_core.losses import LearnedLoss, Loss
-from evomal_core.population.networks import NotBatchable, Stack
+from evomal_core.population.networks import NotBatchable
+from evomal_core.population.rows import Rows
 from evomal_core.population.trees import Program
 
 log = logging.getLogger("evomal")
@@ -49,7 +48,7 @@ def as_tree(loss: nn.Module) -> nn.Module:
     return loss.tree() if isinstance(loss, Loss) else loss
 
 
-Cotangents = Callable[[Tensor, "Rows"], Tensor]
+Cotangents = Callable[[Tensor, Rows], Tensor]
 """The gradient of all candidates' losses by predictions (T, P, B, C)."""
 
 
@@ -90,87 +89,6 @@ def flat(x: Tensor, candidates: int) -> Tensor:
     return x.transpose(0, 1).expand(candidates, -1, -1, -1).reshape(candidates, -1)
 
 
-@dataclass
-class Rows:
-    """A batch of each learner of a stack, the positions of sequences and images beside its rows.
-
-    Attributes:
-        features: of the examples, in the form that the stack takes.
-        y: labels as numbers (T, 1, B, C), 0 where missing.
-        given: labels as they were given, (T, …).
-        kind: of the tasks.
-        share: of each label in its task's mean, (T, 1, B, C) or (T, 1, B, 1), 0 where missing; None for 1/B.
-        weights: as they were given, (T, …).
-    """
-
-    features: Tensor
-    y: Tensor
-    given: Tensor
-    kind: Kind
-    share: Tensor | None = None
-    weights: Tensor | None = None
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """T, B and C."""
-        return self.y.shape[0], self.y.shape[2], self.y.shape[3]
-
-    @property
-    def labels(self) -> Tensor:
-        """Labels as metrics take them: class indices (T, 1, B), or numbers (T, 1, B, C)."""
-        if self.kind != "multiclass":
-            return self.y
-        return self.given.unsqueeze(1) if self.given.ndim == 2 and self.share is None else self.y.argmax(dim=3)
-
-    def hide(self, predictions: Tensor) -> Tensor:
-        """Predictions (T, P, B, C) with 0 where a label is missing."""
-        return predictions if self.share is None else torch.where(self.share != 0, predictions, 0.0)
-
-    def averaged(self, values: Tensor) -> Tensor:
-        """Values (T, P, B, C) times the share of each label in the mean."""
-        if self.share is None:
-            return values / self.shape[1]
-        return torch.where(self.share != 0, values * self.share, 0.0)
-
-    def mean(self, values: Tensor) -> Tensor:
-        """The mean over rows of the sum over outputs, (T, P)."""
-        if self.share is None:
-            return values.sum(dim=(2, 3)) / self.shape[1]
-        return self.averaged(values).sum(dim=(2, 3))
-
-    def loss(self, loss: nn.Module, task: int, y_pred: Tensor) -> Tensor:
-        """A module's loss of one network's predictions (B, C) on one task."""
-        labels = self.given[task]
-        index = self.kind == "multiclass" and not labels.is_floating_point()
-        shape = (len(labels), y_pred.shape[1], *labels.shape[1:]) if index else labels.shape
-        weights = () if self.weights is None else (self.weights[task],)
-        value: Tensor = loss(from_rows(y_pred, shape, self.kind), labels, *weights)
-        return value
-
-
-def stack_rows(stack: Stack, batches: Sequence[Batch]) -> Rows:
-    """The batches of a stack's learners, which are equally long, as one."""
-    x, y, *weights = (torch.stack(parts) for parts in zip(*batches, strict=True))
-    dtype, kind = stack.theta0[0].dtype, stack.kind
-    if all(learner.task.plain for learner in stack.learners):
-        numbers = functional.one_hot(y, stack.outputs) if kind == "multiclass" else y
-        return Rows(stack.features(x), numbers.to(dtype).unsqueeze(1), y, kind)
-    each = [
-        read_labels(labels, kind, stack.outputs, dtype, weight=weight[0] if weight else None)
-        for _, labels, *weight in batches
-    ]
-    share = None
-    if any(labels.weight is not None for labels in each):
-        share = torch.stack([labels.share for labels in each]).unsqueeze(1)
-    numbers = torch.stack([labels.y for labels in each]).unsqueeze(1)
-    return Rows(stack.features(x), numbers, y, kind, share, weights[0] if weights else None)
-
-
-def same_batches(old: Sequence[Batch], new: Sequence[Batch]) -> bool:
-    """Whether two steps have the very same tensors, as where a batch is the whole training set."""
-    return all(a is b for pairs in zip(old, new, strict=True) for a, b in zip(*pairs, strict=True))
-
-
 def groups_of(losses: Sequence[nn.Module]) -> list[tuple[list[int], list[Any]]]:
     """Losses that are evaluated together, as trees: without softplus and with it; then other modules."""
     trees, groups = [as_tree(loss) for loss in losses], []
@@ -207,12 +125,6 @@ def in_chunks(
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
     return results
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error says that memory ran out, on a CUDA device, in its libraries or on the CPU."""
-    texts = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in texts)
 
 
 @contextmanager

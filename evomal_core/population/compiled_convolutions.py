@@ -21,13 +21,12 @@ from evomal_core.config import SearchConfig
 from evomal_core.expression import Expression
 from evomal_core.lazy import LazyModule
 from evomal_core.losses import LearnedLoss
-from evomal_core.population import compiled
-from evomal_core.population.batches import Rows, stack_rows
+from evomal_core.population.candidates import Population, flat_weights, padded_weights
 from evomal_core.population.convolution_layers import Array, Blocks, Convolution, Dense, Join, Room
 from evomal_core.population.convolution_network import Network
 from evomal_core.population.networks import ConvolutionStack
 from evomal_core.population.optimisers import KernelSteps
-from evomal_core.unroll import episode
+from evomal_core.population.rows import Rows
 
 kernels = LazyModule("evomal_core.population.kernels_convolutions")  # which loads Numba
 
@@ -161,25 +160,30 @@ class ConvolutionMetaStep:
     """A `local_search.MetaStep` of one unrolled step, computed by the kernels."""
 
     def __init__(
-        self, stack: ConvolutionStack, expressions: Sequence[Expression], softplus: bool, config: SearchConfig
+        self,
+        stack: ConvolutionStack,
+        expressions: Sequence[Expression],
+        softplus: bool,
+        config: SearchConfig,
+        class_weights: np.ndarray,
     ) -> None:
         self.stack, self.config = stack, config
-        self.population = compiled.Population(expressions, softplus, stack.kind)
-        self.network = Network(stack)
-        self.class_weights = compiled.task_class_weights(stack)[0]
+        self.population = Population(expressions, softplus, stack.kind)
+        self.network = Network(stack.layers, stack.theta0)
+        self.class_weights = class_weights[0]
         self._start, self._rooms = Room(self.network.dtype), list[Room]()
 
     def __call__(self, phi: Tensor, meta_step: int) -> tuple[Tensor, Tensor]:
         """phi (P, E) → the task loss, (P,), and its gradient (P, E)."""
         (learner,) = self.stack.learners
-        current = episode(learner, meta_step, self.config)
+        current = learner.episode(meta_step, self.config)
         weights = phi.contiguous().numpy()
         values, gradients = np.empty(len(phi), weights.dtype), np.empty_like(weights)
         with self.population.one_blas_thread():
             drawn = self.stack.initial_vectors(meta_step)
-            theta0 = compiled.flat_weights(self.stack)[0] if drawn is None else drawn[0].numpy()
-            step = stack_rows(self.stack, [current.steps[0]])
-            task = stack_rows(self.stack, [current.task])
+            theta0 = flat_weights(self.stack.theta0)[0] if drawn is None else drawn[0].numpy()
+            step = self.stack.rows([current.steps[0]])
+            task = self.stack.rows([current.task])
             shared = _Shared(self.network, theta0, step, self._start)
             blocks, labels = self.network.arranged(task.features[0].numpy()), task.y[0, 0].numpy()
 
@@ -266,13 +270,11 @@ class ConvolutionTraining:
     def __init__(self, losses: Sequence[nn.Module], stack: ConvolutionStack, steps: KernelSteps) -> None:
         learned = [loss for loss in losses if isinstance(loss, LearnedLoss)]
         self.stack, self.steps = stack, steps
-        self.population = compiled.Population(
-            [loss.expression for loss in learned], learned[0].softplus, stack.kind
-        )
-        self.phi = compiled.padded_weights(learned, stack.theta0[0].dtype)
-        self.network = Network(stack)
+        self.population = Population([loss.expression for loss in learned], learned[0].softplus, stack.kind)
+        self.phi = padded_weights([loss.phi for loss in learned], stack.theta0[0].dtype)
+        self.network = Network(stack.layers, stack.theta0)
         self.moving = np.array(["f" in loss.expression.nodes for loss in learned])
-        self.theta = np.repeat(compiled.flat_weights(stack), len(learned), axis=0)
+        self.theta = np.repeat(flat_weights(stack.theta0), len(learned), axis=0)
         self.memory = steps.memory(self.theta)
         self.running = [self._statistics() for _ in learned]
         self.done = 0
@@ -304,7 +306,7 @@ class ConvolutionTraining:
             x, _ = learner.batch(self.done)
             together = max(1, BATCH_BYTES // (x[0].numel() * len(x) * self.network.dtype.itemsize))
             stop = min(end, self.done + together)
-            rows = [stack_rows(self.stack, [learner.batch(number)]) for number in range(self.done, stop)]
+            rows = [self.stack.rows([learner.batch(number)]) for number in range(self.done, stop)]
             batches = [(self.network.arranged(r.features[0].numpy()), r.y[0, 0].numpy()) for r in rows]
             with self.population.one_blas_thread():
                 self.population.spread(partial(self._train, batches, rates[self.done - end :]))
@@ -336,7 +338,7 @@ class ConvolutionTraining:
         """The performance metric (1, P) of each part."""
         (learner,), found = self.stack.learners, {}
         for name in splits:
-            rows = stack_rows(self.stack, [learner.task.parts()[name]])
+            rows = self.stack.rows([learner.task.parts()[name]])
             found[name] = learner.task.measure(self._predictions(rows.features[0].numpy()), rows.labels)
         return found
 

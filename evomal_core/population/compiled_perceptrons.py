@@ -14,11 +14,10 @@ from evomal_core.expression import Expression
 from evomal_core.kinds import link
 from evomal_core.learners import Batch
 from evomal_core.losses import LearnedLoss
-from evomal_core.population import compiled
-from evomal_core.population.batches import Rows, same_batches, stack_rows
+from evomal_core.population.candidates import Population, flat_weights, padded_weights
 from evomal_core.population.networks import MLPStack
 from evomal_core.population.optimisers import KernelSteps
-from evomal_core.unroll import episode
+from evomal_core.population.rows import Rows, same_batches
 
 STEPS_AT_ONCE = 500
 
@@ -45,20 +44,25 @@ class PerceptronMetaStep:
     """A `local_search.MetaStep` computed by the kernels."""
 
     def __init__(
-        self, stack: MLPStack, expressions: Sequence[Expression], softplus: bool, config: SearchConfig
+        self,
+        stack: MLPStack,
+        expressions: Sequence[Expression],
+        softplus: bool,
+        config: SearchConfig,
+        class_weights: np.ndarray,
     ) -> None:
         self.stack, self.config = stack, config
-        self.population = compiled.Population(expressions, softplus, stack.kind)
+        self.population = Population(expressions, softplus, stack.kind)
         self.layers = _layers(stack)
-        self.theta = compiled.flat_weights(stack)
-        self.class_weights = compiled.task_class_weights(stack)
+        self.theta = flat_weights(stack.theta0)
+        self.class_weights = class_weights
         self._held: dict[str, tuple[list[Batch], tuple[np.ndarray, np.ndarray]]] = {}
         self._start: tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]] | None = None
 
     def __call__(self, phi: Tensor, meta_step: int) -> tuple[Tensor, Tensor]:
         """phi (P, E) → the task loss summed over tasks, (P,), and its gradient (P, E)."""
         population, base = self.population, self.config.base.unrolled
-        episodes = [episode(learner, meta_step, self.config) for learner in self.stack.learners]
+        episodes = [learner.episode(meta_step, self.config) for learner in self.stack.learners]
         x, y = self._arrays("step", [e.steps[0] for e in episodes])
         x_task, y_task = self._arrays("task", [e.task for e in episodes])
         drawn = self.stack.initial_vectors(meta_step)
@@ -83,7 +87,7 @@ class PerceptronMetaStep:
         """The stacked features and labels; those of the step before if the batches are the same tensors."""
         held = self._held.get(key)
         if held is None or not same_batches(held[0], batches):
-            rows = stack_rows(self.stack, batches)
+            rows = self.stack.rows(batches)
             held = self._held[key] = (batches, (_features(rows), _labels(rows)))
         return held[1]
 
@@ -108,10 +112,13 @@ class PerceptronTraining:
     def __init__(self, population: Sequence[nn.Module], stack: MLPStack, steps: KernelSteps) -> None:
         losses = [loss for loss in population if isinstance(loss, LearnedLoss)]
         self.stack, self.steps = stack, steps
-        self.population = compiled.Population([loss.expression for loss in losses], losses[0].softplus, stack.kind)
-        self.layers, self.phi = _layers(stack), compiled.padded_weights(losses, stack.theta0[0].dtype)
+        self.population = Population([loss.expression for loss in losses], losses[0].softplus, stack.kind)
+        self.layers, self.phi = (
+            _layers(stack),
+            padded_weights([loss.phi for loss in losses], stack.theta0[0].dtype),
+        )
         self.moving = np.array(["f" in loss.expression.nodes for loss in losses])
-        self.theta = np.repeat(compiled.flat_weights(stack)[None], len(losses), axis=0)
+        self.theta = np.repeat(flat_weights(stack.theta0)[None], len(losses), axis=0)
         self.memory = steps.memory(self.theta)
         self.done = 0
         self._rows: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -160,7 +167,7 @@ class PerceptronTraining:
 
     def _part(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         if name not in self._rows:
-            rows = stack_rows(self.stack, [learner.task.parts()[name] for learner in self.stack.learners])
+            rows = self.stack.rows([learner.task.parts()[name] for learner in self.stack.learners])
             self._rows[name] = _features(rows), _labels(rows)
             self._labels[name] = rows.labels
         return self._rows[name]

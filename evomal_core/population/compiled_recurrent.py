@@ -18,12 +18,11 @@ from evomal_core.config import SearchConfig
 from evomal_core.expression import Expression
 from evomal_core.learners import Batch
 from evomal_core.losses import LearnedLoss
-from evomal_core.population import compiled
-from evomal_core.population.batches import Rows, stack_rows
+from evomal_core.population.candidates import Population, flat_weights, padded_weights
 from evomal_core.population.networks import RecurrentStack
 from evomal_core.population.optimisers import KernelSteps
 from evomal_core.population.recurrent import Letters, RecurrentDerivatives
-from evomal_core.unroll import episode
+from evomal_core.population.rows import Rows
 
 STEPS_AT_ONCE = 10
 """Training steps of one candidate after another, while its weights are in the cache."""
@@ -34,8 +33,8 @@ class _Network:
 
     def __init__(self, stack: RecurrentStack, expressions: Sequence[Expression], softplus: bool) -> None:
         self.stack, self.form, self.learner = stack, stack.form, stack.learner
-        self.dtype = compiled.flat_weights(stack).dtype
-        self.population = compiled.Population(expressions, softplus, stack.kind)
+        self.dtype = flat_weights(stack.theta0).dtype
+        self.population = Population(expressions, softplus, stack.kind)
         self._free: list[_Scratch] = []
 
     @contextmanager
@@ -47,7 +46,7 @@ class _Network:
 
     def rows(self, batch: Batch) -> tuple[Letters, np.ndarray]:
         """A batch in the form that the kernels take, and its labels as numbers (B, C)."""
-        return self.form.prepare(batch[0]), stack_rows(self.stack, [batch]).y[0, 0].contiguous().numpy()
+        return self.form.prepare(batch[0]), self.stack.rows([batch]).y[0, 0].contiguous().numpy()
 
 
 class _Scratch:
@@ -68,19 +67,24 @@ class RecurrentMetaStep:
     """A `local_search.MetaStep` of one unrolled step, computed by the kernels."""
 
     def __init__(
-        self, stack: RecurrentStack, expressions: Sequence[Expression], softplus: bool, config: SearchConfig
+        self,
+        stack: RecurrentStack,
+        expressions: Sequence[Expression],
+        softplus: bool,
+        config: SearchConfig,
+        class_weights: np.ndarray,
     ) -> None:
         self.stack, self.config = stack, config
         self.network = _Network(stack, expressions, softplus)
-        self.theta = compiled.flat_weights(stack)[0]
-        self.class_weights = compiled.task_class_weights(stack)[0]
+        self.theta = flat_weights(stack.theta0)[0]
+        self.class_weights = class_weights[0]
         self._start: Any = None
 
     def __call__(self, phi: Tensor, meta_step: int) -> tuple[Tensor, Tensor]:
         """phi (P, E) → the task loss, (P,), and its gradient (P, E)."""
         network, base = self.network, self.config.base.unrolled
         population, kernels = network.population, network.population.kernels
-        data = episode(network.learner, meta_step, self.config)
+        data = network.learner.episode(meta_step, self.config)
         x, y = network.rows(data.steps[0])
         same = all(a is b for a, b in zip(data.steps[0], data.task, strict=True))
         x_task, y_task = (x, y) if same else network.rows(data.task)
@@ -124,9 +128,9 @@ class RecurrentTraining:
         losses = [loss for loss in population if isinstance(loss, LearnedLoss)]
         self.stack, self.steps = stack, steps
         self.network = _Network(stack, [loss.expression for loss in losses], losses[0].softplus)
-        self.phi = compiled.padded_weights(losses, stack.theta0[0].dtype)
+        self.phi = padded_weights([loss.phi for loss in losses], stack.theta0[0].dtype)
         self.moving = np.array(["f" in loss.expression.nodes for loss in losses])
-        self.theta = np.repeat(compiled.flat_weights(stack), len(losses), axis=0)
+        self.theta = np.repeat(flat_weights(stack.theta0), len(losses), axis=0)
         self.memory = steps.memory(self.theta)
         self.done = 0
 
@@ -165,7 +169,7 @@ class RecurrentTraining:
         """The performance metric (1, P) of each part."""
         found = {}
         for name in splits:
-            rows = stack_rows(self.stack, [self.network.learner.task.parts()[name]])
+            rows = self.stack.rows([self.network.learner.task.parts()[name]])
             found[name] = self.network.learner.task.measure(self._predictions(rows), rows.labels)
         return found
 

@@ -28,7 +28,7 @@ from evomal_core.population.convolution_layers import (
     TanhAverage,
 )
 from evomal_core.population.convolutions import Layer
-from evomal_core.population.networks import ConvolutionStack
+from evomal_core.population.steps import Stacked
 
 kernels = LazyModule("evomal_core.population.kernels_convolutions")  # which loads Numba
 
@@ -99,16 +99,16 @@ def _segments(steps: Sequence[Step]) -> list[Segment]:
 class Network:
     """A plain network as a function of one flat vector of weights, on batches in blocks of rows."""
 
-    def __init__(self, stack: ConvolutionStack) -> None:
-        self.steps: list[Any] = _steps(stack.layers)
+    def __init__(self, layers: Sequence[Layer], theta0: Stacked) -> None:
+        self.steps: list[Any] = _steps(layers)
         self.segments = _segments(self.steps)
         self.norms = [step for step in self.steps if isinstance(step, Norm)]
-        self.dtype = stack.theta0[0].numpy().dtype
-        self.shapes = [tuple(w.shape[2:]) for w in stack.theta0]
+        self.dtype = theta0[0].numpy().dtype
+        self.shapes = [tuple(w.shape[2:]) for w in theta0]
         ends = np.cumsum([math.prod(shape) for shape in self.shapes]).tolist()
         self.places = [slice(end - math.prod(s), end) for s, end in zip(self.shapes, ends, strict=True)]
         self.size = ends[-1]
-        widest = max(math.prod(layer.outputs) for layer in stack.layers)
+        widest = max(math.prod(layer.outputs) for layer in layers)
         self.rows_at_once = max(1, BLOCK_BYTES // (widest * self.dtype.itemsize))
 
     def pairs(self, flat: Array) -> list[Any]:

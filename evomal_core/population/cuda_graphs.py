@@ -21,8 +21,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from evomal_core.population.batches import Rows, out_of_memory
+from evomal_core.devices import out_of_memory
 from evomal_core.population.networks import NotBatchable, Stack
+from evomal_core.population.rows import Rows
 from evomal_core.population.steps import Stacked
 
 log = logging.getLogger("evomal")

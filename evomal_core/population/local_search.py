@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.func import jvp, vjp
@@ -29,7 +30,8 @@ from evomal_core.kinds import link, through_link
 from evomal_core.learners import Batch, Learner
 from evomal_core.losses import LearnedLoss, Loss, TaskLoss
 from evomal_core.population import compiled
-from evomal_core.population.batches import Rows, flat, groups_of, in_chunks, same_batches, stack_rows, stackable
+from evomal_core.population.batches import flat, groups_of, in_chunks, stackable
+from evomal_core.population.candidates import knows
 from evomal_core.population.compiled_convolutions import ConvolutionMetaStep
 from evomal_core.population.compiled_perceptrons import PerceptronMetaStep
 from evomal_core.population.compiled_recurrent import RecurrentMetaStep
@@ -42,16 +44,17 @@ from evomal_core.population.networks import (
     Stack,
     make_stacks,
 )
+from evomal_core.population.rows import Rows, same_batches
 from evomal_core.population.steps import Stacked, descended
 from evomal_core.population.trees import Program
-from evomal_core.unroll import Tuned, episode, meta_optimiser, sgd_step, step_adjoint, task_loss
+from evomal_core.unroll import Tuned, meta_optimiser, sgd_step, step_adjoint, task_loss
 from evomal_core.weighted import class_weights
 
 
 def _task_loss(predictions: Tensor, rows: Rows, stack: Stack) -> tuple[Tensor, Tensor]:
     """The task loss (T, P) and its gradient with respect to predictions (T, P, B, C)."""
     losses = [task_loss(learner) for learner in stack.learners]
-    if not all(type(loss) is TaskLoss and class_weights(loss, 1) is not None for loss in losses):
+    if not all(type(loss) is TaskLoss and not loss.options for loss in losses):
         return _other_task_loss(predictions, rows, losses)
     predictions = rows.hide(predictions)
     if stack.kind == "regression":
@@ -81,6 +84,10 @@ CACHED = 2**21
 """Activations of a layer, of all candidates together, beyond which a CPU's cache no longer holds them."""
 
 
+Step = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+"""A meta-step: phi (P, E) and its number → the task loss summed over tasks, (P,), and its gradient (P, E)."""
+
+
 @dataclass
 class MetaStep:
     """The task loss after the unrolled steps, and its gradient, for P candidates on the learners of a stack."""
@@ -101,7 +108,7 @@ class MetaStep:
 
     def batches(self, meta_step: int) -> tuple[list[Rows], int]:
         """The stacked batches of each unrolled step and of the task loss, and the number of the first draw."""
-        episodes = [episode(learner, meta_step, self.config) for learner in self.stack.learners]
+        episodes = [learner.episode(meta_step, self.config) for learner in self.stack.learners]
         steps = [self._batch(f"step {k}", [e.steps[k] for e in episodes]) for k in range(self.config.unroll_steps)]
         return [*steps, self._batch("task", [e.task for e in episodes])], episodes[0].draw
 
@@ -120,7 +127,7 @@ class MetaStep:
         """The stacked batches; those of the step before if they are the same tensors (full-batch training)."""
         held = self._cache.get(key)
         if held is None or not same_batches(held[0], batches):
-            self._cache[key] = held = (batches, stack_rows(self.stack, batches))
+            self._cache[key] = held = (batches, self.stack.rows(batches))
         return held[1]
 
     def _slope(self, phi: Tensor, predictions: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Any]:
@@ -204,16 +211,31 @@ class MetaStep:
         return curvature, by_phi
 
 
-def _meta_step(
-    stack: Stack, program: Program, config: SearchConfig
-) -> Callable[[Tensor, int], tuple[Tensor, Tensor]]:
-    if compiled.fits(stack, config=config) and compiled.knows(*program.expressions):
-        if isinstance(stack, MLPStack):
-            return PerceptronMetaStep(stack, program.expressions, program.softplus, config)
-        if isinstance(stack, RecurrentStack):
-            return RecurrentMetaStep(stack, program.expressions, program.softplus, config)
-        if isinstance(stack, ConvolutionStack):
-            return ConvolutionMetaStep(stack, program.expressions, program.softplus, config)
+def compiles(stack: Stack, config: SearchConfig) -> bool:
+    """Whether the kernels can compute the meta-steps of a stack: one unrolled step, a task loss they know."""
+    return compiled.fits(stack) and config.unroll_steps == 1 and _class_weights(stack) is not None
+
+
+def _class_weights(stack: Stack) -> np.ndarray | None:
+    """The weights of the classes in the task losses, (T, classes); None if one has no such form."""
+    found = [class_weights(task_loss(learner), max(2, stack.outputs)) for learner in stack.learners]
+    weights = [each for each in found if each is not None]
+    if len(weights) < len(found):
+        return None
+    return torch.stack(weights).to("cpu", stack.theta0[0].dtype).numpy()
+
+
+KERNELS: dict[type[Stack], Callable[..., Step]] = {
+    MLPStack: PerceptronMetaStep,
+    RecurrentStack: RecurrentMetaStep,
+    ConvolutionStack: ConvolutionMetaStep,
+}
+
+
+def meta_step_of(stack: Stack, program: Program, config: SearchConfig) -> Step:
+    """The meta-step of a stack: by the compiled kernels where they fit, on a GPU as a graph."""
+    if compiles(stack, config) and knows(*program.expressions):
+        return KERNELS[type(stack)](stack, program.expressions, program.softplus, config, _class_weights(stack))
     step = MetaStep(stack, program, config)
     return GraphedStep(step) if stack.theta0[0].is_cuda else step
 
@@ -221,7 +243,7 @@ def _meta_step(
 def _chunk(learners: Sequence[Learner], config: SearchConfig) -> int | None:
     """Number of candidates at a time: on a CPU as many as have their activations in its cache."""
     stack = make_stacks(learners)[0]
-    if stack.theta0[0].is_cuda or not isinstance(stack, MLPStack) or compiled.fits(stack, config=config):
+    if stack.theta0[0].is_cuda or not isinstance(stack, MLPStack) or compiles(stack, config):
         return None
     widest = max(outputs for _, outputs, *_ in stack.layers)
     rows = min(stack.learners[0].batch_size, len(stack.learners[0].task.train[0]))
@@ -288,7 +310,7 @@ def _search(
     stacks = make_stacks(learners)
     compute = stacks[0].theta0[0]
     program = Program([loss.expression for loss in losses], losses[0].softplus, compute.device)
-    steps = [_meta_step(stack, program, config) for stack in stacks]
+    steps = [meta_step_of(stack, program, config) for stack in stacks]
     phi = torch.nn.Parameter(program.pad([loss.phi for loss in losses]))
     optimiser = meta_optimiser([phi], config)
     alive = torch.ones(len(losses), dtype=torch.bool, device=phi.device)
@@ -334,7 +356,7 @@ def _repeats(learners: Sequence[Learner], config: SearchConfig) -> bool:
     """Whether all meta-steps have the same initial weights, batches and draws: a meta-gradient of 0 stays 0."""
 
     def batches(meta_step: int) -> list[Batch]:
-        episodes = (episode(learner, meta_step, config) for learner in learners)
+        episodes = (learner.episode(meta_step, config) for learner in learners)
         return [batch for e in episodes for batch in (*e.steps, e.task)]
 
     varied = any(learner.redraws or learner.draws for learner in learners)

@@ -11,24 +11,28 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.func import jvp
+from torch.nn import functional
 
 from evomal_core.kinds import Kind
-from evomal_core.labels import as_rows
-from evomal_core.learners import Learner
+from evomal_core.labels import as_rows, read_labels
 from evomal_core.population.convolution_algebra import ConvolutionAlgebra, Jacobian
 from evomal_core.population.convolutions import Layer as PlainLayer
 from evomal_core.population.convolutions import plain_layers
 from evomal_core.population.perceptrons import flattens, mlp_layers, perceptron
 from evomal_core.population.recurrent import RecurrentForm, recurrent_form
 from evomal_core.population.recurrent_algebra import Record, RecurrentAlgebra, Weights
+from evomal_core.population.rows import Rows
 from evomal_core.population.steps import Factors, Stacked, product, through, times, times_transposed
 from evomal_core.pure import pure_call
 from evomal_core.seeds import isolated_torch
+
+if TYPE_CHECKING:
+    from evomal_core.learners import Batch, Learner
 
 Pullback = Callable[[Tensor], list[Any]]
 """Map of cotangents of the predictions (T, P, B, C) to gradients of the weights, `Factors` where asked for."""
@@ -62,6 +66,23 @@ class Stack:
     def features(self, x: Tensor) -> Tensor:
         """Rows (T, B, …) in the form that the network takes."""
         return x
+
+    def rows(self, batches: Sequence[Batch]) -> Rows:
+        """The batches of the learners, which are equally long, as one."""
+        x, y, *weights = (torch.stack(parts) for parts in zip(*batches, strict=True))
+        dtype, kind = self.theta0[0].dtype, self.kind
+        if all(learner.task.plain for learner in self.learners):
+            numbers = functional.one_hot(y, self.outputs) if kind == "multiclass" else y
+            return Rows(self.features(x), numbers.to(dtype).unsqueeze(1), y, kind)
+        each = [
+            read_labels(labels, kind, self.outputs, dtype, weight=weight[0] if weight else None)
+            for _, labels, *weight in batches
+        ]
+        share = None
+        if any(labels.weight is not None for labels in each):
+            share = torch.stack([labels.share for labels in each]).unsqueeze(1)
+        numbers = torch.stack([labels.y for labels in each]).unsqueeze(1)
+        return Rows(self.features(x), numbers, y, kind, share, weights[0] if weights else None)
 
     def initial(self, meta_step: int) -> Stacked:
         """The initial weights of a meta-step, each (T, 1, …); the same list each time if they are not redrawn."""

@@ -16,16 +16,7 @@ from evomal_core.labels import as_rows, from_rows, read_labels
 from evomal_core.learners import Batch, Learner
 from evomal_core.losses import LearnedLoss, Loss
 from evomal_core.population import compiled
-from evomal_core.population.batches import (
-    Rows,
-    cotangents_of,
-    groups_of,
-    in_chunks,
-    same_batches,
-    slopes_of,
-    stack_rows,
-    stackable,
-)
+from evomal_core.population.batches import cotangents_of, groups_of, in_chunks, slopes_of, stackable
 from evomal_core.population.compiled_convolutions import ConvolutionTraining
 from evomal_core.population.compiled_perceptrons import PerceptronTraining
 from evomal_core.population.compiled_recurrent import RecurrentTraining
@@ -38,6 +29,7 @@ from evomal_core.population.networks import (
     make_stacks,
 )
 from evomal_core.population.optimisers import ELEMENTWISE, SGDSteps, TorchSteps, kernel_steps
+from evomal_core.population.rows import Rows, same_batches
 from evomal_core.population.steps import Stacked
 from evomal_core.training import learning_rates, rows_at_once
 
@@ -156,18 +148,20 @@ STRIDE = 100
 """Steps between two reports of progress."""
 
 
+KERNELS: dict[type[Stack], Callable[..., PerceptronTraining | RecurrentTraining | ConvolutionTraining]] = {
+    MLPStack: PerceptronTraining,
+    RecurrentStack: RecurrentTraining,
+    ConvolutionStack: ConvolutionTraining,
+}
+
+
 def _training(
     losses: Sequence[nn.Module], stack: Stack, base: SGD | Optimizer
 ) -> StackTraining | PerceptronTraining | RecurrentTraining | ConvolutionTraining:
     """The networks of a stack in training, by the kernels where they fit."""
     steps = kernel_steps(base)
     if steps is not None and compiled.fits(stack, losses):
-        if isinstance(stack, MLPStack):
-            return PerceptronTraining(losses, stack, steps)
-        if isinstance(stack, RecurrentStack):
-            return RecurrentTraining(losses, stack, steps)
-        if isinstance(stack, ConvolutionStack):
-            return ConvolutionTraining(losses, stack, steps)
+        return KERNELS[type(stack)](losses, stack, steps)
     return StackTraining(losses, stack, base)
 
 
@@ -218,7 +212,7 @@ class StackTraining:
 
     def _rows(self, batches: list[Batch]) -> Rows:
         if self._held is None or not same_batches(self._held[0], batches):
-            self._held = batches, stack_rows(self.stack, batches)
+            self._held = batches, self.stack.rows(batches)
         return self._held[1]
 
     def errors(self, splits: Sequence[str]) -> dict[str, Tensor]:
@@ -264,7 +258,7 @@ def _errors(stack: Stack, theta: Stacked, splits: Sequence[str]) -> dict[str, Te
         size = math.ceil(size / theta[0].shape[1])  # the activations of all candidates are there at once
     for name in splits:
         parts = [learner.task.labelled(name) for learner in stack.learners]
-        rows = stack_rows(stack, parts)
+        rows = stack.rows(parts)
         with stackable():
             chunks = rows.features.split(size, dim=stack.row_axis)
             pieces = [stack.evaluate(theta, x, number) for number, x in enumerate(chunks)]

@@ -28,7 +28,7 @@ from evomal_core.losses import LearnedLoss
 from evomal_core.population import compiled
 from evomal_core.population import training as training_module
 from evomal_core.population.convolutions import NotPlain, layers_of
-from evomal_core.population.local_search import batched_local_search
+from evomal_core.population.local_search import batched_local_search, meta_step_of
 from evomal_core.population.networks import ConvolutionStack, NetworkStack, make_stacks
 from evomal_core.population.optimisers import kernel_steps
 from evomal_core.population.training import StackTraining
@@ -116,7 +116,9 @@ def meta_step(losses: list[LearnedLoss], learners: list[Learner], base: SGD) -> 
     program = Program([loss.expression for loss in losses], losses[0].softplus)
     phi = program.pad([loss.phi.to(stack.theta0[0].dtype) for loss in losses])
     config = em.SearchConfig(base=base)
-    return compiled_convolutions.ConvolutionMetaStep(stack, program.expressions, program.softplus, config)(phi, 3)
+    step = meta_step_of(stack, program, config)
+    assert isinstance(step, compiled_convolutions.ConvolutionMetaStep)
+    return step(phi, 3)
 
 
 @settings(max_examples=40)

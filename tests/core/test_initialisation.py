@@ -136,7 +136,7 @@ def test_all_engines_start_from_the_drawn_weights(steps, monkeypatch):
     found["pytorch"] = batched_meta_gradients([loss, loss], made, config, 7)[1][0]
     if steps == 1:
         (stack,) = make_stacks(made)
-        step = PerceptronMetaStep(stack, [loss.expression], False, config)
+        step = PerceptronMetaStep(stack, [loss.expression], False, config, np.ones((2, 2)))
         step(loss.phi.detach()[None], 6)
         found["kernels"] = step(loss.phi.detach()[None], 7)[1][0]
     for name, gradient in found.items():

@@ -22,9 +22,9 @@ from evomal_core.expression import Expression
 from evomal_core.filters import minimise_predictions
 from evomal_core.learners import Learner, make_learners
 from evomal_core.losses import LearnedLoss
-from evomal_core.population import compiled
+from evomal_core.population import candidates, compiled
 from evomal_core.population.compiled_perceptrons import PerceptronMetaStep, PerceptronTraining
-from evomal_core.population.local_search import MetaStep
+from evomal_core.population.local_search import MetaStep, meta_step_of
 from evomal_core.population.networks import MLPStack, make_stacks
 from evomal_core.population.optimisers import kernel_steps
 from evomal_core.population.training import StackTraining, batched_minimise_predictions
@@ -85,7 +85,8 @@ def both_meta_steps(
     stack = the_stack(learners)
     program = Program([loss.expression for loss in losses], losses[0].softplus)
     phi = program.pad([loss.phi.to(stack.theta0[0].dtype) for loss in losses])
-    step = PerceptronMetaStep(stack, program.expressions, program.softplus, config)
+    step = meta_step_of(stack, program, config)
+    assert isinstance(step, PerceptronMetaStep)
     return step(phi, 3), MetaStep(stack, program, config)(phi, 3)
 
 
@@ -157,7 +158,7 @@ def test_company_and_threads_change_no_bit() -> None:
         phi = program.pad([loss.phi.float() for loss in chosen])
         training = PerceptronTraining(chosen, stack, kernel_steps(base))
         training.advance([base.lr] * 5)
-        gradients = PerceptronMetaStep(stack, program.expressions, False, config)(phi, 0)[1]
+        gradients = meta_step_of(stack, program, config)(phi, 0)[1]
         return gradients.numpy(), training.theta
 
     threads = torch.get_num_threads()
@@ -229,7 +230,7 @@ def test_without_numba_everything_works(tmp_path: Path) -> None:
     (tmp_path / "numba.py").write_text("raise ImportError('no numba here')\n")
     code = """
 import torch, evomal_core as em
-from evomal_core.population import compiled
+from evomal_core.population import candidates
 from evomal_core.engines import choose_engine, local_search
 from evomal_core.engines import fitness
 from evomal_core.learners import make_learners
@@ -237,7 +238,7 @@ task = em.Task.from_arrays(torch.randn(40, 2).numpy(), torch.randn(40).numpy(), 
 config = em.SearchConfig(meta_steps=2, fitness_steps=2)
 learners = make_learners([task], lambda: em.models.mlp(2, [4], 1), config, 0, "t")
 losses = [em.LearnedLoss("square(sub(f, y))")]
-assert compiled._libraries() is None
+assert candidates.libraries() is None
 assert choose_engine(learners, config) == "batched"
 assert not local_search(losses, learners, config, "batched")[0].diverged
 print(fitness(losses, learners, config, "batched"))
@@ -325,8 +326,8 @@ def test_slopes_and_mixed_products_agree_with_the_losses_own_derivatives(
         if kind == "multiclass"
         else torch.rand(7, 2, generator=rng).double().round()
     )
-    population = compiled.Population(expressions, softplus, kind)
-    phi = compiled.padded_weights(losses, torch.float64)
+    population = candidates.Population(expressions, softplus, kind)
+    phi = candidates.padded_weights([loss.phi for loss in losses], torch.float64)
     chosen = np.arange(len(losses))
     found, by_phi = np.empty((len(losses), 7, outputs)), np.empty_like(phi)
     shared = (population.kind, softplus, population.trees, population.lengths, phi, logits[None].numpy())

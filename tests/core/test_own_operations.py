@@ -13,7 +13,7 @@ import evomal_core as em
 from evomal_core import bench, sending
 from evomal_core.expression import Expression
 from evomal_core.learners import make_learners
-from evomal_core.population import compiled
+from evomal_core.population import candidates
 from evomal_core.population.local_search import batched_meta_gradients
 from evomal_core.population.trees import Program
 from evomal_core.primitives import PRIMITIVES
@@ -77,7 +77,7 @@ def test_all_engines_have_one_meta_gradient():
 @pytest.mark.usefixtures("with_kernels")
 def test_a_search_uses_the_operations_that_it_is_given_without_kernels_and_says_so_once(caplog):
     caplog.set_level(logging.INFO, "evomal")
-    compiled._LACKING.clear()
+    candidates._LACKING.clear()
     config = tiny_config(function_set=["sub", "mul", "huber"], generations=2, meta_steps=1)
     result = em.learn_loss(
         [regression_task()],
@@ -195,9 +195,9 @@ def test_a_formula_is_compared_where_both_are_real():
 @pytest.mark.usefixtures("with_kernels")
 def test_each_operation_that_the_kernels_lack_is_named_once(caplog):
     caplog.set_level(logging.INFO, "evomal")
-    compiled._LACKING.clear()
+    candidates._LACKING.clear()
     for text in ("huber(f)", "bend(f, huber(y))", "huber(bend(f, y))", "square(f)"):
-        assert compiled.knows(Expression.parse(text)) == ("square" in text)
+        assert candidates.knows(Expression.parse(text)) == ("square" in text)
     assert [line.split(" are ")[0] for line in caplog.messages] == ["losses with huber", "losses with bend"]
 
 

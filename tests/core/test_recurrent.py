@@ -23,7 +23,7 @@ from evomal_core.learners import Learner, make_learners
 from evomal_core.losses import LearnedLoss
 from evomal_core.models import lstm_state
 from evomal_core.population import compiled
-from evomal_core.population.local_search import _meta_step
+from evomal_core.population.local_search import meta_step_of
 from evomal_core.population.networks import NetworkStack, RecurrentStack, make_stacks
 from evomal_core.population.recurrent import form_of
 from evomal_core.population.training import StackTraining, train_stack
@@ -186,7 +186,7 @@ def meta_gradients(losses: list[LearnedLoss], learner: Learner, base: SGD) -> tu
     program = Program([loss.expression for loss in losses])
     phi = program.pad([loss.phi for loss in losses]).to(stack.theta0[0].dtype)
     with torch.no_grad():
-        return _meta_step(stack, program, em.SearchConfig(base=base))(phi, 2)
+        return meta_step_of(stack, program, em.SearchConfig(base=base))(phi, 2)
 
 
 def relative_errors(losses: list[LearnedLoss], learner: Learner, base: SGD, exact: Learner) -> list[float]:

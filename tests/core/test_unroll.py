@@ -14,7 +14,7 @@ from torch import nn
 import evomal_core as em
 from evomal_core.engines import choose_engine, local_search
 from evomal_core.learners import Learner, make_learners
-from evomal_core.unroll import ENGINES, episode, meta_gradient, sgd_step
+from evomal_core.unroll import ENGINES, meta_gradient, sgd_step
 
 OPTIMISERS = {
     "plain": em.SGD(lr=0.1, batch_size=6),
@@ -112,7 +112,7 @@ def trained_task_loss(loss: em.Loss, learner: Learner, meta_step: int, config: e
     sgd = torch.optim.SGD(
         network.parameters(), base.lr, base.momentum, weight_decay=base.weight_decay, nesterov=base.nesterov
     )
-    data = episode(learner, meta_step, config)
+    data = learner.episode(meta_step, config)
     for k, (x, y) in enumerate(data.steps):
         sgd.zero_grad()
         with learner.dropout(data.draw + k):
@@ -298,17 +298,17 @@ def test_meta_steps_walk_through_the_training_rows_in_shuffled_epochs():
     task = regression_task(rows=50)  # 30 training rows
     config = em.SearchConfig(base=em.SGD(batch_size=10), unroll_steps=3, task_loss_on="same")
     (learner,) = make_learners([task], small_model(), config, 0, "test")
-    seen = torch.cat([x for x, _ in episode(learner, 4, config).steps])
+    seen = torch.cat([x for x, _ in learner.episode(4, config).steps])
     assert sorted(seen.tolist()) == sorted(task.train[0].tolist())
     assert not torch.equal(seen, task.train[0])
-    other = torch.cat([x for x, _ in episode(learner, 5, config).steps])
+    other = torch.cat([x for x, _ in learner.episode(5, config).steps])
     assert not torch.equal(seen, other)
-    data = episode(learner, 4, config)
+    data = learner.episode(4, config)
     assert torch.equal(data.task[0], data.steps[-1][0])
-    validation = episode(learner, 0, config.replace(task_loss_on="validation")).task[0]
+    validation = learner.episode(0, config.replace(task_loss_on="validation")).task[0]
     assert {tuple(row) for row in validation.tolist()} <= {tuple(row) for row in task.validation[0].tolist()}
-    apart = episode(learner, 0, config.replace(task_loss_on="other")).task[0]
-    assert not torch.equal(apart, episode(learner, 0, config).task[0])
+    apart = learner.episode(0, config.replace(task_loss_on="other")).task[0]
+    assert not torch.equal(apart, learner.episode(0, config).task[0])
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
