@@ -299,7 +299,7 @@ class SearchConfig(Config):
     """Number of new initial weights from which finalists are trained."""
     finalist_steps: Positive = 1000
     """Steps for which finalists are trained; the best step on the validation part counts."""
-    finalist_rates: tuple[PositiveFloat, ...] = (1.0,)
+    finalist_rates: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0,)
     """Learning rates of the finalists, as multiples of the base network's; the best counts."""
 
     # GLO

@@ -325,6 +325,23 @@ def _copied(network: nn.Module) -> nn.Module:
         raise ValueError(f"the model can't be copied: {str(error).splitlines()[0]}") from error
 
 
+def _misshapen(output: Any, task: Task, wanted: tuple[int, ...]) -> str:
+    """Say how the output of a network differs from what its task needs, with a remedy where it can be told."""
+    if not isinstance(output, Tensor):
+        return (
+            f"the model returns a {type(output).__name__}, not a tensor {wanted}, for {wanted[0]} rows of "
+            f"{task.name!r}; wrap it in a module whose forward returns its predictions or logits alone"
+        )
+    shape = tuple(output.shape)
+    remedy = ""
+    if shape == (wanted[0], *wanted[2:]) and wanted[1] == 1:
+        remedy = "; write output.unsqueeze(1)"
+    elif len(wanted) > 2 and shape == (wanted[0], *wanted[2:], wanted[1]):
+        remedy = "; write output.movedim(-1, 1)"
+    said = f"the model's output for {wanted[0]} rows of {task.name!r} has shape {shape}"
+    return f"{said}, but its labels need {wanted}{remedy}"
+
+
 def _check_output(learner: Learner) -> None:
     task = learner.task
     x = task.train[0][:2]
@@ -335,15 +352,13 @@ def _check_output(learner: Learner) -> None:
             output = learner.forward(theta, given)
         _ = learner.replaces_buffers  # asks the network itself for a batch, where batch norm refuses one row
     except (RuntimeError, IndexError, ValueError, TypeError) as error:
-        raise ValueError(
-            f"the model fails on rows of shape {task.features} from {task.name!r}: {str(error).splitlines()[0]}"
-        ) from error
+        said = str(error).splitlines()[0]
+        if "'indices'" in said and x.is_floating_point():  # of an embedding
+            said += "; whole numbers for an nn.Embedding are kept by Task.from_arrays(..., indices=True)"
+        raise ValueError(f"the model fails on rows of shape {task.features} from {task.name!r}: {said}") from error
     wanted = task.output_shape(len(x))
     if not isinstance(output, Tensor) or tuple(output.shape) != wanted:
-        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(
-            f"the model's output for {len(x)} rows of {task.name!r} has shape {got}, but its labels need {wanted}"
-        )
+        raise ValueError(_misshapen(output, task, wanted))
     if not output.requires_grad:
         raise ValueError(
             "the model's output has no gradient by its weights; let its forward do without torch.no_grad, "

@@ -12,11 +12,12 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from evomal_core.checks import takes_weight
@@ -137,8 +138,13 @@ def make_metric(metric: str | Callable[..., Any] | Metric | None, kind: Kind) ->
         raise ValueError(f"metric is a name, a scikit-learn scorer or a function, got {metric!r:.60}")
     if hasattr(metric, "_score_func"):
         return _from_scorer(metric, str(getattr(metric._score_func, "__name__", metric)), kind)
-    name = str(getattr(metric, "__name__", metric))
-    return Metric(name, kind, _each(metric, kind), takes_weight=takes_weight(metric))
+    name = str(getattr(metric, "__name__", type(metric).__name__))
+    if isinstance(metric, nn.Module) or str(getattr(metric, "__module__", "")).startswith("torch."):
+        raise ValueError(
+            f"{name} takes tensors, but a metric gets NumPy arrays; give it as task_loss=, and as metric= a "
+            f"function of arrays or one of {', '.join(metric_names(kind))}"
+        )
+    return Metric(name, kind, _each(metric, kind, name), takes_weight=takes_weight(metric))
 
 
 def metric_names(kind: Kind) -> list[str]:
@@ -153,8 +159,10 @@ def _named(name: str, kind: Kind) -> Metric:
         by_row = name in BY_ROW
         compute = _CLASSIFICATION[name](kind)
         return Metric(name, kind, compute, name in BALANCED, by_row=by_row, takes_weight=not by_row)
-    if kind == "regression" and (found := re.fullmatch(r"pinball\((0?\.\d+)\)", name)):
-        return Metric(name, kind, _pinball(float(found[1])), by_row=True)
+    if kind == "regression" and name.startswith("pinball"):
+        if found := re.fullmatch(r"pinball\((0?\.\d+)\)", name):
+            return Metric(name, kind, _pinball(float(found[1])), by_row=True)
+        raise ValueError(f"{name!r} names no quantile between 0 and 1; write pinball(0.9)")
     if name in _CLASSIFICATION or name in _REGRESSION or name.startswith("pinball"):
         raise ValueError(f"metric {name!r} is none of {kind} tasks; known are {', '.join(metric_names(kind))}")
     return _from_scorer_name(name, kind)
@@ -339,7 +347,7 @@ _CLASSIFICATION: dict[str, Callable[[Kind], Compute]] = {
 # ---- scikit-learn's scorers, and user-defined functions ------------------------------------------------
 
 
-def _each(function: Callable[..., Any], kind: Kind) -> Compute:
+def _each(function: Callable[..., Any], kind: Kind, name: str) -> Compute:
     """A function of NumPy arrays, called for one network after the other."""
 
     def compute(y_pred: Tensor, y_true: Tensor, *weight: Tensor) -> Tensor:
@@ -348,7 +356,7 @@ def _each(function: Callable[..., Any], kind: Kind) -> Compute:
         if kind == "multiclass":
             labels = labels.expand(y_pred.shape[:-1])
         given = [w.detach().double().cpu().numpy() for w in weight]
-        values = [_number(function(p, y, *given), function) for p, y in _arrays(y_pred, labels, kind)]
+        values = [_value(function, name, p, y, *given) for p, y in _arrays(y_pred, labels, kind)]
         return torch.tensor(values, dtype=torch.float64, device=y_pred.device).reshape(batch)
 
     return compute
@@ -366,12 +374,21 @@ def _arrays(y_pred: Tensor, labels: Tensor, kind: Kind) -> Iterator[tuple[np.nda
         yield (p[:, 0], y[:, 0]) if rows[1] == 1 else (p, y)
 
 
-def _number(value: Any, function: Any) -> float:
+def _value(function: Callable[..., Any], name: str, *arrays: np.ndarray) -> float:
+    """The value of a function or scorer for one network; whatever fails in it is an error of that metric."""
+    try:
+        value = function(*arrays)
+    except Exception as error:
+        shapes = " and ".join(str(array.shape) for array in arrays)
+        said = (str(error).splitlines() or [""])[0]
+        raise ValueError(
+            f"metric {name!r} failed, {type(error).__name__}: {said}; it was called with NumPy arrays of shapes "
+            f"{shapes}: numbers or probabilities, then labels"
+        ) from error
     try:
         return float(value)
     except (TypeError, ValueError):
-        name = getattr(function, "__name__", function)
-        raise ValueError(f"metric {name} returns a number, got {value!r:.60}") from None
+        raise ValueError(f"metric {name!r} must return one number, got {value!r:.60}") from None
 
 
 @dataclass(frozen=True)
@@ -414,9 +431,12 @@ def _from_scorer_name(name: str, kind: Kind) -> Metric:
     except ImportError:
         raise ValueError(f"unknown metric {name!r}; known are {', '.join(known)}") from None
     except (ValueError, KeyError):
+        folded = {other.casefold(): other for other in known}
+        near = get_close_matches(name.casefold(), folded, n=1)
+        meant = f"did you mean {folded[near[0]]!r}? " if near else ""
         raise ValueError(
-            f"unknown metric {name!r}; known are {', '.join(known)}, the names of scikit-learn's scorers, and "
-            "functions (y_pred, y_true) -> float"
+            f"unknown metric {name!r}; {meant}known are {', '.join(known)}, the names of scikit-learn's scorers, "
+            "and functions (y_pred, y_true) -> float"
         ) from None
     return _from_scorer(scorer, name, kind)
 
@@ -432,4 +452,4 @@ def _from_scorer(scorer: Any, name: str, kind: Kind) -> Metric:
 
     shown, balanced = name.removeprefix("neg_") if turned else f"1 - {name}", "balanced" in name or "macro" in name
     weighted = "sample_weight" in inspect.signature(scorer._score_func).parameters
-    return Metric(shown, kind, _each(error, kind), balanced, takes_weight=weighted)
+    return Metric(shown, kind, _each(error, kind, name), balanced, takes_weight=weighted)

@@ -122,7 +122,8 @@ class SearchResult:
         if math.isinf(winner.fitness):
             raise RuntimeError(
                 f"{self.method} found no usable loss: all {len(self.evaluations)} candidates were rejected or "
-                "diverged; try a larger population, more generations, or a smaller base learning rate"
+                f"diverged, or their {self.metric or 'metric'} is not finite; try a larger population, more "
+                "generations, or a smaller base learning rate"
             )
         return copy.deepcopy(winner.loss)
 
@@ -180,7 +181,8 @@ class SearchResult:
         return rows
 
     def _said(self) -> str:
-        said = f"{len(self.evaluations)} losses evaluated"
+        number = len(self.evaluations)
+        said = "1 loss evaluated" if number == 1 else f"{number} losses evaluated"
         if self.stopped:
             said += f" in {len(self.generations)} generations, then stopped ({self.stopped})"
         name = TASK_LOSSES[self.best_evaluation.loss.kind]

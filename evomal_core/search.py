@@ -41,6 +41,7 @@ from evomal_core.result import SearchResult
 from evomal_core.seeds import check_seed
 from evomal_core.session import INTERRUPTED, OUT_OF_TIME, Search, fingerprint
 from evomal_core.tasks import Task, check_values, missing_classes
+from evomal_core.trials import try_out
 from evomal_core.weighted import balanced_cross_entropy
 
 log = logging.getLogger("evomal")
@@ -166,6 +167,8 @@ def learn_loss(
     with _undisturbed(place):
         learners = make_learners(tasks, model, config, seed, "meta-train")
         _check_optimiser(learners[0], config.base)
+        for learner in learners:
+            try_out(learner)
         textbook = known_losses(tasks[0].kind, tasks[0], config.operations) if config.known else {}
         search = Search(
             method,
@@ -192,8 +195,8 @@ def _with_settings(config: SearchConfig, settings: dict[str, Any]) -> SearchConf
         if name not in SearchConfig.model_fields and name not in SGD.model_fields:
             near = get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "see learn_loss and SearchConfig for what there is"
-            if name in ("optimizer", "optimiser"):
-                hint = "write base=Optimizer('AdamW', lr=…)"
+            if name in ("optimizer", "optimiser", "learning_rate"):
+                hint = "write base=Optimizer('AdamW', lr=…), or base=SGD(lr=…)"
             raise TypeError(f"learn_loss takes no {name!r}; {hint}")
     return config.replace(**settings) if settings else config
 
@@ -310,7 +313,8 @@ def _chosen(search: Search, result: SearchResult) -> SearchResult:
             "more time, or call result.compare()"
         )
         return replace(result, stopped=result.stopped or OUT_OF_TIME)
-    return replace(result, finalists=finalists, chosen=choose(finalists) if finalists else None)
+    best = choose(finalists) if finalists else None
+    return replace(result, finalists=finalists, chosen=best if best and math.isfinite(best.mean) else None)
 
 
 def _further(tasks: list[Task], model: ModelFactory, config: SearchConfig, seed: int) -> list[Learner]:
@@ -336,7 +340,9 @@ def _compared(search: Search, result: SearchResult) -> SearchResult:
     with search.timed("task loss"):
         (own,) = fitness([TaskLoss(search.kind)], search.trained, search.config)
     name = TASK_LOSSES[search.kind]
-    if result.fitness >= own and (result.chosen is None or result.chosen.name == name):
+    if math.isinf(own) and result.chosen is None:
+        log.warning("neither %s nor any loss that was found trains a network to a finite %s", name, result.metric)
+    elif result.fitness >= own and (result.chosen is None or result.chosen.name == name):
         known = (
             ""
             if search.initial or search.known

@@ -206,8 +206,9 @@ class Task:
                 float32; x can't be indices; or the two are tables of the same rows in different orders.
         """
         check_kind(kind)
-        if not isinstance(standardise, bool):
-            raise ValueError(f"standardise is True or False, got {standardise!r}")
+        for option, value in {"standardise": standardise, "stratify": stratify, "indices": indices}.items():
+            if not isinstance(value, bool):
+                raise ValueError(f"{option} is True or False, got {type(value).__name__} {value!r:.40}")
         arrays.check_order(x, y)
         x, y, own = arrays.joined(x, y, (validation, test))
         x, y = x if transform is not None else arrays.as_array(x, "x"), arrays.as_array(y, "y")

@@ -96,6 +96,7 @@ BAD_SEARCH = [
     ("initial_heights", "24"),
     ("height_limit", 0),
     ("height_limit", 100),
+    ("finalist_rates", ()),
     ("base", "sgd"),
     ("base", None),
 ]

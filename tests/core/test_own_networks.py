@@ -472,6 +472,34 @@ def test_a_network_that_draws_by_itself_is_named(caplog):
     assert "generator of its own" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        (lambda logits: {"logits": logits}, r"returns a dict.* forward returns its predictions or logits alone"),
+        (lambda logits: logits.transpose(1, 2), r"\(2, 4, 3\), but .* \(2, 3, 4\); write output.movedim\(-1, 1\)"),
+        (lambda logits: logits[:, 0], r"has shape \(2, 4\), but its labels need \(2, 3, 4\)$"),
+    ],
+)
+def test_an_output_of_another_form_is_told_how_to_mend_it(returned, said):
+    class Network(nn.Conv1d):
+        def forward(self, x):
+            return returned(super().forward(x))
+
+    rng = np.random.default_rng(0)
+    task = em.Task.from_arrays(rng.normal(size=(20, 2, 4)), np.arange(80).reshape(20, 4) % 3, "multiclass")
+    with pytest.raises(ValueError, match=said):
+        make_learners([task], lambda: Network(2, 3, 1), tiny_config(), 0, "test")
+    flat = em.Task.from_arrays(rng.normal(size=(20, 2)), rng.normal(size=20), "regression")
+    with pytest.raises(ValueError, match=r"write output.unsqueeze\(1\)"):
+        make_learners([flat], lambda: nn.Sequential(nn.Linear(2, 1), nn.Flatten(0)), tiny_config(), 0, "test")
+
+
+def test_an_embedding_of_standardised_features_is_told_of_indices():
+    task = em.Task.from_arrays(np.arange(40).reshape(20, 2) % 5, np.arange(20.0), "regression")
+    with pytest.raises(ValueError, match=r"Task\.from_arrays\(\.\.\., indices=True\)"):
+        make_learners([task], lambda: nn.Embedding(5, 3), tiny_config(), 0, "test")
+
+
 def test_embeddings_are_in_the_precision_of_the_labels():
     rng = np.random.default_rng(0)
     task = em.Task.from_arrays(rng.integers(0, 5, (20, 2)), rng.normal(size=20), "regression", indices=True)

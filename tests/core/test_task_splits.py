@@ -86,6 +86,7 @@ def test_tables_of_parts_are_read_by_column_names():
         ({"validation": (X[:, :1], Y)}, "differ in shape between parts"),
         ({"groups": [1, 2]}, "groups has one value a row, (50,), got shape (2,)"),
         ({"groups": Y, "stratify": True}, "can't both be kept to"),
+        ({"stratify": Y}, "stratify is True or False, got ndarray"),
         ({"transform": "standard"}, "a scikit-learn transformer, got a str"),
     ],
 )

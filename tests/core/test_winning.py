@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from evomal_core.known import known_losses
 from evomal_core.labels import read_pair
 from evomal_core.learners import make_learners
 from evomal_core.population.local_search import batched_local_search
+from evomal_core.search import _METHODS
 from evomal_core.training import train
 from evomal_core.unroll import meta_gradient
 from evomal_core.weighted import balanced_cross_entropy
@@ -173,6 +175,57 @@ def test_wrong_metrics_and_task_losses_are_refused():
         search(metric="error rate")
     with pytest.raises(ValueError, match="called as task_loss"):
         search(task_loss="MSE")
+
+
+@pytest.mark.parametrize(
+    ("kind", "metric", "said"),
+    [
+        ("regression", torch.nn.L1Loss(), "L1Loss takes tensors, but a metric gets NumPy arrays"),
+        ("regression", torch.nn.functional.l1_loss, "l1_loss takes tensors"),
+        ("regression", lambda f, y: 1 / 0, "failed, ZeroDivisionError: division by zero"),
+        ("regression", lambda f: 1.0, r"failed, TypeError.*called with NumPy arrays of shapes \(8,\) and \(8,\)"),
+        ("regression", lambda f, y: f - y, "must return one number"),
+        ("regression", "accuracy", "metric 'accuracy' failed"),
+        ("regression", "mae", "did you mean 'MAE'"),
+        ("binary", "balanced_error", "did you mean 'balanced error'"),
+    ],
+)
+def test_a_metric_that_fails_is_named_before_the_search(kind, metric, said, monkeypatch):
+    monkeypatch.setitem(_METHODS, "evomal", None)  # nothing is searched
+    with pytest.raises(ValueError, match=said):
+        search(kind, metric)
+
+
+@pytest.mark.parametrize(
+    ("kind", "task_loss", "said"),
+    [
+        ("regression", torch.nn.HuberLoss(reduction="none"), r"a tensor of shape \(\); got shape \(16, 1\)"),
+        ("regression", lambda f, y: ((f - y) ** 2).mean().detach(), "without gradient"),
+        ("regression", lambda f, y: 1.0, "got a float"),
+        ("regression", lambda f: f, "failed, TypeError"),
+        ("regression", lambda f, y: (f - torch.nan).mean(), "is NaN"),
+        ("binary", torch.nn.CrossEntropyLoss(), "gradient 0 .* nn.BCEWithLogitsLoss for 'binary'"),
+    ],
+)
+def test_a_task_loss_that_nothing_can_be_learned_from_is_refused(kind, task_loss, said):
+    with pytest.raises(ValueError, match=said):
+        search(kind, task_loss=task_loss)
+
+
+@pytest.mark.parametrize(("kind", "last"), [("binary", torch.nn.Sigmoid()), ("multiclass", torch.nn.Softmax(1))])
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_network_that_ends_in_probabilities_is_told_of_logits(kind, last, ends, caplog):
+    task = TASKS[kind]()
+    model = lambda: torch.nn.Sequential(em.models.mlp(3, [4], task.outputs), *[last] * ends)  # noqa: E731
+    em.learn_loss([task], model, "baseline", config=SMALL, progress=False)
+    assert ("losses take logits" in caplog.text) == ends
+
+
+def test_a_metric_that_is_never_finite_recommends_nothing(caplog):
+    result, *_ = search(metric=lambda f, y: math.nan, generations=1)
+    assert result.chosen is None
+    with pytest.raises(RuntimeError, match="not finite"):
+        _ = result.best
 
 
 def test_glo_searches_the_weights_of_the_best_trees_and_counts_its_trainings():
