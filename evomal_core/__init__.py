@@ -10,7 +10,7 @@ result.best.save("loss.json")
 from typing import TYPE_CHECKING, Any
 
 from evomal_core import models, primitives
-from evomal_core.config import EVERYDAY, SGD, Optimizer, SearchConfig
+from evomal_core.config import EVERYDAY, SGD, THOROUGH, Optimizer, SearchConfig
 from evomal_core.evaluation import Evaluation
 from evomal_core.expression import Expression
 from evomal_core.known import known_losses
@@ -30,6 +30,7 @@ __all__ = [
     "EVERYDAY",
     "METHODS",
     "SGD",
+    "THOROUGH",
     "Evaluation",
     "Expression",
     "LearnedLoss",

@@ -383,3 +383,5 @@ EVERYDAY = SearchConfig(
     finalist_rates=(0.3, 1.0, 3.0),
 )
 """The defaults of `learn_loss`: not the papers' protocol, but what was found to win on small problems."""
+THOROUGH = EVERYDAY.replace(population=64, generations=40)
+"""Twenty times as many losses, for labels that no known loss is made for: EVERYDAY mostly chooses among those."""

@@ -6,7 +6,7 @@ comparison of its loss with tuned rivals are one function of the problem and the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 import evomal_core as em
 from evomal_core.compare import Comparison, interval
 from evomal_core.engines import choose_engine, local_search
+from evomal_core.kinds import Kind
 from evomal_core.known import known_losses, read, write
 from evomal_core.learners import Problem, make_learners
 from evomal_core.losses import LearnedLoss, Loss, TaskLoss, initial_phi
@@ -45,6 +46,8 @@ class Demonstration:
         base: its optimiser in the search.
         train_on_clean: whether training on the clean validation rows is a rival.
         steps: how long networks are trained at most; as the configuration has it by default.
+        config: the search's configuration.
+        told: further rivals, which are told what is wrong with the training rows.
     """
 
     title: str
@@ -54,17 +57,19 @@ class Demonstration:
     base: em.SGD = PLAIN
     train_on_clean: bool = True
     steps: int | None = None
+    config: em.SearchConfig = em.EVERYDAY
+    told: Callable[[em.Task], Mapping[str, Loss]] = lambda task: {}
 
-    def problem(self, seed: int, config: em.SearchConfig = em.EVERYDAY) -> Problem:
+    def problem(self, seed: int, config: em.SearchConfig | None = None) -> Problem:
         """The task, network and configuration of a data seed."""
         task = self.make(seed)
         inputs, units, outputs = task.features[0], self.units, task.outputs
-        config = config.replace(base=self.base)
+        config = (config or self.config).replace(base=self.base)
         if self.steps is not None:
             config = config.replace(fitness_steps=self.steps, finalist_steps=self.steps)
         return Problem((task,), lambda: em.models.mlp(inputs, [units], outputs), config, seed)
 
-    def search(self, seed: int, config: em.SearchConfig = em.EVERYDAY, **options: Any) -> em.SearchResult:
+    def search(self, seed: int, config: em.SearchConfig | None = None, **options: Any) -> em.SearchResult:
         """Learn a loss on the task of a data seed."""
         problem = self.problem(seed, config)
         return em.learn_loss(
@@ -74,7 +79,9 @@ class Demonstration:
 
     def compare(self, result: em.SearchResult, initialisations: int = 4) -> Comparison:
         """The learned loss beside all rivals, each tuned on the validation part."""
+        assert result.problem is not None
         return result.compare(
+            own=self.told(result.problem.tasks[0]),
             lrs=[factor * self.base.lr for factor in FACTORS],
             initialisations=initialisations,
             steps=self.steps,
@@ -152,15 +159,40 @@ def rare_class(seed: int, ratio: int = 50, rare: int = 20) -> em.Task:
     return _task("4 and a rare 9", "binary", train, validation, drawn(x_test, y_test, (900, 900)))
 
 
+def _california(rng: np.random.Generator) -> Part:
+    """6,200 rows of California Housing in a random order, features and labels standardised."""
+    x, y = DATASETS["california"].load()
+    rows = rng.permutation(len(x))[:6200]
+    return np.clip((x[rows] - x.mean(axis=0)) / x.std(axis=0), -5, 5), (y[rows] - y.mean()) / y.std()
+
+
 def outliers(seed: int, share: float = 0.2) -> em.Task:
     """California Housing: 2,000 training rows of which this share has a label too high by 2 to 8 deviations."""
-    x, y = DATASETS["california"].load()
     rng = numpy_rng(seed, "outliers")
-    rows = rng.permutation(len(x))[:6200]
-    x, y = np.clip((x[rows] - x.mean(axis=0)) / x.std(axis=0), -5, 5), (y[rows] - y.mean()) / y.std()
+    x, y = _california(rng)
     high = y[:2000] + (rng.random(2000) < share) * rng.uniform(2, 8, 2000)
     validation, test = (x[2000:2200], y[2000:2200]), (x[2200:], y[2200:])
     return _task("California, outliers", "regression", (x[:2000], high), validation, test)
+
+
+def cut_off(seed: int, share: float = 0.3, clean: int = 100) -> em.Task:
+    """California Housing: 2,000 training rows whose labels above a limit, this share of them, are the limit."""
+    x, y = _california(numpy_rng(seed, "cut off"))
+    end = 2000 + clean
+    low = np.minimum(y[:2000], np.quantile(y[:2000], 1 - share))
+    validation, test = (x[2000:end], y[2000:end]), (x[end:], y[end:])
+    return _task("California, cut off", "regression", (x[:2000], low), validation, test)
+
+
+def censored_losses(task: em.Task) -> dict[str, Loss]:
+    """Losses for labels cut off at the highest training label: a prediction above it is taken as the limit itself.
+
+    Without the normal distribution they are what the Tobit model has for such labels (Tobin 1958; Powell 1984).
+    """
+    limit = float(task.train[1].max())
+    within = f"sub(y, min({limit!r}*1, f))"
+    texts = {"censored squared error": f"square({within})", "censored absolute error": f"abs({within})"}
+    return {name: read(text, "regression") for name, text in texts.items()}
 
 
 DEMONSTRATIONS = {
@@ -174,6 +206,10 @@ DEMONSTRATIONS = {
         "20 % of the training labels are far too high; 200 clean rows", "MSE", outliers,
         base=em.SGD(lr=0.03, momentum=0.9, batch_size=64),
     ),
+    "cut off": Demonstration(
+        "30 % of the training labels are cut off at a limit; 100 clean rows", "MSE", cut_off,
+        base=em.SGD(lr=0.03, momentum=0.9, batch_size=64), config=em.THOROUGH, told=censored_losses,
+    ),
     "few steps": Demonstration(
         "clean digits, and 40 steps to train in", "error rate", clean_digits, train_on_clean=False, steps=40
     ),
@@ -181,7 +217,7 @@ DEMONSTRATIONS = {
 
 
 def measured(
-    name: str, seed: int, folder: Path, config: em.SearchConfig = em.EVERYDAY, initialisations: int = 4
+    name: str, seed: int, folder: Path, config: em.SearchConfig | None = None, initialisations: int = 4
 ) -> pd.DataFrame:
     """The trainings of a demonstration at one data seed, from the folder if they are there.
 
@@ -190,6 +226,7 @@ def measured(
         training, validation, test; the learned loss's rows have its formula too.
     """
     demonstration = DEMONSTRATIONS[name]
+    config = config or demonstration.config
     settings = {
         "name": name,
         "seed": seed,
@@ -240,6 +277,12 @@ def summary(trainings: pd.DataFrame) -> pd.DataFrame:
             row |= {"above learned": change, "low": low, "high": high, "verdict": verdict}
         rows.append(row)
     return pd.DataFrame(rows).sort_values("test", ignore_index=True)
+
+
+def learned_losses(trainings: pd.DataFrame, kind: Kind) -> dict[int, LearnedLoss]:
+    """The learned losses by data seed."""
+    formulas = trainings[trainings["loss"] == "learned"].groupby("data seed")["formula"].first()
+    return {seed: read(formula, kind) for seed, formula in formulas.items()}
 
 
 def carried(trainings: pd.DataFrame, names: Sequence[str], initialisations: int = 4) -> pd.DataFrame:

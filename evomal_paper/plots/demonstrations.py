@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import torch
 from matplotlib.figure import Figure
 
 import evomal_core as em
@@ -69,11 +71,29 @@ def label_shift(task: em.Task, clean: em.Task) -> Figure:
     """The training labels of a regression against the true ones."""
     figure, ((axes,),) = new_figure(3.2, 2.8)
     told, true = task.train[1][:, 0].numpy(), clean.train[1][:, 0].numpy()
-    wrong = np.where(told != true, "too high", "right")
-    look = {"hue_order": ["right", "too high"], "palette": ["0.6", LEARNED], "s": 5, "linewidth": 0}
+    how = "too high" if (told >= true).all() else "too low"
+    wrong = np.where(told != true, how, "right")
+    look = {"hue_order": ["right", how], "palette": ["0.6", LEARNED], "s": 5, "linewidth": 0}
     sns.scatterplot(x=true, y=told, hue=wrong, ax=axes, **look)
     axes.set(xlabel="true label (standard deviations)", ylabel="label told (the same)")
     sns.move_legend(axes, "lower right", bbox_to_anchor=(1, 1), ncols=2, markerscale=3)
+    return figure
+
+
+@styled
+def by_label(losses: Mapping[int, em.LearnedLoss], labels: Sequence[float]) -> Figure:
+    """Regression losses, each above its least value, against the prediction: a panel a loss, a line a label."""
+    figure, (row,) = new_figure(7.2, 2.1, 1, len(losses), sharex=True)
+    predictions = torch.linspace(-2, 3, 201)
+    for axes, (seed, loss) in zip(row, losses.items(), strict=True):
+        for number, label in enumerate(labels):
+            with torch.no_grad():
+                values = loss.elementwise(predictions, torch.full_like(predictions, label))
+            look = {"color": LEARNED if label == labels[-1] else str(0.65 - 0.3 * number), "lw": 1.2}
+            axes.plot(predictions, values - values.min(), label=f"{label:.2g}", **look)
+        axes.set(title=f"data seed {seed}", xlabel="prediction", yticks=[])
+    row[0].set_ylabel("loss")
+    row[-1].legend(title="label", bbox_to_anchor=(1, 1), loc="upper left")
     return figure
 
 

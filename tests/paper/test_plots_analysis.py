@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import evomal_core as em
 from evomal_paper import plots
 from evomal_paper.plots import demonstrations
 from evomal_paper.plots import landscapes as pa
@@ -115,3 +116,11 @@ def test_curves_of_training_are_means_over_trainings():
     drawn = [line.get_ydata().tolist() for line in axes.get_lines() if len(line.get_xdata())]
     assert drawn == [[2.0, 2.0], [3.0, 3.0]]
     assert len(axes.collections) == 2
+
+
+def test_losses_by_label_are_drawn_above_their_least_value():
+    losses = {seed: em.known_losses("regression")[name] for seed, name in enumerate(("squared error", "Cauchy"))}
+    left, right = demonstrations.by_label(losses, [-1.0, 0.5]).axes
+    x, values = left.get_lines()[1].get_data()
+    assert values == pytest.approx((x - 0.5) ** 2 - ((x - 0.5) ** 2).min(), abs=1e-6)
+    assert [line.get_color() for line in right.get_lines()][-1] == demonstrations.LEARNED

@@ -1,0 +1,42 @@
+"""The demonstrations of where a learned loss pays."""
+
+import pytest
+import torch
+
+import evomal_core as em
+from evomal_paper.demonstrations import Demonstration, censored_losses
+
+LIMIT = 0.4
+
+
+def cut_off(seed: int) -> em.Task:
+    """Labels x₁, cut off at LIMIT in the training part."""
+    parts = []
+    for number, limit in enumerate((LIMIT, 9.0, 9.0)):
+        x = torch.randn(40, 2, generator=torch.Generator().manual_seed(10 * seed + number))
+        parts.append((x, x[:, :1].clamp(max=limit)))
+    return em.Task("cut off", "regression", *parts)
+
+
+def test_a_censored_loss_forgives_predictions_above_the_limit_and_no_others():
+    losses = censored_losses(cut_off(0))
+    f = torch.tensor([-1.0, 0.3, 0.5, 2.0], requires_grad=True)
+    for name, power in (("censored squared error", 2), ("censored absolute error", 1)):
+        y = torch.full_like(f, LIMIT)
+        values = losses[name].elementwise(f, y)
+        expected = torch.tensor([1.4, 0.1, 0.0, 0.0]) ** power
+        assert torch.allclose(values, expected, atol=1e-6), name
+        (slopes,) = torch.autograd.grad(losses[name].elementwise(f, torch.zeros_like(f)).sum(), f)
+        assert slopes.tolist()[2:] == [0, 0], name
+        assert (slopes[:2] != 0).all(), name
+
+
+def test_rivals_that_are_told_stand_beside_the_known_ones():
+    tiny = em.EVERYDAY.replace(population=4, generations=1, meta_steps=1, fitness_steps=5, finalists=0)
+    problem = Demonstration("", "MSE", cut_off, units=4, config=tiny, told=censored_losses, steps=5)
+    found = problem.compare(problem.search(0), initialisations=2)
+    names = {rival.name for rival in found.rivals}
+    assert names >= {"censored absolute error", "squared error", "task loss on the validation rows alone"}
+    assert found.learned.errors("test").shape == (2,)
+    with pytest.raises(ValueError, match="initialisations is at least 2"):
+        problem.compare(problem.search(0), initialisations=1)
