@@ -37,6 +37,8 @@ class Checkpoint:
     """
 
     def __init__(self, folder: Path | str | None, fingerprint: dict[str, Any]) -> None:
+        if not isinstance(folder, str | Path | None):
+            raise ValueError(f"checkpoint is the name of a folder, such as 'runs/mine', got {folder!r:.40}")
         if folder is not None and (place := file_in_the_way(Path(folder))) is not None:
             raise ValueError(f"checkpoint is a folder, but {str(place)!r} is a file; name another folder")
         self.path = None if folder is None else Path(folder) / "checkpoint.json"

@@ -10,17 +10,19 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
-from evomal_core.checks import takes_weight
+from evomal_core.checks import is_number, takes_weight
 from evomal_core.known import known_losses
 from evomal_core.lazy import LazyModule
 from evomal_core.learners import Learner, Problem
 from evomal_core.tasks import Task
+from evomal_core.trials import try_losses
 from evomal_core.tuning import Tuning, tune
 from evomal_core.weighted import LogitAdjusted, balanced_cross_entropy, class_shares
 
@@ -143,7 +145,7 @@ class Comparison:
 
     def plot(self, limit: int = 12) -> mpl.Figure:
         """Dots for trainings, bars for 95 % intervals of the mean, the losses in order of their test error."""
-        ranked = sorted(self.rivals, key=lambda t: _order(t.errors("test").mean()))[: limit - 1]
+        ranked = sorted(self.rivals, key=lambda t: _order(t.errors("test").mean()))[: max(limit - 1, 1)]
         shown = sorted([self.learned, *ranked], key=lambda t: -_order(t.errors("test").mean()))
         figure = mpl.Figure(figsize=(6.4, 0.7 + 0.3 * len(shown)), layout="constrained")
         axes = figure.subplots()
@@ -197,15 +199,16 @@ def compare(
     Raises:
         ValueError: a task lacks a validation or test part, or an argument is out of range.
     """
-    _check(problem, initialisations, steps)
+    _check(problem, lrs, initialisations, steps)
     config = problem.config
     steps = steps or max(2 * config.fitness_steps, config.finalist_steps if config.finalists else 0)
     record = np.unique(np.linspace(0, steps, POINTS + 1).astype(int)[1:]).tolist()
     rates = [config.base.lr * factor for factor in FACTORS] if lrs is None else list(lrs)
     learners = problem.learners("compare", initialisations)
-    named = rival_losses(problem.tasks[0]) if rivals == "known" else dict(rivals)
-    losses = {LEARNED: loss, **named, **(own or {})}
+    named, theirs = _named(rivals, own, problem.tasks[0])
+    losses = {LEARNED: loss, **named, **theirs}
     _check_weighted(problem.tasks, losses)
+    try_losses(theirs, learners[0])
     first, *others = tune(losses, learners, config.base, rates, record)
     if train_on_validation:
         for only in (True, False):
@@ -238,15 +241,48 @@ def _order(value: float) -> float:
     return float(value) if np.isfinite(value) else float("inf")
 
 
-def _check(problem: Problem, initialisations: int, steps: int | None) -> None:
+def _check(problem: Problem, lrs: Any, initialisations: Any, steps: Any) -> None:
     for task in problem.tasks:
         for part in ("validation", "test"):
             if getattr(task, part) is None:
                 raise ValueError(f"task {task.name!r} has no {part} part; Task.from_arrays takes {part}=(x, y)")
-    if initialisations < 2:
-        raise ValueError(f"initialisations is at least 2, to tell differences from chance, got {initialisations}")
-    if steps is not None and steps < 1:
-        raise ValueError(f"steps is at least 1, got {steps}")
+    if not is_number(initialisations, Integral) or initialisations < 2:
+        raise ValueError(
+            "initialisations is a whole number of at least 2, to tell differences from chance, got "
+            f"{initialisations!r}"
+        )
+    if steps is not None and (not is_number(steps, Integral) or steps < 1):
+        raise ValueError(f"steps is a whole number of at least 1, got {steps!r}")
+    if lrs is not None and np.size(lrs) * np.ndim(lrs) == 0:
+        raise ValueError(
+            f"lrs is a list of learning rates, such as [0.01, 0.1], got {lrs!r}; leave it out for six"
+        )
+
+
+def _named(
+    rivals: Any, own: Mapping[str, nn.Module] | None, task: Task
+) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
+    """The known losses that were asked for, and the user's, by name."""
+    known = rival_losses(task) if isinstance(rivals, str) and rivals == "known" else {}
+    theirs: dict[str, nn.Module] = {}
+    for what, losses in (("rivals", {} if known else rivals), ("own", own or {})):
+        if not isinstance(losses, Mapping):
+            raise ValueError(
+                f"{what} are losses by name, such as {{'mine': nn.MSELoss()}}, got {losses!r:.60}"
+                + ("; 'known' is all known ones" if what == "rivals" else "")
+            )
+        for name, loss in losses.items():
+            if name in {LEARNED, *known, *theirs}:
+                raise ValueError(f"the name {name!r} is that of another loss of the comparison; choose another")
+            if isinstance(loss, type) or not callable(loss):
+                made = f"{loss.__name__}()" if isinstance(loss, type) else f"em.LearnedLoss({loss!r:.40}, kind)"
+                raise ValueError(
+                    f"loss {name!r} is called as loss(y_pred, y_true), got {loss!r:.60}; write {made}"
+                )
+            theirs[name] = loss
+    if not known and not theirs:
+        raise ValueError("a comparison needs a rival; leave rivals out for all known losses")
+    return known, theirs
 
 
 def _check_weighted(tasks: Sequence[Task], losses: Mapping[str, nn.Module]) -> None:

@@ -106,7 +106,7 @@ def source_lines(expression: Expression, phi: Sequence[float], softplus: bool) -
     """Lines of PyTorch that compute `value` from f and y."""
 
     def weighted(position: int, value: str) -> str:
-        return value if position == 0 else f"{phi[position - 1]!r} * {value}"
+        return value if position == 0 or phi[position - 1] == 1 else f"{phi[position - 1]!r} * {value}"
 
     if lacking := [name for name in expression.nodes if name in PRIMITIVES and not PRIMITIVES[name].source]:
         raise ValueError(

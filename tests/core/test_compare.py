@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -169,12 +170,39 @@ def test_a_comparison_of_a_loss_with_itself_finds_no_difference(kind):
     assert found.sentence in found._repr_html_()
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rivals": [torch.nn.MSELoss()]}, "losses by name, such as {'mine': nn.MSELoss()}, got [MSELoss()]"),
+        ({"rivals": "all"}, "got 'all'; 'known' is all known ones"),
+        ({"own": torch.nn.MSELoss()}, "own are losses by name"),
+        ({"rivals": {}}, "needs a rival"),
+        ({"rivals": {"mine": torch.nn.MSELoss}}, "loss 'mine' is called as loss(y_pred, y_true), got <class"),
+        ({"rivals": {"mine": "square(sub(y, f))"}}, "write em.LearnedLoss('square(sub(y, f))', kind)"),
+        ({"rivals": {"learned": torch.nn.MSELoss()}}, "the name 'learned' is that of another loss"),
+        ({"own": {"Cauchy": torch.nn.MSELoss()}}, "the name 'Cauchy' is that of another loss"),
+        (
+            {"own": {"mine": torch.nn.MSELoss(reduction="none")}},
+            "loss 'mine' must return one differentiable number",
+        ),
+        ({"own": {"mine": torch.nn.CrossEntropyLoss()}}, "loss 'mine' has gradient 0"),
+        ({"lrs": []}, "lrs is a list of learning rates, such as [0.01, 0.1], got []"),
+        ({"lrs": 0.1}, "got 0.1; leave it out"),
+        ({"steps": 2.5}, "steps is a whole number of at least 1, got 2.5"),
+        ({"initialisations": "3"}, "to tell differences from chance, got '3'"),
+    ],
+)
+def test_arguments_of_a_comparison_are_refused_with_a_remedy(options, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        compare(em.TaskLoss(), problem(), **options)
+
+
 def test_a_comparison_needs_a_test_part():
     made = problem()
     without = replace(made, tasks=(replace(made.tasks[0], test=None),))
     with pytest.raises(ValueError, match="has no test part"):
         compare(em.TaskLoss(), without)
-    with pytest.raises(ValueError, match="initialisations is at least 2"):
+    with pytest.raises(ValueError, match="initialisations is a whole number of at least 2"):
         compare(em.TaskLoss(), made, initialisations=1)
 
 

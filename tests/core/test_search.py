@@ -421,6 +421,12 @@ def test_a_file_in_place_of_the_checkpoints_folder_is_refused_at_once(inner, tmp
     assert file.read_text() == "mine"
 
 
+@pytest.mark.parametrize("place", [3, True, b"ck"])
+def test_a_checkpoint_that_is_no_path_is_refused(place):
+    with pytest.raises(ValueError, match="checkpoint is the name of a folder, such as 'runs/mine', got"):
+        learn(checkpoint=place)
+
+
 def dropping() -> nn.Module:
     """A network that draws random numbers, and whose meta-gradients are taken by PyTorch's forward mode."""
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.2), nn.Linear(4, 1))

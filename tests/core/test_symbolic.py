@@ -49,9 +49,10 @@ def value_and_slope(function, y_pred, y_true):
     return value.detach(), torch.autograd.grad(value, [leaf], materialize_grads=True)[0]
 
 
-@given(trees(), KINDS, st.booleans(), st.sampled_from([torch.float32, torch.float64]), SEEDS)
-def test_python_source_has_the_values_and_gradients_of_the_module(tree, kind, softplus, dtype, seed):
-    loss = em.LearnedLoss(tree, kind, phi=weights_for(tree, seed), softplus=softplus)
+@given(trees(), KINDS, st.booleans(), st.sampled_from([torch.float32, torch.float64]), SEEDS, st.booleans())
+def test_python_source_has_the_values_and_gradients_of_the_module(tree, kind, softplus, dtype, seed, tuned):
+    phi = weights_for(tree, seed) if tuned else None
+    loss = em.LearnedLoss(tree, kind, phi=phi, softplus=softplus)
     y_pred, y_true = batch(kind, seed, dtype)
     ours = value_and_slope(loss, y_pred, y_true)
     written = value_and_slope(from_source(loss), y_pred, y_true)
@@ -66,6 +67,11 @@ def test_python_source_of_a_taylor_loss_has_its_values_and_gradients(kind, seed)
     y_pred, y_true = batch(kind, seed, torch.float64)
     for a, b in zip(*(value_and_slope(f, y_pred, y_true) for f in (loss, from_source(loss))), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_python_source_leaves_out_weights_of_one():
+    loss = em.LearnedLoss("square(sub(y, f))", phi=[1.0, 2.0, 1.0])
+    assert "value = torch.square((2.0 * y - f))" in loss.python_source()
 
 
 def test_python_source_needs_nothing_but_torch_and_keeps_the_name_given():
