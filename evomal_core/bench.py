@@ -1,4 +1,4 @@
-"""The bench of a search: everything that evaluations need besides the candidates, here or in a worker."""
+"""A process that evaluates for another: the benches that it was sent, and its answers to calls."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 import platform
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import RLock
@@ -16,22 +16,9 @@ from typing import Any
 
 import torch
 
-from evomal_core.config import SearchConfig
 from evomal_core.devices import one_thread, plain_torch, threads_for
-from evomal_core.engines import fitness, local_search, promises
-from evomal_core.filters import Samples
-from evomal_core.learners import Learner
-from evomal_core.losses import Loss
-from evomal_core.population import compiled
-from evomal_core.population.local_search import compiles
-from evomal_core.population.networks import NotBatchable, make_stacks
-from evomal_core.primitives import PRIMITIVES, Primitive, own_operations
+from evomal_core.primitives import PRIMITIVES
 from evomal_core.sending import unpacked
-
-Tick = Callable[[], None]
-UNIT = 5
-"""Candidates evaluated together where their rounding could depend on their company, on a CPU."""
-UNIT_ON_CUDA = 25
 
 
 class WorkerError(RuntimeError):
@@ -41,59 +28,6 @@ class WorkerError(RuntimeError):
 def in_one_line(error: BaseException) -> str:
     """An error's type and the beginning of its message."""
     return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no reason given':.120}"
-
-
-@dataclass(frozen=True, eq=False)
-class Bench:
-    """The tasks with their networks, the configuration and the engine: evaluations are a function of these.
-
-    Each method takes candidates and gives one JSON-ready result for each.
-    """
-
-    learners: list[Learner]
-    trained: list[Learner]
-    """The learners that fitness is measured by."""
-    config: SearchConfig
-    engine: str
-    samples: Samples
-    operations: dict[str, Primitive] = field(default_factory=lambda: {n: PRIMITIVES[n] for n in own_operations()})
-    """Operations that were registered, which a worker lacks."""
-
-    def local_search(self, losses: Sequence[Loss], tick: Tick) -> list[Any]:
-        """The tuned weights of each loss, and whether they diverged."""
-        tuned = local_search(losses, self.learners, self.config, self.engine, tick)
-        return [[[w.tolist() for w in each.loss.parameters()], each.diverged] for each in tuned]
-
-    def rejection(self, losses: Sequence[Loss], tick: Tick) -> list[Any]:
-        """The rejection protocol's correlation of each loss."""
-        task = self.learners[0].task
-        return promises(losses, self.samples, self.config, task.kind, self.engine, task.measure)
-
-    def fitness(self, losses: Sequence[Loss], tick: Tick) -> list[Any]:
-        """The fitness of each loss."""
-        return fitness(losses, self.trained, self.config, self.engine)
-
-    def unit(self, probe: Loss, apart: bool) -> int | None:
-        """Largest number of candidates evaluated together; None for all.
-
-        A function of the network, configuration and engine alone where company may change the rounding.
-
-        Args:
-            probe: one of the losses.
-            apart: whether small units are wanted, to spread them or to stop between them.
-        """
-        if self.engine != "batched":
-            return 1 if apart else None
-        if self.learners[0].device.type == "cuda":
-            return UNIT_ON_CUDA
-        try:
-            stacks = make_stacks(self.learners)
-        except NotBatchable:
-            return UNIT
-        # the kernels compute each candidate by itself; meta-steps and training have theirs
-        if all(compiled.fits(stack, [probe]) and compiles(stack, self.config) for stack in stacks):
-            return 1 if apart else None
-        return UNIT
 
 
 def versions() -> dict[str, str]:
@@ -129,7 +63,7 @@ class Answer:
 
 KEPT = 2**30
 """Bytes of benches that a worker keeps beside the one in use."""
-_BENCHES: OrderedDict[str, tuple[Bench, int]] = OrderedDict()
+_BENCHES: OrderedDict[str, tuple[Any, int]] = OrderedDict()
 """Benches that this process was sent, and their bytes, by the names of their content, the last used at the end."""
 _WORKING = RLock()
 """One evaluation at a time in a process: its random generators belong to all threads."""

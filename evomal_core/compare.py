@@ -209,7 +209,7 @@ def compare(
     losses = {LEARNED: loss, **named, **theirs}
     _check_weighted(problem.tasks, losses)
     try_losses(theirs, learners[0])
-    first, *others = tune(losses, learners, config.base, rates, record)
+    first, *others = tune(losses, learners, config.base, rates, record, problem.train)
     if train_on_validation:
         for only in (True, False):
             others.append(_on_validation_rows(problem, initialisations, rates, record, only=only))
@@ -305,12 +305,12 @@ def _on_validation_rows(
 
     loss = _task_loss(problem.tasks[0])
     chosen, = tune(
-        {name: loss}, learners(half=True), config.base, rates, record,
+        {name: loss}, learners(half=True), config.base, rates, record, problem.train,
         splits=["validation"],
     )  # fmt: skip
     final, = tune(
         {name: loss}, learners(half=False), config.base, [chosen.lr],
-        [step for step in record if step <= chosen.steps], splits=["validation", "test"], widen=0,
+        [step for step in record if step <= chosen.steps], problem.train, splits=["validation", "test"], widen=0,
     )  # fmt: skip
     place = len(final.record) - 1
     only_last = {split: errors[:, place:] for split, errors in final.curves[chosen.lr].items()}

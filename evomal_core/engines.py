@@ -1,21 +1,27 @@
-"""Choice of the engine, and local search, fitness and rejection by it."""
+"""Choice of the engine, and local search, fitness, rejection and training by it."""
 
 from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from textwrap import shorten
+from typing import Any
 from weakref import WeakSet
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
+from evomal_core import training, unroll
 from evomal_core.checkpoints import Snapshot
 from evomal_core.config import SGD, Optimizer, SearchConfig
-from evomal_core.filters import Samples, minimise_predictions
+from evomal_core.deadlines import check_time
+from evomal_core.filters import Samples, minimise_predictions, sample_predictions
 from evomal_core.kinds import Kind
 from evomal_core.labels import read_pair
 from evomal_core.learners import Learner
@@ -23,6 +29,7 @@ from evomal_core.losses import LearnedLoss, Loss
 from evomal_core.metrics import Metric, make_metric
 from evomal_core.population import compiled
 from evomal_core.population.batches import as_tree
+from evomal_core.population.compiled import must_compile
 from evomal_core.population.local_search import (
     batched_local_search,
     batched_meta_gradients,
@@ -32,8 +39,10 @@ from evomal_core.population.local_search import (
 from evomal_core.population.networks import MLPStack, NotBatchable, make_stacks
 from evomal_core.population.optimisers import kernel_steps
 from evomal_core.population.training import batched_fitness, batched_minimise_predictions, train_stack
+from evomal_core.primitives import PRIMITIVES, Primitive, own_operations
 from evomal_core.training import train
-from evomal_core.unroll import ENGINES, Tuned, meta_gradient, meta_optimiser
+from evomal_core.tuning import Curves
+from evomal_core.unroll import ENGINES, Tuned, meta_gradient
 
 log = logging.getLogger("evomal")
 
@@ -84,17 +93,7 @@ def fitness(
             if learners[0] not in _WARNED:
                 _WARNED.add(learners[0])
                 log.warning("training one network at a time (%s)", reason)
-    return [_fitness(loss, learners, config) for loss in losses]
-
-
-def _fitness(loss: Loss, learners: Sequence[Learner], config: SearchConfig) -> float:
-    total = 0.0
-    for learner in learners:
-        trained = train(loss, learner, config.base, config.fitness_steps, splits=[config.fitness_on])
-        if trained.diverged:
-            return float("inf")
-        total += trained.final[config.fitness_on]
-    return total / len(learners)
+    return [training.fitness(loss, learners, config) for loss in losses]
 
 
 def choose_engine(
@@ -196,31 +195,7 @@ def local_search(
         if all(isinstance(loss, LearnedLoss) for loss in losses):
             return batched_local_search(losses, learners, config, tick)
         engine = "jvp"  # a loss that is no expression has no program
-    return [_tune(copy.deepcopy(loss), learners, config, engine, tick) for loss in losses]
-
-
-def _tune(
-    loss: Loss, learners: Sequence[Learner], config: SearchConfig, engine: str, tick: Callable[[], None]
-) -> Tuned:
-    weights = list(loss.parameters())
-    if not weights or config.meta_steps == 0:
-        return Tuned(loss, diverged=False)
-    optimiser = meta_optimiser(weights, config)
-    first = last = float("nan")
-    for step in range(config.meta_steps):
-        values, gradients = zip(*(meta_gradient(loss, e, step, config, engine) for e in learners), strict=True)
-        last = float(sum(values))
-        first = last if step == 0 else first
-        total = [torch.stack(parts).sum(dim=0) for parts in zip(*gradients, strict=True)]
-        if not all(torch.isfinite(part).all() for part in (*values, *total)):
-            return Tuned(loss, diverged=True, task_loss=(first, last))
-        for weight, part in zip(weights, total, strict=True):
-            weight.grad = part
-        optimiser.step()
-        tick()
-    for weight in weights:
-        weight.grad = None
-    return Tuned(loss, diverged=False, task_loss=(first, last))
+    return [unroll.local_search(loss, learners, config, engine, tick) for loss in losses]
 
 
 def train_all(
@@ -257,3 +232,118 @@ def train_all(
         train(loss, learner, base, steps, record, milestones=milestones, snapshot=snapshot, tick=tick).curve
         for learner, snapshot in zip(learners, kept, strict=True)
     ]
+
+
+def curves_of(
+    losses: Sequence[nn.Module],
+    learners: Sequence[Learner],
+    base: SGD | Optimizer,
+    record: Sequence[int],
+    splits: Sequence[str],
+    until: float = math.inf,
+) -> list[Curves]:
+    """The errors of each loss by learner and recorded step; inf from where a training has diverged."""
+
+    def curve(loss: nn.Module, learner: Learner) -> list[dict[str, float]]:
+        check_time(until)
+        return train(loss, learner, base, record[-1], record, splits).curve
+
+    check_time(until)
+    try:
+        rows = [
+            [t.curve for t in row]
+            for row in train_stack(losses, learners, base, record[-1], record, splits, modules=True)
+        ]
+    except NotBatchable:
+        rows = [[curve(loss, learner) for learner in learners] for loss in losses]
+    return [
+        {split: np.array([[point[split] for point in curve] for curve in row]) for split in splits} for row in rows
+    ]
+
+
+Tick = Callable[[], None]
+UNIT = 5
+"""Candidates evaluated together where their rounding could depend on their company, on a CPU."""
+UNIT_ON_CUDA = 25
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """The tasks with their networks, the configuration and the engine: evaluations are a function of these.
+
+    `local_search`, `rejection` and `fitness` take candidates and give one JSON-ready result for each.
+    """
+
+    learners: list[Learner]
+    trained: list[Learner]
+    """The learners that fitness is measured by."""
+    config: SearchConfig
+    engine: str
+    samples: Samples
+    operations: dict[str, Primitive] = field(default_factory=lambda: {n: PRIMITIVES[n] for n in own_operations()})
+    """Operations that were registered, which a worker lacks."""
+
+    def tuned(self, losses: Sequence[Loss], tick: Tick) -> list[Tuned]:
+        """Each loss after local search."""
+        return local_search(losses, self.learners, self.config, self.engine, tick)
+
+    def local_search(self, losses: Sequence[Loss], tick: Tick) -> list[Any]:
+        """The tuned weights of each loss, and whether they diverged."""
+        tuned = self.tuned(losses, tick)
+        return [[[w.tolist() for w in each.loss.parameters()], each.diverged] for each in tuned]
+
+    def rejection(self, losses: Sequence[Loss], tick: Tick) -> list[Any]:
+        """The rejection protocol's correlation of each loss."""
+        task = self.learners[0].task
+        return promises(losses, self.samples, self.config, task.kind, self.engine, task.measure)
+
+    def fitness(self, losses: Sequence[Loss], tick: Tick) -> list[Any]:
+        """The fitness of each loss."""
+        return fitness(losses, self.trained, self.config, self.engine)
+
+    def unit(self, probe: Loss, apart: bool) -> int | None:
+        """Largest number of candidates evaluated together; None for all.
+
+        A function of the network, configuration and engine alone where company may change the rounding.
+
+        Args:
+            probe: one of the losses.
+            apart: whether small units are wanted, to spread them or to stop between them.
+        """
+        if self.engine != "batched":
+            return 1 if apart else None
+        if self.learners[0].device.type == "cuda":
+            return UNIT_ON_CUDA
+        try:
+            stacks = make_stacks(self.learners)
+        except NotBatchable:
+            return UNIT
+        # the kernels compute each candidate by itself; meta-steps and training have theirs
+        if all(compiled.fits(stack, [probe]) and compiles(stack, self.config) for stack in stacks):
+            return 1 if apart else None
+        return UNIT
+
+
+def set_up(
+    learners: list[Learner],
+    trained: list[Learner],
+    config: SearchConfig,
+    loss: Loss | None = None,
+    *,
+    unrolled: bool = True,
+    say: Callable[[str], None] = lambda text: None,
+) -> Bench:
+    """The bench of a search with the first engine that takes its network, see `choose_engine`.
+
+    Args:
+        learners: the tasks with their base networks.
+        trained: those that fitness is measured by.
+        config: see `SearchConfig`.
+        loss: one like those to tune, where it is no expression.
+        unrolled: whether the method unrolls training.
+        say: called with what takes long.
+    """
+    if loss is None and config.engine in ("auto", "batched") and must_compile(make_stacks(learners), config):
+        say("compiling the kernels, once on this machine")
+    engine = choose_engine(learners, config, loss, unrolled=unrolled)
+    return Bench(learners, trained, config, engine, sample_predictions(learners, config))

@@ -14,17 +14,12 @@ from typing import Any
 
 import torch
 
-from evomal_core.bench import Bench
 from evomal_core.config import SearchConfig
 from evomal_core.deadlines import OutOfTimeError
-from evomal_core.engines import choose_engine
-from evomal_core.evaluation import Evaluation
+from evomal_core.evaluation import Evaluation, Found, summary
 from evomal_core.expression import Expression, crossover, mutate, random_expression, repair
-from evomal_core.filters import gradient_signature, is_irrelevant, is_rejected, sample_predictions
+from evomal_core.filters import gradient_signature, is_irrelevant, is_rejected
 from evomal_core.losses import LearnedLoss, initial_phi
-from evomal_core.population.compiled import must_compile
-from evomal_core.population.networks import make_stacks
-from evomal_core.result import SearchResult
 from evomal_core.seeds import python_rng
 from evomal_core.session import Search
 from evomal_core.workers import Workers
@@ -32,25 +27,23 @@ from evomal_core.workers import Workers
 log = logging.getLogger("evomal")
 
 
-def evomal(search: Search) -> SearchResult:
+def evomal(search: Search) -> Found:
     """EvoMAL: genetic programming whose candidates are tuned by unrolled differentiation."""
     return _evolve(search, tuned=True, bred=True)
 
 
-def gp_lfl(search: Search) -> SearchResult:
+def gp_lfl(search: Search) -> Found:
     """GP-LFL: the same genetic programming without local search."""
     return _evolve(search, tuned=False, bred=True)
 
 
-def random_search(search: Search) -> SearchResult:
+def random_search(search: Search) -> Found:
     """Random search: new random expressions in each generation, without local search."""
     return _evolve(search, tuned=False, bred=False)
 
 
-def _evolve(search: Search, *, tuned: bool, bred: bool) -> SearchResult:
+def _evolve(search: Search, *, tuned: bool, bred: bool) -> Found:
     config = search.config
-    _announce_compiling(search)
-    search.engine = choose_engine(search.learners, config, unrolled=tuned and config.meta_steps > 0)
     evaluator = Evaluator(search, tuned)
     rows: list[dict[str, Any]] = []
     population: list[Evaluation] = []
@@ -73,18 +66,13 @@ def _evolve(search: Search, *, tuned: bool, bred: bool) -> SearchResult:
             if generation == 0:
                 warn_if_inert(config, evaluator.moved)
             evaluator.workers.begin({})
-            rows.append({"generation": generation, **_summary(evaluator, population), **counts})
+            best = min(evaluator.archive.values(), key=Evaluation.rank)
+            rows.append(summary(generation, population, best) | counts)
             search.checkpoint.save(
                 {"generations": [*rows], "seconds": dict(search.seconds), **evaluator.state(population)}
             )
             search.progress.generation(rows[-1], config.generations)
-    return SearchResult.of(search, evaluator.archive.values(), rows, population)
-
-
-def _announce_compiling(search: Search) -> None:
-    config = search.config
-    if config.engine in ("auto", "batched") and must_compile(make_stacks(search.learners), config):
-        search.progress.say("compiling the kernels, once on this machine")
+    return Found(list(evaluator.archive.values()), rows, population)
 
 
 def _random_population(search: Search, generation: int) -> list[Expression]:
@@ -158,18 +146,6 @@ def _tournament(population: Sequence[Evaluation], size: int, rng: random.Random)
     return min(rng.choices(population, k=size), key=lambda e: e.fitness)
 
 
-def _summary(evaluator: Evaluator, population: Sequence[Evaluation]) -> dict[str, Any]:
-    best = min(evaluator.archive.values(), key=Evaluation.rank)
-    finite = [entry.fitness for entry in population if math.isfinite(entry.fitness)]
-    return {
-        "best_fitness": best.fitness,
-        "mean_fitness": sum(finite) / len(finite) if finite else math.inf,
-        "finite": len(finite),
-        "best_complexity": best.complexity,
-        "best_loss": str(_expression(best)),
-    }
-
-
 def warn_if_inert(config: SearchConfig, moved: Sequence[float]) -> None:
     """Warn if local search moved no weight of the first generation by INERT, or can hardly move one."""
     if not moved or (max(moved) >= INERT and not (config.meta_optimizer == "adam" and _reach(config) < REACH)):
@@ -214,10 +190,10 @@ class Evaluator:
         self.signatures: dict[tuple[str, ...], float] = {}
         self.moved: list[float] = []
         """Largest change of a weight in each local search."""
-        self.samples = sample_predictions(search.learners, search.config)
-        bench = Bench(search.learners, search.trained, search.config, search.engine, self.samples)
         probe = LearnedLoss("square(sub(f, y))", search.kind)
-        self.workers = Workers(search, bench, probe, {"generations": [], "seconds": {}, **self.state([])})
+        empty = {"generations": [], "seconds": {}, **self.state([])}
+        unrolled = tuned and search.config.meta_steps > 0
+        self.workers = Workers(search, probe, empty, unrolled=unrolled)
 
     def evaluate(self, expressions: Sequence[Expression]) -> tuple[list[Evaluation], dict[str, int]]:
         """Evaluate a population; return its evaluations, and how many were cached, rejected, …"""
@@ -268,7 +244,7 @@ class Evaluator:
         with self.search.timed("fitness"):
             values = self.workers.fitness([losses[i] for i in train])
         for index, value in zip(train, values, strict=True):
-            done[index] = Evaluation(losses[index], value, "ok" if math.isfinite(value) else "diverged")
+            done[index] = Evaluation.trained(losses[index], value)
             if index in signatures:
                 self.signatures[signatures[index]] = value
         for index, signature in signatures.items():
@@ -347,7 +323,7 @@ class Evaluator:
         with self.search.timed("filters"), self.search.timed("filter: gradient equivalence"):
             waiting = [index for index in range(len(losses)) if index not in done]
             signed = not self.search.config.rejection_steps
-            found = {index: gradient_signature(losses[index], self.samples, signed) for index in waiting}
+            found = {index: gradient_signature(losses[index], self.workers.samples, signed) for index in waiting}
         return {index: signature for index, signature in found.items() if signature is not None}
 
     def state(self, population: Sequence[Evaluation]) -> dict[str, Any]:

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from evomal_core.config import SearchConfig
 from evomal_core.evaluation import Evaluation
 from evomal_core.filters import Samples, gradient_signature
-from evomal_core.learners import Learner
+from evomal_core.learners import Learner, Problem
 from evomal_core.losses import LearnedLoss
 from evomal_core.tasks import Task
 from evomal_core.tuning import Tuning, tune
@@ -78,7 +77,7 @@ def train_finalists(
     known: Mapping[str, LearnedLoss],
     learners: Sequence[Learner],
     samples: Samples,
-    config: SearchConfig,
+    problem: Problem,
     until: float = math.inf,
 ) -> list[Finalist]:
     """Train the best losses of a search and the known ones at each of `config.finalist_rates`.
@@ -88,12 +87,13 @@ def train_finalists(
         known: the known losses as in textbooks.
         learners: the tasks with new initial weights, and test parts made by `fold`.
         samples: predictions by which equal losses are told, see `gradient_signature`.
-        config: see `SearchConfig`.
+        problem: its configuration and training.
         until: the value of `time.monotonic()` after which no more training is begun.
 
     Raises:
         OutOfTimeError: that time has passed.
     """
+    config = problem.config
     entries = {
         _known_name(entry, known) or f"found {number}": entry
         for number, entry in enumerate(distinct(evaluations, samples, config.finalists))
@@ -102,7 +102,7 @@ def train_finalists(
     record = np.unique(np.linspace(0, config.finalist_steps, POINTS + 1).astype(int)[1:]).tolist()
     lrs = [config.base.lr * factor for factor in config.finalist_rates]
     splits = [config.fitness_on, "test"]
-    tunings = tune(losses, learners, config.base, lrs, record, splits=splits, widen=1, until=until)
+    tunings = tune(losses, learners, config.base, lrs, record, problem.train, splits=splits, widen=1, until=until)
     return [_finalist(tuning, tuning.name in known, entries.get(tuning.name)) for tuning in tunings]
 
 
@@ -120,7 +120,7 @@ def _finalist(tuning: Tuning, is_known: bool, entry: Evaluation | None) -> Final
     if entry is None:
         mean = float(errors.mean())
         assert isinstance(tuning.loss, LearnedLoss)
-        entry = Evaluation(tuning.loss, mean, "ok" if np.isfinite(mean) else "diverged")
+        entry = Evaluation.trained(tuning.loss, mean)
     return Finalist(tuning.name if is_known else "", entry, errors, tuning.errors("test"), tuning.lr, tuning.steps)
 
 

@@ -286,12 +286,13 @@ def _dtype(task: Task) -> torch.dtype | None:
 
 @dataclass(frozen=True)
 class Problem:
-    """The tasks, base network, configuration and seed of a search."""
+    """The tasks, base network, configuration and seed of a search, and its training: `engines.curves_of`."""
 
     tasks: tuple[Task, ...]
     model: ModelFactory
     config: SearchConfig
     seed: int
+    train: Callable[..., list[Any]] = field(repr=False)
 
     def learners(
         self, purpose: str, initialisations: int, change: Callable[[Task, int], Task] = lambda task, number: task

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from evomal_core.checks import is_number
 from evomal_core.compare import Comparison, compare
-from evomal_core.evaluation import Evaluation
+from evomal_core.evaluation import Evaluation, Found
 from evomal_core.finalists import Finalist
 from evomal_core.kinds import TASK_LOSSES
 from evomal_core.lazy import LazyModule
@@ -65,13 +65,12 @@ class SearchResult:
     chosen: Finalist | None = None
 
     @classmethod
-    def of(
-        cls, search: Search, found: Iterable[Evaluation], rows: list[dict[str, Any]], population: list[Evaluation]
-    ) -> SearchResult:
+    def of(cls, search: Search, found: Found) -> SearchResult:
         """The result of a search so far."""
         return cls(
-            search.method, list(found), rows, population, search.seconds, search.engine, stopped=search.stopped
-        )
+            search.method, found.evaluations, found.generations, found.population, search.seconds, search.engine,
+            stopped=search.stopped,
+        )  # fmt: skip
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"again": None, "problem": None}  # they hold the data and the model

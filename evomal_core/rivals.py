@@ -1,23 +1,22 @@
-"""Methods with a fixed form of loss: the baseline, ML³ and TaylorGLO."""
+"""The methods that EvoMAL is compared with: the baseline, ML³, TaylorGLO and its predecessor GLO."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from evomal_core.bench import Bench
-from evomal_core.engines import choose_engine, fitness, local_search
-from evomal_core.evaluation import Evaluation
+from evomal_core.evaluation import Evaluation, Found, summary
 from evomal_core.lazy import LazyModule
-from evomal_core.losses import Loss, TaskLoss
+from evomal_core.losses import LearnedLoss, Loss, TaskLoss
 from evomal_core.parametric import NeuralLoss, TaylorLoss
-from evomal_core.result import SearchResult
 from evomal_core.seeds import derive
 from evomal_core.session import Search
+from evomal_core.training import fitness
 from evomal_core.workers import Workers
 
 if TYPE_CHECKING:
@@ -26,47 +25,39 @@ else:
     cmaes = LazyModule("cmaes")
 
 
-def baseline(search: Search) -> SearchResult:
+def baseline(search: Search) -> Found:
     """No search: the task loss itself, with the fitness that it would have."""
     search.progress.start(1)
     return _single(search, TaskLoss(search.kind), diverged=False)
 
 
-def ml3(search: Search) -> SearchResult:
+def ml3(search: Search) -> Found:
     """ML³ (Bechtle et al. 2021): one neural loss, tuned for `meta_steps` by unrolled differentiation."""
     config = search.config
     loss = NeuralLoss(search.kind, seed=search.seed, init=config.ml3_init).to(search.learners[0].device)
-    search.engine = choose_engine(search.learners, config, loss)
+    bench = search.set_up(search.learners, search.trained, config, loss)
+    search.engine = bench.engine
     search.progress.start(1)
     share = 1 / max(config.meta_steps, 1)
     with search.timed("local search"):
-        (tuned,) = local_search(
-            [loss], search.learners, config, search.engine, lambda: search.progress.tick(share)
-        )
+        (tuned,) = bench.tuned([loss], lambda: search.progress.tick(share))
     return _single(search, tuned.loss, tuned.diverged)
 
 
-def _single(search: Search, loss: Loss, diverged: bool) -> SearchResult:
+def _single(search: Search, loss: Loss, diverged: bool) -> Found:
     value = math.inf
     if not diverged:
         with search.timed("fitness"):
-            (value,) = fitness([loss], search.trained, search.config)
-    entry = Evaluation(loss, value, "ok" if math.isfinite(value) else "diverged")
+            value = fitness(loss, search.trained, search.config)
+    entry = Evaluation.trained(loss, value)
     row = _row(0, [entry], entry)
     search.progress.generation(row, 1)
-    return SearchResult.of(search, [entry], [row], [entry])
+    return Found([entry], [row], [entry])
 
 
 def _row(generation: int, population: list[Evaluation], best: Evaluation) -> dict[str, Any]:
-    finite = [entry.fitness for entry in population if math.isfinite(entry.fitness)]
-    return {
-        "generation": generation,
-        "best_fitness": best.fitness,
-        "mean_fitness": sum(finite) / len(finite) if finite else math.inf,
-        "finite": len(finite),
-        "diverged": len(population) - len(finite),
-        "evaluated": len(population),
-    }
+    row = summary(generation, population, best)
+    return row | {"diverged": len(population) - row["finite"], "evaluated": len(population)}
 
 
 def _values(search: Search, workers: Workers, losses: list[TaylorLoss], whole: bool) -> list[float]:
@@ -75,27 +66,29 @@ def _values(search: Search, workers: Workers, losses: list[TaylorLoss], whole: b
         return workers.fitness(losses)
 
 
-def taylorglo(search: Search) -> SearchResult:
+def _cma_es(search: Search, mean: np.ndarray, sigma: float, *purpose: str | int) -> cmaes.CMA:
+    with np.errstate(divide="ignore"):  # fewer than four points have no weight for CMA-ES's rank-μ update
+        return cmaes.CMA(
+            mean=mean,
+            sigma=sigma,
+            population_size=max(search.config.population, 2),
+            seed=derive(search.seed, *purpose) % 2**32,
+        )
+
+
+def taylorglo(search: Search) -> Found:
     """TaylorGLO (Gonzalez & Miikkulainen 2021): the 8 parameters of a Taylor polynomial by CMA-ES.
 
     CMA-ES starts from mean 0 with sigma `taylor_sigma`. Its state is not saved: a resumed search asks and
     tells the recorded generations again, which gives the same state bit by bit.
     """
     config = search.config
-    with np.errstate(divide="ignore"):  # fewer than four points have no weight for CMA-ES's rank-μ update
-        optimiser = cmaes.CMA(
-            mean=np.zeros(8),
-            sigma=config.taylor_sigma,
-            population_size=max(config.population, 2),
-            seed=derive(search.seed, "cma-es") % 2**32,
-        )
-    search.engine = choose_engine(search.learners, config, unrolled=False)
+    optimiser = _cma_es(search, np.zeros(8), config.taylor_sigma, "cma-es")
     evaluations: list[Evaluation] = []
     rows: list[dict[str, Any]] = []
     population: list[Evaluation] = []
     empty: dict[str, Any] = {"fitness": [], "seconds": {}}
-    bench = Bench(search.learners, search.trained, config, search.engine, [])
-    workers = Workers(search, bench, TaylorLoss(search.kind), empty)
+    workers = Workers(search, TaylorLoss(search.kind), empty)
     state = search.checkpoint.load() or empty
     with search.checkpoint.reading():
         search.seconds.update(state["seconds"])
@@ -119,11 +112,82 @@ def taylorglo(search: Search) -> SearchResult:
                 search.checkpoint.save({"fitness": [*recorded], "seconds": dict(search.seconds)})
             values = recorded[len(rows)]
             optimiser.tell(list(zip(points, values, strict=True)))
-            population = [
-                Evaluation(loss, value, "ok" if math.isfinite(value) else "diverged")
-                for loss, value in zip(losses, values, strict=True)
-            ]
+            population = list(map(Evaluation.trained, losses, values))
             evaluations += population
             rows.append(_row(len(rows), population, min(evaluations, key=Evaluation.rank)))
             search.progress.generation(rows[-1], config.generations)
-    return SearchResult.of(search, evaluations, rows, population)
+    return Found(evaluations, rows, population)
+
+
+def glo(search: Search, bred: Found) -> Found:
+    """GLO (Gonzalez & Miikkulainen 2020): losses by genetic programming, then their weights by CMA-ES.
+
+    The predecessor that both papers measure themselves against: `generations` of trees with all weights 1, then
+    `glo_generations` of weights of each of the best `glo_trees` trees, with one partial training session for each
+    point: `trained` in the generations of the result counts them. CMA-ES's state is not saved: a resumed search
+    asks and tells the recorded values again, to the same state.
+    """
+    evaluations, rows = list(bred.evaluations), list(bred.generations)
+    if search.stopped:
+        return bred
+    usable = [entry for entry in bred.evaluations if entry.status == "ok" and math.isfinite(entry.fitness)]
+    population = list(bred.population)
+    trained = _Points(search)
+    with search.interruptible(evaluations):
+        for number, entry in enumerate(sorted(usable, key=Evaluation.rank)[: search.config.glo_trees]):
+            assert isinstance(entry.loss, LearnedLoss)
+            population = _tune_weights(search, trained, entry.loss, number, evaluations, rows)
+    return Found(evaluations, rows, population)
+
+
+class _Points:
+    """Fitness of generations of weights, first those in the checkpoint, then by the search's workers."""
+
+    def __init__(self, search: Search) -> None:
+        self.search, self.given = search, 0
+        state = search.checkpoint.state
+        self.workers = Workers(search, LearnedLoss("square(sub(f, y))", search.kind), state)
+        with search.checkpoint.reading():
+            self.recorded = [list(map(float, values)) for values in state.get("weights", [])]
+            self.workers.begin(state.get("unfinished", {}))
+
+    def fitness(self, losses: Sequence[LearnedLoss]) -> list[float]:
+        """The fitness of the next generation."""
+        if self.given == len(self.recorded):
+            with self.search.timed("fitness"):
+                self.recorded.append(self.workers.fitness(losses))
+            self.workers.begin({})
+            state = {name: part for name, part in self.search.checkpoint.state.items() if name != "unfinished"}
+            added = {"weights": [*self.recorded], "seconds": dict(self.search.seconds)}
+            self.search.checkpoint.save(state | added)
+        self.given += 1
+        return self.recorded[self.given - 1]
+
+
+def _tune_weights(
+    search: Search,
+    trained: _Points,
+    loss: LearnedLoss,
+    number: int,
+    evaluations: list[Evaluation],
+    rows: list[dict[str, Any]],
+) -> list[Evaluation]:
+    """Search the weights of one tree; adds to the evaluations and generations, and returns the last population."""
+    config, device = search.config, search.learners[0].device
+    start = loss.phi.detach().double().cpu().numpy()
+    optimiser = _cma_es(search, start, config.glo_sigma, "glo", number)
+    population: list[Evaluation] = []
+    for _ in range(config.glo_generations):
+        points = [optimiser.ask() for _ in range(optimiser.population_size)]
+        losses = [
+            LearnedLoss(loss.expression, search.kind, phi=torch.from_numpy(point).float(), softplus=loss.softplus)
+            for point in points
+        ]
+        values = trained.fitness([item.to(device) for item in losses])
+        optimiser.tell(list(zip(points, values, strict=True)))
+        population = list(map(Evaluation.trained, losses, values))
+        evaluations += population
+        row = summary(len(rows), population, min(evaluations, key=Evaluation.rank))
+        counts = {"evaluated": len(losses), "trained": len(losses), "diverged": len(losses) - row["finite"]}
+        rows.append(row | counts)
+    return population

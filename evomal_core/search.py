@@ -20,13 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evomal_core import evolution, glo, rivals
+from evomal_core import evolution, rivals
 from evomal_core.checkpoints import Checkpoint
 from evomal_core.checks import is_number, refuse_unknown, takes_weight
 from evomal_core.config import EVERYDAY, SGD, Optimizer, SearchConfig
 from evomal_core.deadlines import OutOfTimeError
 from evomal_core.devices import check_device, plain_torch, threads_for
-from evomal_core.engines import fitness
+from evomal_core.engines import curves_of, set_up
+from evomal_core.evaluation import Found
 from evomal_core.expression import Expression, in_form_of
 from evomal_core.filters import sample_predictions
 from evomal_core.finalists import choose, fold, train_finalists
@@ -41,6 +42,7 @@ from evomal_core.result import SearchResult
 from evomal_core.seeds import check_seed
 from evomal_core.session import INTERRUPTED, OUT_OF_TIME, Search, fingerprint
 from evomal_core.tasks import Task, check_values, missing_classes
+from evomal_core.training import fitness
 from evomal_core.trials import try_out
 from evomal_core.weighted import balanced_cross_entropy
 
@@ -50,14 +52,14 @@ Initial = Sequence[Expression | LearnedLoss | str] | Mapping[str, LearnedLoss] |
 """Losses that a search starts from."""
 
 
-_METHODS: dict[str, Callable[[Search], SearchResult]] = {
+_METHODS: dict[str, Callable[[Search], Found]] = {
     "baseline": rivals.baseline,
     "random": evolution.random_search,
     "gp-lfl": evolution.gp_lfl,
     "ml3": rivals.ml3,
     "taylorglo": rivals.taylorglo,
     "evomal": evolution.evomal,
-    "glo": glo.glo,
+    "glo": lambda search: rivals.glo(search, evolution.gp_lfl(search)),
 }
 
 
@@ -177,10 +179,11 @@ def learn_loss(
             seed,
             Checkpoint(checkpoint, fingerprint(method, learners, config, seed, known)),
             Progress(method, progress),
+            set_up,
             known,
             {loss.expression: loss for loss in textbook.values()},
             [*learners, *_further(tasks, model, config, seed)],
-            Problem(tuple(tasks), model, config, seed),
+            Problem(tuple(tasks), model, config, seed, curves_of),
             deadline=_deadline(time_limit),
             choice_deadline=_deadline(time_limit, OVERTIME),
             patience=patience,
@@ -205,7 +208,7 @@ def _run(search: Search, compare: bool) -> SearchResult:
     try:
         threads = threads_for(sum(weights.numel() for weights in search.learners[0].theta.values()))
         with threads, search.checkpoint.held():
-            result = _METHODS[search.method](search)
+            result = SearchResult.of(search, _METHODS[search.method](search))
             done = min(len(result.generations), search.config.generations)
             result = replace(result, again=partial(_again, search, search.checkpoint.state, compare, done))
             result = replace(result, problem=search.problem, metric=search.learners[0].task.measure.name)
@@ -305,7 +308,7 @@ def _chosen(search: Search, result: SearchResult) -> SearchResult:
     try:
         with search.timed("finalists"):
             finalists = train_finalists(
-                result.evaluations, known, learners, samples, config, search.choice_deadline
+                result.evaluations, known, learners, samples, problem, search.choice_deadline
             )
     except OutOfTimeError:
         log.warning(
@@ -338,7 +341,7 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
 
 def _compared(search: Search, result: SearchResult) -> SearchResult:
     with search.timed("task loss"):
-        (own,) = fitness([TaskLoss(search.kind)], search.trained, search.config)
+        own = fitness(TaskLoss(search.kind), search.trained, search.config)
     name = TASK_LOSSES[search.kind]
     if math.isinf(own) and result.chosen is None:
         log.warning("neither %s nor any loss that was found trains a network to a finite %s", name, result.metric)

@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 import time
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,6 +34,8 @@ class Search:
     seed: int
     checkpoint: Checkpoint
     progress: Progress
+    set_up: Callable[..., Any]
+    """Chooses the engine and makes the bench: `engines.set_up`."""
     initial: list[Expression] = field(default_factory=list)
     known: dict[Expression, LearnedLoss] = field(default_factory=dict)
     """The known losses that the first generation holds, with their weights."""

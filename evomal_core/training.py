@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from evomal_core.checkpoints import Snapshot
-from evomal_core.config import SGD, Optimizer
+from evomal_core.config import SGD, Optimizer, SearchConfig
 from evomal_core.labels import read_pair
 from evomal_core.learners import Learner
 from evomal_core.seeds import isolated_torch
@@ -89,6 +89,17 @@ def train(
     diverged = not all(torch.isfinite(weights).all() for weights in network.parameters())
     diverged = diverged or any(value == float("inf") for value in curve[-1].values())
     return Training(network, curve, diverged)
+
+
+def fitness(loss: nn.Module, learners: Sequence[Learner], config: SearchConfig) -> float:
+    """The mean error over the tasks after a partial training session (Eq. 9); inf if training diverged on any."""
+    total = 0.0
+    for learner in learners:
+        trained = train(loss, learner, config.base, config.fitness_steps, splits=[config.fitness_on])
+        if trained.diverged:
+            return float("inf")
+        total += trained.final[config.fitness_on]
+    return total / len(learners)
 
 
 def learning_rates(base: SGD | Optimizer, steps: int, milestones: Collection[int] = ()) -> list[float]:

@@ -10,14 +10,12 @@ import numpy as np
 from torch import nn
 
 from evomal_core.config import SGD, Optimizer
-from evomal_core.deadlines import check_time
 from evomal_core.learners import Learner
-from evomal_core.population.networks import NotBatchable
-from evomal_core.population.training import train_stack
-from evomal_core.training import train
 
 Curves = dict[str, np.ndarray]
 """Errors of each split by learner and recorded step, (learners, steps)."""
+Trainer = Callable[..., list[Curves]]
+"""Trains learners with each of some losses, such as `engines.curves_of`."""
 
 
 @dataclass
@@ -81,6 +79,7 @@ def tune(
     base: SGD | Optimizer,
     lrs: Sequence[float],
     record: Sequence[int],
+    train: Trainer,
     *,
     splits: Sequence[str] = ("validation", "test"),
     widen: int = 2,
@@ -95,6 +94,7 @@ def tune(
         base: the optimiser; its learning rate is replaced.
         lrs: learning rates.
         record: steps after which errors are measured; the last one ends the training.
+        train: trains them: `engines.curves_of`.
         splits: the parts to measure; rate and step are chosen on the first.
         widen: how many times a loss whose best rate is the lowest or highest is trained at one more rate beyond.
         tick: called with the share of the work that was done.
@@ -106,8 +106,14 @@ def tune(
     record = tuple(sorted(set(record)))
     tunings = [Tuning(name, loss, record, splits[0]) for name, loss in losses.items()]
     ratio = max((b / a for a, b in zip(sorted(lrs), sorted(lrs)[1:], strict=False)), default=3.0)
+
+    def add(some: Sequence[Tuning], lr: float) -> None:
+        found = train([t.loss for t in some], learners, base.replace(lr=lr), record, splits, until)
+        for tuning, curves in zip(some, found, strict=True):
+            tuning.curves[lr] = curves
+
     for lr in lrs:
-        _train(tunings, learners, base, lr, splits, until)
+        add(tunings, lr)
         tick(1 / len(lrs))
     for _ in range(widen):
         beyond: dict[float, list[Tuning]] = {}
@@ -116,47 +122,5 @@ def tune(
             if tuning.lr in (low, high):
                 beyond.setdefault(low / ratio if tuning.lr == low else high * ratio, []).append(tuning)
         for lr, some in beyond.items():
-            _train(some, learners, base, lr, splits, until)
+            add(some, lr)
     return tunings
-
-
-def _train(
-    tunings: Sequence[Tuning],
-    learners: Sequence[Learner],
-    base: SGD | Optimizer,
-    lr: float,
-    splits: Sequence[str],
-    until: float,
-) -> None:
-    """Add the curves of one learning rate."""
-    record = tunings[0].record
-    found = curves_of([t.loss for t in tunings], learners, base.replace(lr=lr), record, splits, until)
-    for tuning, curves in zip(tunings, found, strict=True):
-        tuning.curves[lr] = curves
-
-
-def curves_of(
-    losses: Sequence[nn.Module],
-    learners: Sequence[Learner],
-    base: SGD | Optimizer,
-    record: Sequence[int],
-    splits: Sequence[str],
-    until: float = math.inf,
-) -> list[Curves]:
-    """The errors of each loss by learner and recorded step; inf from where a training has diverged."""
-
-    def curve(loss: nn.Module, learner: Learner) -> list[dict[str, float]]:
-        check_time(until)
-        return train(loss, learner, base, record[-1], record, splits).curve
-
-    check_time(until)
-    try:
-        rows = [
-            [t.curve for t in row]
-            for row in train_stack(losses, learners, base, record[-1], record, splits, modules=True)
-        ]
-    except NotBatchable:
-        rows = [[curve(loss, learner) for learner in learners] for loss in losses]
-    return [
-        {split: np.array([[point[split] for point in curve] for curve in row]) for split in splits} for row in rows
-    ]

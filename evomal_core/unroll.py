@@ -205,3 +205,33 @@ def meta_optimiser(weights: list[torch.nn.Parameter], config: SearchConfig) -> t
     """The optimiser of phi: a plain gradient step (Eq. 7) or Adam."""
     kind = torch.optim.SGD if config.meta_optimizer == "sgd" else torch.optim.Adam
     return kind(weights, lr=config.meta_lr)
+
+
+def local_search(
+    loss: Loss,
+    learners: Sequence[Learner],
+    config: SearchConfig,
+    engine: str,
+    tick: Callable[[], None] = lambda: None,
+) -> Tuned:
+    """Tune the weights of one loss, which stays as it is, by an engine of ENGINES."""
+    loss = copy.deepcopy(loss)
+    weights = list(loss.parameters())
+    if not weights or config.meta_steps == 0:
+        return Tuned(loss, diverged=False)
+    optimiser = meta_optimiser(weights, config)
+    first = last = float("nan")
+    for step in range(config.meta_steps):
+        values, gradients = zip(*(meta_gradient(loss, e, step, config, engine) for e in learners), strict=True)
+        last = float(sum(values))
+        first = last if step == 0 else first
+        total = [torch.stack(parts).sum(dim=0) for parts in zip(*gradients, strict=True)]
+        if not all(torch.isfinite(part).all() for part in (*values, *total)):
+            return Tuned(loss, diverged=True, task_loss=(first, last))
+        for weight, part in zip(weights, total, strict=True):
+            weight.grad = part
+        optimiser.step()
+        tick()
+    for weight in weights:
+        weight.grad = None
+    return Tuned(loss, diverged=False, task_loss=(first, last))

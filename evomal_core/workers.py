@@ -23,8 +23,6 @@ import torch
 
 from evomal_core.bench import (
     Answer,
-    Bench,
-    Tick,
     WorkerError,
     asked,
     call,
@@ -34,7 +32,9 @@ from evomal_core.bench import (
     versions,
     work,
 )
+from evomal_core.config import SearchConfig
 from evomal_core.deadlines import OutOfTimeError
+from evomal_core.learners import Learner
 from evomal_core.losses import Loss
 from evomal_core.sending import packed
 from evomal_core.session import Search
@@ -42,6 +42,7 @@ from evomal_core.unroll import Tuned
 
 log = logging.getLogger("evomal")
 
+Tick = Callable[[], None]
 Units = Mapping[int, Sequence[Loss]]
 SAVED_EVERY = 60.0
 """Seconds between two saves within a generation."""
@@ -53,6 +54,18 @@ FIRST_SILENCE = 3600.0
 NEXT_SILENCE = 30.0
 """Seconds after which all are asked, once it is known that a worker hangs: it may be given units of each phase."""
 _NUMBERS = itertools.count()
+
+
+class Bench(Protocol):
+    """Evaluates candidates: `engines.Bench`. Phases are methods of it, by name."""
+
+    @property
+    def learners(self) -> list[Learner]: ...  # noqa: D102
+
+    @property
+    def config(self) -> SearchConfig: ...  # noqa: D102
+
+    def unit(self, probe: Loss, apart: bool) -> int | None: ...  # noqa: D102
 
 
 class Source(Protocol):
@@ -308,14 +321,20 @@ class Workers:
     """Local search, rejection and fitness of a generation's candidates, in units, with those done kept.
 
     Args:
-        search: its executor, deadline and checkpoint are used.
-        bench: what evaluations depend on.
+        search: its executor, deadline and checkpoint are used; its engine is set.
         probe: one of the losses.
         empty: the search's state before its first generation.
+        unrolled: whether the method unrolls training.
     """
 
-    def __init__(self, search: Search, bench: Bench, probe: Loss, empty: dict[str, Any]) -> None:
+    def __init__(self, search: Search, probe: Loss, empty: dict[str, Any], *, unrolled: bool = False) -> None:
         self.search, self.empty = search, empty
+        bench = search.set_up(
+            search.learners, search.trained, search.config, unrolled=unrolled, say=search.progress.say
+        )
+        self.samples = bench.samples
+        """Predictions of the untrained networks."""
+        search.engine = bench.engine
         apart = search.executor is not None or search.deadline < float("inf")
         self.unit = bench.unit(probe, apart)
         self.source: Source = Here(bench) if search.executor is None else Pool(bench, search.executor)

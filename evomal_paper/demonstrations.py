@@ -17,7 +17,7 @@ import torch
 
 import evomal_core as em
 from evomal_core.compare import Comparison, interval
-from evomal_core.engines import choose_engine, local_search
+from evomal_core.engines import choose_engine, curves_of, local_search
 from evomal_core.kinds import Kind
 from evomal_core.known import known_losses, read, write
 from evomal_core.learners import Problem, make_learners
@@ -67,7 +67,7 @@ class Demonstration:
         config = (config or self.config).replace(base=self.base)
         if self.steps is not None:
             config = config.replace(fitness_steps=self.steps, finalist_steps=self.steps)
-        return Problem((task,), lambda: em.models.mlp(inputs, [units], outputs), config, seed)
+        return Problem((task,), lambda: em.models.mlp(inputs, [units], outputs), config, seed, curves_of)
 
     def search(self, seed: int, config: em.SearchConfig | None = None, **options: Any) -> em.SearchResult:
         """Learn a loss on the task of a data seed."""

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 import evomal_core as em
 from evomal_core.compare import Comparison, compare, interval, rival_losses
+from evomal_core.engines import curves_of
 from evomal_core.evaluation import Evaluation
 from evomal_core.finalists import Finalist, choose, fold
 from evomal_core.known import known_losses
@@ -32,14 +33,14 @@ def problem(kind: str = "regression") -> Problem:
         kind
     ]()
     outputs = task.outputs
-    return Problem((task,), lambda: em.models.mlp(3, [4], outputs), CONFIG, 0)
+    return Problem((task,), lambda: em.models.mlp(3, [4], outputs), CONFIG, 0, curves_of)
 
 
 @pytest.mark.parametrize("kind", ["regression", "binary", "multiclass"])
 def test_a_tuned_loss_has_the_errors_of_its_best_training(kind):
     learners = problem(kind).learners("compare", 2)
     loss = next(iter(known_losses(kind).values()))
-    (found,) = tune({"own": loss}, learners, CONFIG.base, [0.01, 0.1], [2, 4, 6], widen=0)
+    (found,) = tune({"own": loss}, learners, CONFIG.base, [0.01, 0.1], [2, 4, 6], curves_of, widen=0)
     curves = {
         lr: [train(loss, e, CONFIG.base.replace(lr=lr), 6, [2, 4]).curve for e in learners] for lr in (0.01, 0.1)
     }
@@ -55,7 +56,7 @@ def test_a_tuned_loss_has_the_errors_of_its_best_training(kind):
 
 def test_a_rate_at_the_end_of_the_range_is_widened():
     learners = problem().learners("compare", 1)
-    (found,) = tune({"own": em.TaskLoss()}, learners, CONFIG.base, [1e-5, 1e-4], [6], widen=2)
+    (found,) = tune({"own": em.TaskLoss()}, learners, CONFIG.base, [1e-5, 1e-4], [6], curves_of, widen=2)
     assert sorted(found.curves) == pytest.approx([1e-5, 1e-4, 1e-3, 1e-2])
 
 

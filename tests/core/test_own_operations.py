@@ -11,6 +11,7 @@ from helpers import regression_task, small_model, tiny_config
 
 import evomal_core as em
 from evomal_core import bench, sending
+from evomal_core.engines import Bench
 from evomal_core.expression import Expression
 from evomal_core.learners import make_learners
 from evomal_core.population import candidates
@@ -205,7 +206,7 @@ def test_a_worker_that_lacks_an_operation_is_sent_it():
     config = tiny_config(function_set=("sub", "mul", "bend"))
     learners = make_learners([regression_task()], lambda: em.models.mlp(3, [4], 1), config, 0, "meta-train")
     losses = [em.LearnedLoss("bend(f, sub(y, f))")]
-    made = bench.Bench(learners, learners, config, "autograd", [])
+    made = Bench(learners, learners, config, "autograd", [])
     wanted = made.fitness(losses, lambda: None)
     content, candidates = sending.packed(made), sending.packed(losses)
     em.primitives.unregister("bend")

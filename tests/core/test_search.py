@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import evomal_core as em
-from evomal_core import bench, evolution
+from evomal_core import engines, evolution
 from evomal_core.evolution import breed
 from evomal_core.expression import Expression, repair
 from evomal_core.primitives import FUNCTION_SETS, TERMINALS
@@ -278,7 +278,7 @@ def test_a_search_goes_on_from_an_earlier_result():
 )
 def test_initial_losses_that_cannot_be_used_are_refused_before_anything_is_computed(initial, message, monkeypatch):
     for name in ("local_search", "promises", "fitness"):
-        monkeypatch.setattr(bench, name, None)
+        monkeypatch.setattr(engines, name, None)
     with pytest.raises(ValueError, match=message):
         learn(initial=initial, config=tiny_config(function_set="gecco23"))
 

@@ -13,7 +13,7 @@ from test_search import SEARCHING, learn, outcome
 
 import evomal_core as em
 from evomal_core import search as search_module
-from evomal_core.bench import Bench
+from evomal_core.engines import Bench
 from evomal_core.session import Search
 from evomal_core.workers import Here, Workers
 
