@@ -68,6 +68,19 @@ def circle(arrows: dict[str, set[str]]) -> list[str]:
     return next(filter(None, (walk(name, []) for name in sorted(arrows))), [])
 
 
+def loaded(tree: ast.Module) -> set[str]:
+    """The modules that importing one loads: what only annotations need is left out."""
+    kept = [
+        node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    ]
+    return imports_of(ast.Module(kept, []), set(MODULES))
+
+
+def height(name: str, arrows: dict[str, set[str]]) -> int:
+    """The floor that a module stands on: one above the highest module that it imports."""
+    return 1 + max((height(other, arrows) for other in arrows[name]), default=0)
+
+
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
 
@@ -84,6 +97,23 @@ def test_functions_import_optional_packages_only() -> None:
 def test_no_modules_import_each_other_in_a_circle() -> None:
     arrows = {name: imports_of(tree, set(MODULES)) & set(MODULES) - {name} for name, tree in TREES.items()}
     assert circle(arrows) == []
+
+
+def test_the_core_has_nine_floors_at_most() -> None:
+    core = {name: tree for name, tree in TREES.items() if name.startswith("evomal_core.")}
+    arrows = {name: loaded(tree) & core.keys() for name, tree in core.items()}
+    assert max(height(name, arrows) for name in core) <= 9
+    named = {name: (imports_of(tree, set(MODULES)) & core.keys()) - arrows[name] for name, tree in core.items()}
+    assert {name: others for name, others in named.items() if others} == {
+        "evomal_core.population.networks": {"evomal_core.learners"},
+        "evomal_core.symbolic": {"evomal_core.expression"},
+    }
+
+
+def test_floors_count_what_is_loaded() -> None:
+    tree = ast.parse("from evomal_core import kinds\nif TYPE_CHECKING:\n    from evomal_core import search")
+    assert loaded(tree) == {"evomal_core.kinds"}
+    assert height("a", {"a": {"b", "c"}, "b": {"c"}, "c": set()}) == 3
 
 
 def test_a_circle_and_a_hidden_import_are_noticed() -> None:
