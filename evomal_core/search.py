@@ -42,7 +42,7 @@ from evomal_core.result import SearchResult
 from evomal_core.seeds import check_seed
 from evomal_core.session import INTERRUPTED, OUT_OF_TIME, Search, fingerprint
 from evomal_core.tasks import Task, check_values, missing_classes
-from evomal_core.training import fitness
+from evomal_core.training import error, fitness
 from evomal_core.trials import try_out
 from evomal_core.weighted import balanced_cross_entropy
 
@@ -170,6 +170,7 @@ def learn_loss(
         learners = make_learners(tasks, model, config, seed, "meta-train")
         _check_optimiser(learners[0], config.base)
         for learner in learners:
+            error(learner.network, learner.task, learner.task.labelled(config.fitness_on))  # tries the metric out
             try_out(learner)
         textbook = known_losses(tasks[0].kind, tasks[0], config.operations) if config.known else {}
         search = Search(

@@ -1,4 +1,4 @@
-"""Trial calls before a search: the metric, the task loss and the network's output each on some rows."""
+"""Trial calls of task losses and rivals on the untrained network's outputs for some rows."""
 
 from __future__ import annotations
 
@@ -10,20 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from evomal_core.learners import Learner
-from evomal_core.training import error
 
 log = logging.getLogger("evomal")
 
 
 def try_out(learner: Learner) -> None:
-    """Call the task's metric and task loss once, so that a fault in them ends a search before it begins.
+    """Call the task loss once, so that a fault in it ends a search before it begins.
 
     A warning is logged if the network seems to end in a sigmoid or softmax, as losses take logits.
 
     Raises:
-        ValueError: the metric or the task loss fails, or the latter gives no differentiable number.
+        ValueError: the task loss fails, or gives no differentiable number.
     """
-    error(learner.network, learner.task, learner.task.labelled(learner.config.fitness_on))
     output, labels = _first_batch(learner)
     if learner.task.task_loss is not None:
         _check_loss(f"task_loss {_name(learner.task.task_loss)}", learner.task.task_loss, output, labels)
