@@ -91,6 +91,11 @@ class SGD(Config):
         """The steps that local search unrolls: these."""
         return self
 
+    @property
+    def first_rate(self) -> float:
+        """The size of the first step in units of the gradient: α, with Nesterov's correction α·(1 + μ)."""
+        return self.lr * (1 + self.momentum if self.nesterov else 1)
+
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of a step (from 0) of a training of `steps`: always lr."""
         return self.lr

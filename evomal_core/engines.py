@@ -29,7 +29,6 @@ from evomal_core.losses import LearnedLoss, Loss
 from evomal_core.metrics import Metric, make_metric
 from evomal_core.population import compiled
 from evomal_core.population.batches import as_tree
-from evomal_core.population.compiled import must_compile
 from evomal_core.population.local_search import (
     batched_local_search,
     batched_meta_gradients,
@@ -343,7 +342,11 @@ def set_up(
         unrolled: whether the method unrolls training.
         say: called with what takes long.
     """
-    if loss is None and config.engine in ("auto", "batched") and must_compile(make_stacks(learners), config):
+    if (
+        loss is None
+        and config.engine in ("auto", "batched")
+        and compiled.must_compile(make_stacks(learners), config)
+    ):
         say("compiling the kernels, once on this machine")
     engine = choose_engine(learners, config, loss, unrolled=unrolled)
     return Bench(learners, trained, config, engine, sample_predictions(learners, config))

@@ -24,14 +24,13 @@ CACHED = 2**19
 
 
 @dataclass(frozen=True)
-class Training:
-    """A trained base network and its errors on each part of its task at the recorded steps.
+class Trained:
+    """The errors of a trained network on each part of its task at the recorded steps.
 
     `curve` holds rows {"step", "train", "validation", "test"}; an error is inf once the network's output
     or weights have left the finite numbers.
     """
 
-    network: nn.Module
     curve: list[dict[str, float]]
     diverged: bool
 
@@ -39,6 +38,13 @@ class Training:
     def final(self) -> dict[str, float]:
         """The errors after the last step."""
         return self.curve[-1]
+
+
+@dataclass(frozen=True)
+class Training(Trained):
+    """A trained base network and its errors."""
+
+    network: nn.Module
 
 
 def train(
@@ -88,7 +94,7 @@ def train(
             _put_down(snapshot, network, optimiser, done, curve, finished=step == steps)
     diverged = not all(torch.isfinite(weights).all() for weights in network.parameters())
     diverged = diverged or any(value == float("inf") for value in curve[-1].values())
-    return Training(network, curve, diverged)
+    return Training(curve, diverged, network)
 
 
 def fitness(loss: nn.Module, learners: Sequence[Learner], config: SearchConfig) -> float:

@@ -213,7 +213,7 @@ class ConvolutionMetaStep:
         directions = room.array("directions", (EIGHT, network.size))
         directions[count:] = 0
         shared.pull(cotangents, count, directions, room)
-        rate = base.lr * (1 + base.momentum if base.nesterov else 1)
+        rate = base.first_rate
         theta, cotangent = room.array("theta", (network.size,)), room.array("cotangent", labels.shape)
         for i, p in enumerate(chosen):
             compute.ahead(theta, shared.theta, directions[i], rate, base.weight_decay)

@@ -68,7 +68,7 @@ class PerceptronMetaStep:
         drawn = self.stack.initial_vectors(meta_step)
         theta0 = self.theta if drawn is None else drawn.numpy()
         f0, hidden, jacobian = self._at_start(theta0, x, y)
-        rates = np.array([base.lr * (1 + base.momentum if base.nesterov else 1), base.weight_decay])
+        rates = np.array([base.first_rate, base.weight_decay])
         weights = phi.contiguous().numpy()
         values, gradients = np.empty(len(phi), weights.dtype), np.empty_like(weights)
 

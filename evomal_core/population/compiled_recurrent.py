@@ -88,7 +88,7 @@ class RecurrentMetaStep:
         x, y = network.rows(data.steps[0])
         same = all(a is b for a, b in zip(data.steps[0], data.task, strict=True))
         x_task, y_task = (x, y) if same else network.rows(data.task)
-        rate = base.lr * (1 + base.momentum if base.nesterov else 1)
+        rate = base.first_rate
         drawn = self.stack.initial_vectors(meta_step)
         weights, theta0 = phi.contiguous().numpy(), self.theta if drawn is None else drawn[0].numpy()
         values, gradients = np.empty(len(phi), weights.dtype), np.zeros_like(weights)

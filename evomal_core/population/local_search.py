@@ -146,7 +146,7 @@ class MetaStep:
         predictions, pullback, pushforward = held[2]
         f, slope, tape = self._slope(phi, predictions, rows)
         gradient = pullback(rows.averaged(through_link(f, slope, stack.kind)))
-        rate = base.lr * (1 + base.momentum if base.nesterov else 1)
+        rate = base.first_rate
         theta = [descended(w, g, rate, base.weight_decay) for w, g in zip(theta0, gradient, strict=True)]
         after, pullback, _ = stack.linearise(theta, task.features, draw + 1, factored=True)
         value, cotangent = _task_loss(after, task, stack)

@@ -31,20 +31,7 @@ from evomal_core.population.networks import (
 from evomal_core.population.optimisers import ELEMENTWISE, SGDSteps, TorchSteps, kernel_steps
 from evomal_core.population.rows import Rows, same_batches
 from evomal_core.population.steps import Stacked
-from evomal_core.training import learning_rates, rows_at_once
-
-
-@dataclass(frozen=True)
-class Trained:
-    """The errors of one network of a stack at the recorded steps, as `training.Training` has them."""
-
-    curve: list[dict[str, float]]
-    diverged: bool
-
-    @property
-    def final(self) -> dict[str, float]:
-        """The errors after the last step."""
-        return self.curve[-1]
+from evomal_core.training import Trained, learning_rates, rows_at_once
 
 
 def train_stack(

@@ -296,7 +296,7 @@ def test_a_whole_search_by_the_kernels_is_the_same_twice_and_pytorchs_but_for_ro
     ours = fitnesses()
     assert fitnesses() == ours
     monkeypatch.setenv("EVOMAL_KERNELS", "0")
-    monkeypatch.setattr("evomal_core.engines.must_compile", lambda *_: True)
+    monkeypatch.setattr("evomal_core.population.compiled.must_compile", lambda *_: True)
     assert fitnesses(progress=True) == pytest.approx(ours, rel=1e-3)
     assert "compiling the kernels" in capsys.readouterr().err
 

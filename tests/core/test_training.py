@@ -233,7 +233,7 @@ def test_a_model_that_is_no_trainable_module_is_refused(model, offender):
             lambda: nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)),
             r"shape \(2,\), but its labels",
         ),
-        (regression_task(), lambda: nn.LSTM(3, 1), "shape tuple, but its labels"),
+        (regression_task(), lambda: nn.LSTM(3, 1), "returns a tuple, not a tensor"),
     ],
 )
 def test_a_model_whose_output_does_not_fit_is_refused(task, model, message):

@@ -31,9 +31,9 @@ from evomal_core.expression import random_expression
 from evomal_core.kinds import KINDS, Kind
 from evomal_core.learners import make_learners
 from evomal_core.losses import LearnedLoss
-from evomal_core.population.batches import Rows
 from evomal_core.population.local_search import MetaStep
 from evomal_core.population.networks import MLPStack
+from evomal_core.population.rows import Rows
 from evomal_core.population.steps import Stacked
 from evomal_core.population.trees import Program
 
