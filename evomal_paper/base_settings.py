@@ -13,13 +13,13 @@ have been favoured. The commands:
   learned on. A stand-in takes the published error of the data set that it stands for.
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -56,21 +56,16 @@ STANDS_FOR = {"digits": "mnist", "digits5": "cifar10"}
 def baseline_errors(name: str, profile: Profile, seed: int, purpose: str, *, new: bool = False) -> pd.DataFrame:
     """Final errors of base networks trained with the task loss for `test_steps`: seed, task, split, error.
 
-    Args:
-        name: the experiment.
-        profile: its sizes and its base optimiser.
-        seed: of initial weights and batches.
-        purpose: what they are for, which their random draws are derived from.
-        new: whether also on the tasks that no loss is learned on, which are numbered after the others.
+    The random draws are derived from the seed and the purpose. Tasks that no loss is learned on, with `new`, are
+    numbered after the others.
     """
     problem = experiment(name).problem(profile, seed)
     tasks = [*problem.train, *(problem.test if new else [])]
     rows = []
     for number, learner in enumerate(make_learners(tasks, problem.model, profile.search, seed, purpose)):
         final = train(TaskLoss(learner.task.kind), learner, profile.search.base, profile.test_steps).final
-        place = {"seed": seed, "task": number}
-        rows += [place | {"split": split, "error": final[split]} for split in learner.task.parts()]
-    return pd.DataFrame(rows)
+        rows += [(seed, number, split, final[split]) for split in learner.task.parts()]
+    return pd.DataFrame(rows, columns=["seed", "task", "split", "error"])
 
 
 # ---- calibration ------------------------------------------------------------------------------------
@@ -79,11 +74,10 @@ def baseline_errors(name: str, profile: Profile, seed: int, purpose: str, *, new
 def calibrate(name: str, folder: Path) -> dict[str, float | int]:
     """Screen all settings with one seed, measure the nearest with all seeds, and freeze the nearest of these."""
     cells = [published_error(name, group) for group in GROUPS]
-    with one_thread():
-        screened = scores(measure_grid(name, folder, GRID, SEEDS[:1]), *cells).assign(seeds=1)
-        pairs = list(zip(screened["lr"], screened["momentum"], strict=True))
-        shortlist = list(dict.fromkeys(pairs))[:SHORTLIST]
-        ranked = scores(measure_grid(name, folder, shortlist, SEEDS), *cells).assign(seeds=len(SEEDS))
+    screened = scores(measure_grid(name, folder, GRID, SEEDS[:1]), *cells).assign(seeds=1)
+    pairs = list(zip(screened["lr"], screened["momentum"], strict=True))
+    shortlist = list(dict.fromkeys(pairs))[:SHORTLIST]
+    ranked = scores(measure_grid(name, folder, shortlist, SEEDS), *cells).assign(seeds=len(SEEDS))
     others = screened[[pair not in shortlist for pair in pairs]]
     table = pd.concat([ranked, others], ignore_index=True)
     write_atomic(folder / f"{name}.csv", table.to_csv(index=False))
@@ -119,7 +113,9 @@ def measure_grid(
 def _at_setting(name: str, lr: float, momentum: float, seed: int) -> pd.DataFrame:
     profile = experiment(name).profile("paper").changed(f"base.lr={lr},base.momentum={momentum}")
     errors = baseline_errors(name, profile, seed, "calibration", new=True)
-    return pd.concat([pd.DataFrame({"lr": lr, "momentum": momentum}, index=errors.index), errors], axis=1)
+    errors.insert(0, "lr", lr)
+    errors.insert(1, "momentum", momentum)
+    return errors
 
 
 def scores(measured: pd.DataFrame, in_sample: float, out_of_sample: float) -> pd.DataFrame:
@@ -206,25 +202,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         each = commands.add_parser(command)
         each.add_argument("names", nargs="+", choices=names, metavar="EXPERIMENT", help=", ".join(names))
     chosen = parser.parse_args(arguments)
+    calibrated = partial(calibrate, folder=MEASURED)
+    kinds: dict[str, Any] = {"calibration": calibrated, "base-rate": _base_rate, "quick-rate": _quick_rate}
     for name in chosen.names:
-        print(name, calibrate(name, MEASURED) if chosen.command == "calibration" else _rate(chosen.command, name))
+        with one_thread():
+            print(name, kinds[chosen.command](name))
     return 0
 
 
-def _rate(command: str, name: str) -> float:
-    """Measure a rate of a tabular data set or of a profile `quick`, and keep the errors."""
-    base = command == "base-rate"
-    with one_thread():
-        if base:
-            profile = experiment(name).profile("paper").replace(test_steps=BASE_STEPS)
-            measured = measure_base_rates(name, profile)
-        else:
-            profile = experiment(name).profile("quick")
-            pairs = itertools.product(QUICK_RATES, SEEDS)
-            rows = [measure_rate(name, profile, rate, seed, "quick rate") for rate, seed in pairs]
-            measured = pd.DataFrame(rows)
+def _base_rate(name: str) -> float:
+    profile = experiment(name).profile("paper").replace(test_steps=BASE_STEPS)
+    return largest_rate(name, _kept("base-rate", name, measure_base_rates(name, profile)))
+
+
+def _quick_rate(name: str) -> float:
+    profile = experiment(name).profile("quick")
+    pairs = itertools.product(QUICK_RATES, SEEDS)
+    rows = [measure_rate(name, profile, rate, seed, "quick rate") for rate, seed in pairs]
+    return nearest_rate(name, _kept("quick-rate", name, pd.DataFrame(rows)))
+
+
+def _kept(command: str, name: str, measured: pd.DataFrame) -> pd.DataFrame:
     write_atomic(MEASURED / f"{command}-{name}.csv", measured.to_csv(index=False))
-    return largest_rate(name, measured) if base else nearest_rate(name, measured)
+    return measured
 
 
 if __name__ == "__main__":

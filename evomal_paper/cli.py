@@ -1,7 +1,5 @@
 """The `evomal` command: list, run and reproduce experiments, and show losses and data sets."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import os
@@ -23,8 +21,7 @@ from evomal_paper.datasets.catalogue import DATASETS
 from evomal_paper.experiments.catalogue import EXPERIMENTS, check_methods
 from evomal_paper.experiments.profiles import PROFILES, Experiment
 from evomal_paper.experiments.protocols import switches
-from evomal_paper.report import write_report
-from evomal_paper.reproduce import reproduce
+from evomal_paper.reproduce import reproduce, write_report
 from evomal_paper.runs.packing import fold_all, take_from
 from evomal_paper.runs.run import Run
 from evomal_paper.runs.tables import check_seeds, load_or_run
@@ -214,17 +211,9 @@ def _duration(minutes: float) -> str:
 
 def _run(options: argparse.Namespace) -> None:
     methods, seeds = _methods_and_seeds(options)
-    results = load_or_run(
-        options.experiment,
-        options.profile,
-        methods=methods,
-        seeds=seeds,
-        device=options.device,
-        results_dir=options.results_dir,
-        jobs=options.jobs,
-        progress=not options.quiet,
-        cluster=options.cluster,
-    )
+    given = {name: getattr(options, name) for name in ("device", "results_dir", "jobs", "cluster")}
+    given |= {"methods": methods, "seeds": seeds, "progress": not options.quiet}
+    results = load_or_run(options.experiment, options.profile, **given)
     print("Final errors from new initial weights and batches:")
     print(results.summary().to_string(index=False, float_format="{:.4g}".format))
 
@@ -249,13 +238,8 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _reproduce(options: argparse.Namespace) -> None:
-    reproduce(
-        options.experiments,
-        profile=options.profile,
-        device=options.device,
-        results_dir=Path(options.results_dir),
-        jobs=options.jobs,
-    )
+    given = {"profile": options.profile, "device": options.device, "jobs": options.jobs}
+    reproduce(options.experiments, results_dir=Path(options.results_dir), **given)
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -277,20 +261,16 @@ def _pack(options: argparse.Namespace) -> None:
 def _show(options: argparse.Namespace) -> None:
     is_run = options.loss.count("/") == 3 and not Path(options.loss).exists()
     loss = Run.named(options.loss, Path(options.results_dir)).loss() if is_run else load_loss(options.loss)
+    forms = {"latex": loss.latex, "python": lambda: loss.python_source().rstrip("\n"), "sympy": loss.sympy}
     try:
-        match options.format:
-            case "latex":
-                print(loss.latex())
-            case "python":
-                print(loss.python_source(), end="")
-            case "sympy":
-                print(loss.sympy())
-            case _:
-                print(f"{loss!r}\nkind     {loss.kind}\nweights  {loss.size}\nlatex    {loss.latex()}")
-                if not is_run and not Path(options.loss).exists():
-                    print(describe(options.loss))
+        if options.format in forms:
+            print(forms[options.format]())
+            return
+        print(f"{loss!r}\nkind     {loss.kind}\nweights  {loss.size}\nlatex    {loss.latex()}")
     except TypeError as error:
         raise ValueError(error) from None
+    if not is_run and not Path(options.loss).exists():
+        print(describe(options.loss))
 
 
 def _data(options: argparse.Namespace) -> None:

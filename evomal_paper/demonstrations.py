@@ -4,8 +4,6 @@ Each problem has training rows that mislead, a small clean validation part and a
 comparison of its loss with tuned rivals are one function of the problem and the seed of the data.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,23 +214,18 @@ DEMONSTRATIONS = {
 }  # fmt: skip
 
 
+TRAINING = ["demonstration", "data seed", "loss", "lr", "steps", "training", "validation", "test", "formula"]
+"""Columns of `measured`: a training of a loss, at its best rate and step; the learned loss has its formula too."""
+
+
 def measured(
     name: str, seed: int, folder: Path, config: em.SearchConfig | None = None, initialisations: int = 4
 ) -> pd.DataFrame:
-    """The trainings of a demonstration at one data seed, from the folder if they are there.
-
-    Returns:
-        One row a training at its loss's best rate and step: demonstration, data seed, loss, role, lr, steps,
-        training, validation, test; the learned loss's rows have its formula too.
-    """
+    """The trainings of a demonstration at one data seed, from the folder if they are there: see TRAINING."""
     demonstration = DEMONSTRATIONS[name]
     config = config or demonstration.config
-    settings = {
-        "name": name,
-        "seed": seed,
-        "initialisations": initialisations,
-        "search": config.model_dump(mode="json", exclude_defaults=True),
-    }
+    settings = {"name": name, "seed": seed, "initialisations": initialisations}
+    settings |= {"search": config.model_dump(mode="json", exclude_defaults=True)}
     piece = Piece(folder, f"{name.replace(' ', '-')}-{seed}", settings)
     return piece.load_or_compute(lambda: _measure(name, demonstration, seed, config, initialisations))
 
@@ -244,24 +237,13 @@ def _measure(
     found = demonstration.compare(result, initialisations)
     assert isinstance(result.best, LearnedLoss)
     formula = write(result.best)
-    rows = [
-        {
-            "demonstration": name,
-            "data seed": seed,
-            "loss": tuning.name,
-            "lr": tuning.lr,
-            "steps": tuning.steps,
-            "training": number,
-            "validation": validation,
-            "test": test,
-            "formula": formula if tuning is found.learned else "",
-        }
-        for tuning in (found.learned, *found.rivals)
-        for number, (validation, test) in enumerate(
-            zip(tuning.errors("validation"), tuning.errors("test"), strict=True)
-        )
-    ]
-    return pd.DataFrame(rows)
+    tables = []
+    for tuning in (found.learned, *found.rivals):
+        parts = {split: tuning.errors(split) for split in ("validation", "test")}
+        errors = pd.DataFrame({"demonstration": name, "data seed": seed, **parts})
+        whole = errors.assign(loss=tuning.name, lr=tuning.lr, steps=tuning.steps, training=range(len(errors)))
+        tables.append(whole.assign(formula=formula if tuning is found.learned else "")[TRAINING])
+    return pd.concat(tables, ignore_index=True)
 
 
 def summary(trainings: pd.DataFrame) -> pd.DataFrame:
@@ -288,13 +270,8 @@ def learned_losses(trainings: pd.DataFrame, kind: Kind) -> dict[int, LearnedLoss
 def carried(trainings: pd.DataFrame, names: Sequence[str], initialisations: int = 4) -> pd.DataFrame:
     """Losses on fresh noisy data without a clean row: MNIST with wrong labels, at the digits' rates and steps.
 
-    Args:
-        trainings: of the demonstration "wrong labels", see `measured`.
-        names: the losses, "learned" among them.
-        initialisations: how many networks are trained for each data seed.
-
-    Returns:
-        data seed, loss, training, test.
+    They are the losses of these names, "learned" among them, of the trainings of the demonstration "wrong labels".
+    The columns are data seed, loss, training and test.
     """
     known = known_losses("multiclass")
     rows = []
@@ -342,9 +319,8 @@ def pair(seed: int, classes: tuple[int, int]) -> em.Task:
 def inert_table() -> pd.DataFrame:
     """Effect of local search on the weights of TREES, tuned on MNIST's 4 and 9 and tested on its 3 and 5.
 
-    Returns:
-        One row a tuning: the median over trees of the largest change of a weight, and the test errors after 250
-        steps at a low base rate, 1e-3: the median over trees, and that of the squared error's tree.
+    One row a tuning: the median over trees of the largest change of a weight, and the test errors after 250 steps
+    at a low base rate, 1e-3: the median over trees, and that of the squared error's tree.
     """
     tasks = pair(0, (4, 9)), pair(0, (3, 5))
     losses = [LearnedLoss(tree, "binary", phi=initial_phi(LearnedLoss(tree).expression, 0)) for tree in TREES]

@@ -1,9 +1,7 @@
 """Helpers of the notebooks: checks of their parameters, and places of their tables and figures."""
 
-from __future__ import annotations
-
 import ast
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +14,14 @@ from evomal_core.files import write_atomic
 from evomal_core.losses import Loss
 from evomal_paper.analysis.landscapes import Grid
 from evomal_paper.analysis.transfer import Transfer
-from evomal_paper.comparison.splits import check_splits
-from evomal_paper.comparison.table_ii import check_rows
+from evomal_paper.comparison.tables import ROWS
 from evomal_paper.experiments.catalogue import experiment
-from evomal_paper.experiments.profiles import PROFILES
-from evomal_paper.experiments.tabular import TABULAR
+from evomal_paper.experiments.profiles import PROFILES, split_name
+from evomal_paper.experiments.tabular import SPLITS, TABULAR
 from evomal_paper.plots.style import save
 
+MINUTES = 20
+"""Rows of Table II whose `quick` profile takes longer on two cores are run only if they are named."""
 INJECTED = "# Parameters"
 """The first line of the cell that papermill inserts after the one tagged `parameters`."""
 
@@ -72,8 +71,31 @@ def _checked(name: str, value: Any, annotation: Any) -> Any:
 
 
 def _profile(value: str) -> str:
-    refuse_unknown("profile", value.partition("@")[0], list(PROFILES))
+    refuse_unknown("profile", split_name(value)[0], list(PROFILES))
     return value
+
+
+def _named(kind: str, values: list[str], known: Sequence[str]) -> list[str]:
+    """The values, if each is known and named once."""
+    for value in values:
+        refuse_unknown(kind, value, known)
+    if len(set(values)) < len(values):
+        raise ValueError(f"a {kind} is named more than once")
+    return values
+
+
+def _splits(values: list[str]) -> list[str]:
+    if not values:
+        raise ValueError(f"name one or more of {', '.join(SPLITS)}")
+    return _named("split", values, SPLITS)
+
+
+def _rows(values: list[str]) -> list[str]:
+    """The rows of Table II named, or if there are none those that take minutes and whose data is at hand."""
+    for name in _named("row", values, list(ROWS)):
+        if missing := ROWS[name].missing():
+            raise ValueError(missing)
+    return values or [name for name, row in ROWS.items() if row.minutes["quick"] <= MINUTES and not row.missing()]
 
 
 def _datasets(values: list[str]) -> list[str]:
@@ -96,8 +118,8 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "methods": lambda values: values or None,
     "results_dir": lambda value: project_folder() / Path(value).expanduser(),
     "datasets": _datasets,
-    "rows": check_rows,
-    "splits": check_splits,
+    "rows": _rows,
+    "splits": _splits,
     "transfers": lambda values: [Transfer.parse(value) for value in values],
     "points": lambda value: Grid(points=value).points,
     "surface_points": lambda value: Grid(points=value).points,
@@ -108,10 +130,8 @@ _READ: dict[str, Callable[[Any], Any]] = {
 def choose_dataset(value: str, real: str, stand_in: str) -> tuple[str, str]:
     """The experiment that a notebook runs, and a line of Markdown that says why.
 
-    Args:
-        value: the parameter `dataset`: one of the two, or "auto" for the first if its data is at hand.
-        real: the experiment of the paper.
-        stand_in: the one that needs no download.
+    The parameter `dataset` is the paper's experiment, the stand-in that needs no download, or "auto": the first if
+    its data is at hand.
 
     Raises:
         ValueError: the value is another one.

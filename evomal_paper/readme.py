@@ -1,19 +1,17 @@
 """Blocks of results in README and docs, written from the files in results/: `python -m evomal_paper.readme`."""
 
-from __future__ import annotations
-
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from evomal_core.files import write_atomic
+from evomal_paper.analysis.learning_rate import tuned_baseline
 from evomal_paper.comparison.claims import judge_claims
 from evomal_paper.comparison.evidence import gather
-from evomal_paper.comparison.tuned import tuned_baseline
 from evomal_paper.comparison.variants import by_setting, variants
 from evomal_paper.comparison.verdicts import NOT_RUN, REPRODUCED, VERDICTS, every_cell, is_counted, undecided
 from evomal_paper.demonstrations import DEMONSTRATIONS
@@ -31,6 +29,7 @@ USUAL = ("cross-entropy", "squared error")
 ON_CLEAN_ROWS = ("task loss on the validation rows too", "task loss on the validation rows alone")
 """Rivals that train on the clean rows, which the others only choose their rate and step by."""
 METHODS = ("baseline", "evomal")
+PLACE = ["experiment", "profile", "group", "split"]
 
 
 def blocks(results_dir: Path) -> dict[str, str]:
@@ -76,54 +75,56 @@ def _verdicts(cells: pd.DataFrame, claims: pd.DataFrame) -> list[str]:
 
 def _at_tuned_rate(cells: pd.DataFrame, rates: pd.DataFrame) -> list[dict | None]:
     """Summary of the baseline's errors at its tuned rate at the place of each cell."""
-    place = ["experiment", "profile", "group", "split"]
-    groups = tuned_baseline(rates).groupby(place)["error"]
-    found = {keys: summary(part.to_numpy(float)) for keys, part in groups}
-    keys = cells[place].itertuples(index=False, name=None)
-    return [found.get(key) for key in keys]
+    found = {keys: summary(errors) for keys, errors in tuned_baseline(rates).groupby(PLACE)["error"]}
+    return [found.get(key) for key in cells[PLACE].itertuples(index=False, name=None)]
 
 
 def _is_fairest(cells: pd.DataFrame) -> np.ndarray:
     """Whether a cell is of the first profile that EvoMAL was run at, in the order of `verdicts.strength`."""
     place = ["table", "experiment", "group", "profile"]
-    leaking = cells["profile"].map(lambda profile: "@" in profile)
-    learned = cells.assign(leaking=leaking)[cells["method"] == "evomal"]
+    learned = cells.assign(leaking=cells["profile"].str.contains("@"))[cells["method"] == "evomal"]
     fairest = learned.drop_duplicates(["table", "experiment", "group", "leaking"])
     return pd.MultiIndex.from_frame(cells[place]).isin(pd.MultiIndex.from_frame(fairest[place]))
 
 
 def _counts(verdicts: pd.Series) -> str:
-    numbers = {name: int((verdicts == name).sum()) for name in VERDICTS}
-    return ", ".join(f"{number} {name}" for name, number in numbers.items() if number)
+    numbers = verdicts.value_counts()
+    return ", ".join(f"{numbers[name]} {name}" for name in VERDICTS if name in numbers)
+
+
+def _markdown(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """The lines of a table in Markdown."""
+    head, *body = (f"| {' | '.join(map(str, row))} |" for row in (columns, *rows))
+    return [head, f"|{'---|' * len(columns)}", *body]
 
 
 def _table(cells: pd.DataFrame) -> list[str]:
     if cells.empty:
         return []
+    columns = ["experiment", "profile", "baseline", "published", "EvoMAL", "published", "verdict on EvoMAL"]
+    columns += ["baseline, new", "EvoMAL, new", "baseline, new, tuned"]
+    rows, shares = [], []
+    places = cells.groupby(["table", "experiment", "group", "profile"], sort=False)
+    for (table, experiment, group, profile), part in places:
+        of = {row["method"]: row for row in part.to_dict("records")}
+        found = [of.get(method) for method in METHODS]
+        group = f", {group}" if table == "2" else ""
+        title = f"{EXPERIMENTS[experiment].title}{group}, {SPLITS[COMPARED[table][0]]}"
+        numbers = [text for cell in found for text in (_measured(cell), _error(cell, "published "))]
+        verdict = of["evomal"]["verdict"] if "evomal" in of else NOT_RUN
+        tuned = part["tuned"].iloc[0]
+        new = [*(_error(cell, "new ") for cell in found), _error(tuned)]
+        rows.append([title, f"`{profile}`", *numbers, verdict, *new])
+        if share := _share(of, tuned):
+            shares.append(f"{title} (`{profile}`) {share}")
     lines = [
         "",
         "Final errors, mean ± standard deviation over seeds (their number), from the initial weights and batches "
         "that the published ones are of, and from new ones, which favour nobody; the last column is the task loss "
         "from new ones at its best learning rate, where other rates were run:",
         "",
-        "| experiment | profile | baseline | published | EvoMAL | published | verdict on EvoMAL "
-        "| baseline, new | EvoMAL, new | baseline, new, tuned |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        *_markdown(columns, rows),
     ]
-    shares = []
-    places = cells.groupby(["table", "experiment", "group", "profile"], sort=False)
-    for (table, experiment, group, profile), part in places:
-        rows = {row["method"]: row for row in part.to_dict("records")}
-        found = [rows.get(method) for method in METHODS]
-        group = f", {group}" if table == "2" else ""
-        title = f"{EXPERIMENTS[experiment].title}{group}, {SPLITS[COMPARED[table][0]]}"
-        numbers = [text for cell in found for text in (_measured(cell), _error(cell, "published "))]
-        verdict = rows["evomal"]["verdict"] if "evomal" in rows else NOT_RUN
-        tuned = part["tuned"].iloc[0]
-        new = [*(_error(cell, "new ") for cell in found), _error(tuned)]
-        lines.append(f"| {title} | `{profile}` | {' | '.join(numbers)} | {verdict} | {' | '.join(new)} |")
-        if share := _share(rows, tuned):
-            shares.append(f"{title} (`{profile}`) {share}")
     if shares:
         lines += [
             "",
@@ -141,13 +142,12 @@ def _causes(settings: pd.DataFrame) -> list[str]:
         "With one setting varied, from how many published errors the median over these seeds is half as far (as a "
         "ratio) or less. A hint, no proof: whatever weakens a search brings errors nearer that were too low.",
         "",
-        "| experiment | profile | setting | distance halved | seeds |",
-        "|---|---|---|---|---|",
     ]
+    rows = []
     for row in settings.to_dict("records"):
         title, share = EXPERIMENTS[row["experiment"]].title, f"{row['halved']} of {row['cells']} cells"
-        lines.append(f"| {title} | `{row['profile']}` | `{row['change']}` | {share} | {row['n']} |")
-    return lines
+        rows.append([title, f"`{row['profile']}`", f"`{row['change']}`", share, row["n"]])
+    return lines + _markdown(["experiment", "profile", "setting", "distance halved", "seeds"], rows)
 
 
 def _measured(cell: dict | None) -> str:
@@ -180,36 +180,30 @@ def _lost(diverged: float) -> str:
 
 def _demonstrations(results_dir: Path) -> list[str]:
     """A row per demonstration of notebook 14, with the learned loss's test error beside its rivals'."""
-    lines = [
-        "| problem, and what counts | recommended by the search | usual loss | difference, 95 % interval "
-        "| best loss made by hand, in hindsight | usual loss on the clean rows too / alone |",
-        "|---|---|---|---|---|---|",
-    ]
+    columns = ["problem, and what counts", "recommended by the search", "usual loss", "difference, 95 % interval"]
+    columns += ["best loss made by hand, in hindsight", "usual loss on the clean rows too / alone"]
+    rows = []
     for name, demonstration in DEMONSTRATIONS.items():
         folder = results_dir / "where_it_pays" / "trainings"
-        files = sorted(folder.glob(f"{name.replace(' ', '-')}-*.csv"))
-        if files:
+        if files := sorted(folder.glob(f"{name.replace(' ', '-')}-*.csv")):
             trainings = pd.concat([pd.read_csv(file) for file in files])
-            lines.append(_demonstration(f"{demonstration.title}: {demonstration.metric}", trainings))
-    return lines
+            rows.append([f"{demonstration.title}: {demonstration.metric}", *_demonstration(trainings)])
+    return _markdown(columns, rows)
 
 
-def _demonstration(title: str, trainings: pd.DataFrame) -> str:
+def _demonstration(trainings: pd.DataFrame) -> list[str]:
     table = summary_of(trainings).set_index("loss")
     (usual,) = table.index.intersection(USUAL)
     by_hand = table["test"].drop("learned").drop(list(ON_CLEAN_ROWS), errors="ignore")
     best, error = by_hand.idxmin(), table["test"].map("{:.3f}".format)
     low, high = table.loc[usual, ["low", "high"]]
-    difference = f"{table.loc[usual, 'above learned']:.3f} [{low:.3f}, {high:.3f}]"
-    cells = [
-        title,
+    return [
         f"{error['learned']} (known: {_known(trainings)} of {table.loc['learned', 'n']})",
         f"{error[usual]}, {usual}",
-        difference,
+        f"{table.loc[usual, 'above learned']:.3f} [{low:.3f}, {high:.3f}]",
         f"{error[best]}, {best} ({table.loc[best, 'verdict']})",
         " / ".join(error[rival] for rival in ON_CLEAN_ROWS if rival in error) or "–",
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def _known(trainings: pd.DataFrame) -> int:

@@ -1,6 +1,4 @@
-"""Batch reproduction: the notebooks executed by papermill, in their reading order."""
-
-from __future__ import annotations
+"""Batch reproduction and report: the notebooks executed by papermill, in their reading order."""
 
 import os
 import tempfile
@@ -11,15 +9,18 @@ from typing import Any
 
 from evomal_core.checks import refuse_unknown
 from evomal_core.devices import check_device
-from evomal_core.files import check_writable
+from evomal_core.files import check_writable, write_atomic
 from evomal_core.lazy import LazyModule
 from evomal_paper.experiments.catalogue import EXPERIMENTS, experiment
-from evomal_paper.experiments.profiles import PROFILES, Experiment
+from evomal_paper.experiments.profiles import PROFILES, split_name
 
+nbconvert = LazyModule("nbconvert")
+nbformat = LazyModule("nbformat")
 papermill = LazyModule("papermill")
 traitlets = LazyModule("traitlets.config")
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+REPORT = "13_paper_vs_measured"
 LISTS = ("datasets", "experiments", "rows")
 """Parameters of notebooks that take names of experiments."""
 
@@ -44,19 +45,15 @@ def reproduce(names: Sequence[str], *, profile: str, device: str, results_dir: P
         RuntimeError: a notebook failed.
     """
     check_device(device)
-    refuse_unknown("profile", profile.partition("@")[0], list(PROFILES))
+    refuse_unknown("profile", split_name(profile)[0], list(PROFILES))
     if not NOTEBOOKS.is_dir():
         raise FileNotFoundError(f"no notebooks at {NOTEBOOKS}; reproduce from a checkout of the project")
     plan = _named(names, profile) if names else _everything(profile)
     # Relative to the project where it lies inside, so that executed notebooks name no one's folders.
     folder = results_dir.resolve()
     inside = folder.is_relative_to(NOTEBOOKS.parent)
-    given: dict[str, Any] = {
-        "results_dir": str(folder.relative_to(NOTEBOOKS.parent) if inside else folder),
-        "profile": profile,
-        "device": device,
-        "jobs": jobs,
-    }
+    given: dict[str, Any] = {"profile": profile, "device": device, "jobs": jobs}
+    given["results_dir"] = str(folder.relative_to(NOTEBOOKS.parent) if inside else folder)
     for stem, chosen in plan.items():
         declared = papermill.inspect_notebook(NOTEBOOKS / f"{stem}.ipynb")
         parameters = {name: value for name, value in given.items() if name in declared}
@@ -93,22 +90,19 @@ def _named(names: Sequence[str], profile: str) -> dict[str, list[str]]:
 
 def _everything(profile: str) -> dict[str, list[str]]:
     plan: dict[str, list[str]] = {}
+    base, _ = split_name(profile)
     for stem in topics().values():
         covered = [entry for entry in EXPERIMENTS.values() if entry.notebook == stem]
-        lacking = {entry.name: _lacks(entry, profile) for entry in covered}
-        for name, reason in lacking.items():
+        ready = []
+        for entry in covered:
+            reason = entry.missing() if base in entry.profiles else f"it has no profile {base!r}"
             if reason:
-                print(f"skipped {name}: {reason}")
-        ready = [name for name, reason in lacking.items() if not reason]
+                print(f"skipped {entry.name}: {reason}")
+            else:
+                ready.append(entry.name)
         if ready or not covered:
             plan[stem] = ready
     return plan
-
-
-def _lacks(entry: Experiment, profile: str) -> str | None:
-    """Why an experiment can't run, or None."""
-    base = profile.partition("@")[0]
-    return entry.missing() if base in entry.profiles else f"it has no profile {base!r}"
 
 
 def execute(stem: str, parameters: dict[str, Any], target: Path) -> None:
@@ -128,13 +122,9 @@ def execute(stem: str, parameters: dict[str, Any], target: Path) -> None:
 
 
 def execute_notebook(source: Any, target: str | Path, parameters: dict[str, Any], **options: Any) -> Any:
-    """Execute a notebook in the folder of the notebooks with a kernel of this Python; return the executed copy.
+    """Execute a notebook, by path or as read, in the folder of the notebooks; return the executed copy.
 
-    Args:
-        source: a path, or a notebook that was read.
-        target: file of the executed copy.
-        parameters: values for the notebook's declared parameters.
-        **options: passed on to papermill.
+    The kernel is of this Python; options are passed on to papermill.
     """
     with tempfile.TemporaryDirectory(prefix="evomal-") as folder:
         # Sockets in a folder: two kernels that start at once may take the same TCP port.
@@ -152,3 +142,20 @@ def execute_notebook(source: Any, target: str | Path, parameters: dict[str, Any]
             config=traitlets.Config(KernelManager=sockets),
             **options,
         )
+
+
+def write_report(results_dir: Path | str, output: Path | str) -> None:
+    """Execute the notebook with the runs of a results folder, and write it without its code as HTML.
+
+    Raises:
+        RuntimeError: a cell failed.
+        OSError: the output can't be written.
+    """
+    output = Path(output)
+    check_writable(output)
+    with tempfile.TemporaryDirectory(prefix="evomal-") as folder:
+        executed = Path(folder) / f"{REPORT}.ipynb"
+        execute(REPORT, {"results_dir": str(Path(results_dir).resolve())}, executed)
+        notebook = nbformat.read(executed, as_version=4)
+    page, _ = nbconvert.HTMLExporter(exclude_input=True, exclude_output_prompt=True).from_notebook_node(notebook)
+    write_atomic(output, page)

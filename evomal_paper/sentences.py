@@ -1,7 +1,5 @@
 """Numbers and verdicts as short texts."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Intervals, paired tests and effect sizes for few seeds; runs that diverged are +inf and rank last."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -41,14 +39,11 @@ def bootstrap_difference(
     (Davison & Hinkley 1997, section 2.3). It stays too narrow below about five values.
 
     Args:
-        measured: finite values, one per seed.
+        measured: finite values, one per seed; with fewer than two the bounds are NaN.
         mean: the published mean.
         sd: the published standard deviation over n executions, or NaN.
         n: the number of published executions.
         purpose: names the stream of random numbers, so that each cell has its own, always the same.
-
-    Returns:
-        The bounds; NaN with fewer than two values.
     """
     values = np.asarray(measured, float)
     if len(values) < 2:
@@ -162,11 +157,7 @@ def paired_methods(
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Each other method that is there: its name, and the values of the first and its own over their common seeds.
 
-    Args:
-        table: one row per method and seed.
-        value: the column that is compared.
-        first: a method.
-        others: methods to compare it with.
+    The table has one row per method and seed.
     """
     wide = table.astype({"method": str}).pivot(index="seed", columns="method", values=value)
     for other in others:
@@ -179,15 +170,9 @@ _INTERVAL = ["difference", "low", "high", "wins", "n", "diverged", "verdict"]
 
 
 def against(table: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFrame:
-    """Each method minus the baseline by `paired_interval`, within each place.
+    """A column of each method minus the baseline's, seed by seed, within each place that `by` makes.
 
-    Args:
-        table: one row per place, method and seed.
-        value: the column that is compared.
-        by: the columns that make a place.
-
-    Returns:
-        Columns of `by`, method, and those of `paired_interval`; a place without the baseline has no row.
+    The columns are those of `by`, method, and those of `paired_interval`; a place without the baseline has no row.
     """
     rows = []
     others = [name for name in METHODS if name != "baseline"]
@@ -199,7 +184,6 @@ def against(table: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFrame:
 
 def spread(table: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFrame:
     """Mean and standard deviation of the finite values over seeds, n, and how many diverged (infinite)."""
-    rows = []
-    for keys, values in table.groupby(list(by), observed=True, sort=False)[value]:
-        rows.append({**dict(zip(by, keys, strict=True)), **summary(values)})
+    groups = table.groupby(list(by), observed=True, sort=False)[value]
+    rows = [{**dict(zip(by, keys, strict=True)), **summary(values)} for keys, values in groups]
     return pd.DataFrame(rows, columns=[*by, "mean", "sd", "n", "diverged"])

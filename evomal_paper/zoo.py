@@ -11,8 +11,6 @@ chose it or on the test rows, is left out, and so is one whose baseline was not 
 closed formula (baseline, ML³) give none.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,9 +23,8 @@ from evomal_core.files import write_json
 from evomal_core.symbolic import rounded
 from evomal_paper.analysis.families import describe as shape_of
 from evomal_paper.analysis.learned import classes_of
-from evomal_paper.analysis.learning_rate import tuning_split
+from evomal_paper.analysis.learning_rate import tuned_baseline, tuning_split
 from evomal_paper.comparison.evidence import by_profile, collect
-from evomal_paper.comparison.tuned import tuned_baseline
 from evomal_paper.runs.run import Run, complete_runs
 from evomal_paper.runs.tables import load_readable
 

@@ -1,7 +1,5 @@
 """Pieces of an analysis: a tidy table each, loaded from disk where it is there, and computed where it is not."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time

@@ -1,7 +1,5 @@
 """Losses as curves: values and gradients on a grid, and what a softmax makes of a loss of single outputs."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 from typing import Any
 

@@ -16,8 +16,6 @@ No weights make g what V-C says of it: it sees the prediction as |f| only, so it
 GECCO shows one learned loss, as a tree in a figure (Figure 3a); its text gives no formula.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -78,13 +76,12 @@ class PlainLoss(Loss):
         return self.function(f, y)
 
 
-def _examples() -> dict[str, Example]:
-    """The rows of `published/examples.toml` by their letters."""
-    rows = {}
-    for row in facts("examples", "example"):
-        weights = {int(edge): weight for edge, weight in row.get("weights", {}).items()}
-        rows[row["name"]] = Example(**{**row, "said": tuple(row["said"]), "weights": weights})
-    return rows
-
-
-EXAMPLES = _examples()
+EXAMPLES = {
+    row["name"]: Example(
+        **dict(row)
+        | {"said": tuple(row["said"])}
+        | {"weights": {int(edge): weight for edge, weight in row.get("weights", {}).items()}}
+    )
+    for row in facts("examples", "example")
+}
+"""The rows of `published/examples.toml` by their letters."""

@@ -5,8 +5,6 @@ nothing: neither changes what a network is trained towards. The names are those 
 Descent is followed to its end; a short training can stop on the way, and use a loss that has no minimum.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

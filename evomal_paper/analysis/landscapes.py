@@ -1,7 +1,5 @@
 """Loss landscapes along filter-normalised random directions (Li et al. 2018; TPAMI'23 section V-D, Figure 7)."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,13 +19,12 @@ from evomal_core.devices import one_thread, repeatable
 from evomal_core.labels import read_pair
 from evomal_core.learners import Weights
 from evomal_core.losses import Loss, TaskLoss
-from evomal_core.search import METHODS
 from evomal_core.seeds import torch_rng
 from evomal_core.tasks import Task
 from evomal_paper.analysis.cached_table import Piece, training_configuration
 from evomal_paper.experiments.catalogue import experiment
 from evomal_paper.runs.meta_test import base_trainings
-from evomal_paper.runs.tables import KEYS, Results
+from evomal_paper.runs.tables import KEYS, Results, ordered
 from evomal_paper.statistics import against, spread
 
 Measure = Callable[[Tensor, Tensor], Tensor]
@@ -66,12 +63,7 @@ def direction(network: nn.Module, seed: int, axis: int = 0) -> Weights:
 
     d is normal; a filter is what makes one output of a layer: a row of a weight matrix, a kernel of a convolution.
     Parameters with fewer than two axes, biases and those of norm layers, have no filters: their direction is zero.
-    The normal draws depend on the seed and the axis alone, so all networks of one shape share them.
-
-    Args:
-        network: its weights w give the norms.
-        seed: of the draws.
-        axis: 0 or 1, each with draws of its own.
+    The normal draws depend on the seed and the axis, 0 or 1, alone, so all networks of one shape share them.
     """
     rng = torch_rng(seed, "landscape", axis)
     found = {}
@@ -102,15 +94,7 @@ def heights(
     weights of all points at once (`torch.func.vmap`) took 1.3 times as long for LeNet-5, whose convolutions
     become grouped ones, and torch's own threads wait for each other within such small layers.
 
-    Args:
-        network: the trained network; it is left as it is.
-        part: rows (x, y) of a task.
-        measures: what is measured.
-        directions: one or more, as `direction` returns them.
-        offsets: (points, directions).
-
-    Returns:
-        (points, measures), in float64.
+    Offsets are (points, directions), heights (points, measures) in float64; the network is left as it is.
     """
     workers = torch.get_num_threads() if part[0].device.type == "cpu" else 1
     centre = dict(network.named_parameters())
@@ -146,15 +130,9 @@ def _means(network: nn.Module, part: tuple[Tensor, Tensor], measures: Sequence[M
 
 
 def landscape(network: nn.Module, task: Task, grid: Grid, seed: int) -> pd.DataFrame:
-    """The landscape of a trained network on the training part of its task, as a tidy table.
+    """The landscape of a trained network on the training part of its task, along the directions of a seed.
 
     Columns: x (and y), measure ("task": cross-entropy or squared error; "error": error rate or MSE) and height.
-
-    Args:
-        network: the trained network.
-        task: the task it was trained on.
-        grid: where to measure.
-        seed: of the directions.
     """
     functions: dict[str, Measure] = {
         "task": TaskLoss(task.kind),
@@ -179,15 +157,9 @@ def load_or_compute(
 ) -> pd.DataFrame:
     """The landscapes of networks that are trained with the losses of finished runs, as in meta-testing.
 
-    At a seed, all methods share initial weights, batches and random directions. Each landscape is kept in
+    Each run gives one trained network per in-sample task. At a seed, all methods share initial weights, batches
+    and random directions. Each landscape is kept in
     `<results_dir>/landscapes/<experiment>/<profile>/<method>/seed-<k>/line-<points>.csv` (or `surface-…`).
-
-    Args:
-        results: runs; each gives one trained network per in-sample task.
-        grid: where to measure.
-        device: "cpu" or "cuda".
-        results_dir: the folder of all results.
-        progress: whether a bar is shown.
 
     Returns:
         Columns experiment, profile, method, seed, x (and y), measure, height, task, diverged (did training?).
@@ -207,9 +179,7 @@ def load_or_compute(
         piece = Piece(folder, kind, configuration)
         compute = partial(_of_run, loss, name, profile, seed, grid, device)
         tables.append(piece.load_or_compute(compute, device).assign(**key))
-    whole = pd.concat(tables, ignore_index=True)
-    whole["method"] = pd.Categorical(whole["method"], list(METHODS), ordered=True)
-    return whole[[*KEYS, *(column for column in whole.columns if column not in KEYS)]]
+    return ordered(pd.concat(tables, ignore_index=True))
 
 
 def _of_run(loss: Loss, name: str, profile: str, seed: int, grid: Grid, device: str) -> pd.DataFrame:
@@ -238,25 +208,20 @@ def sharpness(lines: pd.DataFrame, radius: float = RADIUS) -> pd.DataFrame:
     S = mean of h(x) − h(0) over the grid's points with 0 < |x| ≤ radius: the expected sharpness of Neyshabur et
     al. (2017, "Exploring generalization in deep learning"), with a uniform x along one direction in place of
     normal noise. In the units of h, the task loss: nats (cross-entropy) or squared standard deviations of the
-    label (MSE); x is in units of each filter's norm. A diverged training is infinitely sharp.
-
-    Args:
-        lines: the table of `load_or_compute` with one dimension.
-        radius: at most that of the grid.
-
-    Returns:
-        Columns experiment, profile, method, seed, centre (h(0)) and sharpness.
+    label (MSE); x is in units of each filter's norm. A diverged training is infinitely sharp. Columns: experiment,
+    profile, method, seed, centre (h(0)) and sharpness.
 
     Raises:
         ValueError: the radius is beyond the grid or holds no point beside the centre.
     """
-    heights_ = per_seed(lines)
-    x = heights_["x"].abs()
-    if not 0 < radius <= x.max() or not ((x > 0) & (x <= radius)).any():
+    found = per_seed(lines).assign(x=lambda table: table["x"].abs())
+    x = found["x"]
+    near = (x > 0) & (x <= radius)
+    if not 0 < radius <= x.max() or not near.any():
         raise ValueError(f"radius {radius:g} is not within the landscape's (0, {x.max():g}] or holds no point")
-    keys = heights_.groupby(KEYS, observed=True, sort=False)
-    centre = keys.apply(lambda part: part.loc[part["x"] == 0, "height"].iloc[0])
-    around = keys.apply(lambda part: part.loc[(part["x"] != 0) & (part["x"].abs() <= radius), "height"].mean())
+    centre, around = (
+        found[rows].groupby(KEYS, observed=True, sort=False)["height"].mean() for rows in (x == 0, near)
+    )
     rise = np.where(np.isfinite(centre), around - centre.where(np.isfinite(centre), 0), np.inf)
     return pd.DataFrame({"centre": centre, "sharpness": rise}).reset_index()
 
@@ -264,13 +229,9 @@ def sharpness(lines: pd.DataFrame, radius: float = RADIUS) -> pd.DataFrame:
 def flatness(sharp: pd.DataFrame, final: pd.DataFrame) -> pd.DataFrame:
     """Sharpness by experiment and method beside held-out error, and against the baseline seed by seed.
 
-    Args:
-        sharp: the table of `sharpness`.
-        final: `Results.final` of the same runs.
-
-    Returns:
-        experiment, profile, method; mean, sd, n and diverged of the sharpness; centre and held-out (means over
-        seeds); difference, low, high, wins and verdict of `paired.against`, where "lower" is flatter.
+    Columns: experiment, profile, method; mean, sd, n and diverged of the sharpness; centre and held-out (means
+    over seeds, the latter of `Results.final` of the same runs); difference, low, high, wins and verdict of
+    `statistics.against`, where "lower" is flatter.
     """
     by = ["experiment", "profile", "method"]
     cells = spread(sharp, "sharpness", by).set_index(by)

@@ -1,9 +1,6 @@
 """Tables of learned losses: the papers' examples, this project's own, their families, and TPAMI's claims."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +27,8 @@ from evomal_paper.statistics import LEVEL
 SYMBOLIC = ("random", "gp-lfl", "evomal")
 """The methods whose losses are expressions."""
 PERMUTATIONS = 10_000
-BEST = [
-    "experiment",
-    "method",
-    "seed",
-    "kind",
-    "family",
-    "asymmetric",
-    "complexity",
-    "fitness",
-    "error",
-    "relative error",
-]
+KEYS = ["experiment", "method", "seed"]
+BEST = [*KEYS, "kind", "family", "asymmetric", "complexity", "fitness", "error", "relative error"]
 TRAINS = "median error / baseline's"
 Key = tuple[str, str, int]
 """Experiment, method and seed."""
@@ -66,7 +53,9 @@ def table_vi() -> pd.DataFrame:
         loss = example.loss()
         unit = describe(loss).family
         bare = describe(example.bare()).family if example.bare().expression != loss.expression else unit
-        weighted = describe(example.loss(weighted=True)).family
+        other = example.loss(weighted=True)
+        weighted = describe(other).family
+        agrees = "disagrees" if weighted not in example.said else "agrees with other weights"
         rows.append(
             {
                 "loss": example.name,
@@ -79,27 +68,18 @@ def table_vi() -> pd.DataFrame:
                 "weights 1": unit,
                 "other weights": _weights_in_words(example.weights),
                 "with them": weighted if example.weights else "",
-                "formula with them": f"${example.loss(weighted=True).latex()}$" if example.weights else "",
-                "agreement": _agreement(unit in example.said, weighted in example.said),
+                "formula with them": f"${other.latex()}$" if example.weights else "",
+                "agreement": "agrees" if unit in example.said else agrees,
             }
         )
     return pd.DataFrame(rows)
 
 
 def _weights_in_words(weights: Mapping[int, float]) -> str:
-    values = list(weights.values())
-    return ", ".join(
-        f"{NUMBERS[values.count(value)]} of {value:g}".replace("-", "−") for value in dict.fromkeys(values)
-    )
-
-
-NUMBERS = {1: "one weight", 2: "two weights"}
-
-
-def _agreement(unit: bool, weighted: bool) -> str:
-    if unit:
-        return "agrees"
-    return "agrees with other weights" if weighted else "disagrees"
+    """`one weight of 2, two weights of −1`."""
+    numbers = ("no weight", "one weight", "two weights")
+    counts = pd.Series(list(weights.values()), dtype=float).value_counts(sort=False)
+    return ", ".join(f"{numbers[count]} of {value:g}" for value, count in counts.items()).replace("-", "−")
 
 
 def best_losses(results_dir: Path | str, profile: str) -> tuple[pd.DataFrame, dict[Key, Loss]]:
@@ -112,27 +92,23 @@ def best_losses(results_dir: Path | str, profile: str) -> tuple[pd.DataFrame, di
     results = load_readable([run for run in complete_runs(results_dir) if run.profile == profile])
     if results is None:
         return pd.DataFrame(columns=BEST), {}
-    table = results.runs[["experiment", "method", "seed", "fitness"]].merge(_held_out(results), how="left")
+    table = results.runs[[*KEYS, "fitness"]].merge(_held_out(results), how="left")
     rows = []
     for row in table.to_dict("records"):
         loss = results.losses[row["experiment"], row["method"], row["seed"]]
         shape = describe(loss, classes_of(row["experiment"]))
-        rows.append(
-            row
-            | {"kind": loss.kind, "family": shape.family, "asymmetric": shape.asymmetric}
-            | {"complexity": Evaluation(loss, row["fitness"]).complexity}
-        )
+        row |= {"kind": loss.kind, "family": shape.family, "asymmetric": shape.asymmetric}
+        rows.append(row | {"complexity": Evaluation(loss, row["fitness"]).complexity})
     return pd.DataFrame(rows)[BEST], results.losses
 
 
 def _held_out(results: Results) -> pd.DataFrame:
     final = results.final().query("group == 'in-sample' and split == 'test'")
-    keys = ["experiment", "method", "seed"]
-    errors = final[[*keys, "error"]]
+    errors = final[[*KEYS, "error"]]
     baseline = errors[errors["method"] == "baseline"].drop(columns="method")
     both = errors.merge(baseline, on=["experiment", "seed"], how="left", suffixes=("", " of the baseline"))
     relative = np.where(np.isposinf(both["error"]), np.inf, both["error"] / both["error of the baseline"])
-    return both.assign(**{"relative error": relative})[[*keys, "error", "relative error"]]
+    return both.assign(**{"relative error": relative})[[*KEYS, "error", "relative error"]]
 
 
 def family_counts(best: pd.DataFrame) -> pd.DataFrame:
@@ -141,19 +117,17 @@ def family_counts(best: pd.DataFrame) -> pd.DataFrame:
     Columns: kind, method, family, losses, n (losses of that kind and method), experiments, asymmetric, and the
     median of their held-out error over the baseline's, with a diverged training as infinite.
     """
-    kinds = pd.Series(np.where(best["kind"] == "regression", "regression", "classification"), best.index)
-    rows = []
-    for kind, method in product(FAMILIES, (name for name in METHODS if name != "baseline")):
-        part = best[(kinds == kind) & (best["method"] == method)]
-        for family in FAMILIES[kind]:
-            found = part[part["family"] == family]
-            if len(found):
-                place = {"kind": kind, "method": method, "family": family}
-                counted = {"losses": len(found), "n": len(part), "asymmetric": int(found["asymmetric"].sum())}
-                names = ", ".join(found["experiment"].unique())
-                rows.append(place | counted | {"experiments": names, TRAINS: found["relative error"].median()})
+    kinds = best["kind"].where(best["kind"] == "regression", "classification")
+    shown = best.assign(kind=kinds)[best["method"] != "baseline"]
+    groups = shown.groupby(["kind", "method", "family"], sort=False)
+    names = groups["experiment"].agg(lambda experiments: ", ".join(experiments.unique()))
+    table = groups.agg(losses=("seed", "size"), asymmetric=("asymmetric", "sum"))
+    table = table.assign(experiments=names, **{TRAINS: groups["relative error"].median()}).reset_index()
+    table["n"] = table.groupby(["kind", "method"])["losses"].transform("sum")
     columns = ["kind", "method", "family", "losses", "n", "experiments", "asymmetric", TRAINS]
-    return pd.DataFrame(rows, columns=columns)
+    order = [*FAMILIES, *METHODS, *(family for families in FAMILIES.values() for family in families)]
+    by_place = {"key": lambda column: column.map(order.index), "ignore_index": True}
+    return table.sort_values(columns[:3], **by_place)[columns]
 
 
 def complexity_and_error(best: pd.DataFrame) -> pd.DataFrame:
@@ -167,9 +141,8 @@ def complexity_and_error(best: pd.DataFrame) -> pd.DataFrame:
     The fronts of the runs can't answer it: a complex loss is on a front only if it is fitter than all simpler
     ones, which makes the correlation −1 whatever the truth is. Fitnesses of the other evaluations are not kept.
 
-    Returns:
-        A row for each outcome, for EvoMAL alone and for all symbolic methods: outcome, methods (those found),
-        rho, p, n (losses), groups, verdict.
+    A row for each outcome, for EvoMAL alone and for all symbolic methods: outcome, methods (those found), rho, p,
+    n (losses), groups, verdict.
     """
     rows = []
     for methods in (("evomal",), SYMBOLIC):
@@ -179,17 +152,13 @@ def complexity_and_error(best: pd.DataFrame) -> pd.DataFrame:
             ranks = [_centred_ranks(group["complexity"]) for group in groups]
             others = [_centred_ranks(group[outcome]) for group in groups]
             rho, p = _stratified(ranks, others, outcome, *methods)
-            rows.append(
-                {
-                    "outcome": {"fitness": "fitness", "error": "held-out error"}[outcome],
-                    "methods": ", ".join(LABELS[name] for name in methods if (part["method"] == name).any()),
-                    "rho": rho,
-                    "p": p,
-                    "n": sum(map(len, groups)),
-                    "groups": len(groups),
-                    "verdict": _verdict(rho, p),
-                }
-            )
+            names = ", ".join(LABELS[name] for name in methods if (part["method"] == name).any())
+            row: dict[str, Any] = {
+                "outcome": "fitness" if outcome == "fitness" else "held-out error",
+                "methods": names,
+            }
+            row |= {"rho": rho, "p": p, "n": sum(map(len, groups)), "groups": len(groups)}
+            rows.append(row | {"verdict": _verdict(rho, p)})
     return pd.DataFrame(rows)
 
 
@@ -236,11 +205,8 @@ def simplifications(losses: Mapping[str, Loss]) -> pd.DataFrame:
     both within ±3 for a regression, f in (0, 1) and y ∈ {0, 1} for a classification. It is given of the formula
     in full precision, and of the one that is shown, with its numbers rounded to four digits.
 
-    Args:
-        losses: losses with a closed formula, by name.
-
-    Returns:
-        A row for each: loss, nodes, operations before and after, deviation, deviation as shown, formula.
+    A row for each loss, which has a closed formula: loss, nodes, operations before and after, deviation, deviation
+    as shown, formula.
     """
     epsilon = symbolic.sympy.Symbol("epsilon", positive=True)
     rows = []

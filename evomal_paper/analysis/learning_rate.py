@@ -1,7 +1,5 @@
 """Errors over a grid of learning rates: is a learned loss a rate in disguise? (TPAMI'23 section V-E, Figure 8.)"""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,14 @@ from tqdm.auto import tqdm
 
 from evomal_paper.analysis.cached_table import Piece, final_errors, training_configuration
 from evomal_paper.experiments.catalogue import experiment
-from evomal_paper.runs.tables import load_or_run
-from evomal_paper.statistics import paired_interval
+from evomal_paper.experiments.profiles import varied
+from evomal_paper.runs.tables import KEYS, load_or_run
+from evomal_paper.sentences import printed
+from evomal_paper.statistics import paired_interval, summary
 
 METHODS = ["baseline", "evomal"]
+PLACE = ["experiment", "profile", "group", "split"]
+TUNED = [*KEYS, "group", "split", "error", "rate"]
 FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """The rates tried, in units of the experiment's own: the paper does not name its rates."""
 
@@ -38,9 +40,7 @@ def stated_rate(name: str, profile: str) -> float:
 
 def profile_at(name: str, profile: str, rate: float) -> str:
     """The name of a profile with another base learning rate; its own name where the rate is its own."""
-    if rate == stated_rate(name, profile):
-        return profile
-    return f"{profile}{',' if '@' in profile else '@'}base.lr={rate:g}"
+    return profile if rate == stated_rate(name, profile) else varied(profile, f"base.lr={rate:g}")
 
 
 def rates_of(name: str, profile: str, rates: Sequence[float] = ()) -> list[float]:
@@ -49,24 +49,12 @@ def rates_of(name: str, profile: str, rates: Sequence[float] = ()) -> list[float
     return sorted({stated, *(rates or [float(f"{stated * factor:g}") for factor in FACTORS])})
 
 
-def grid(
-    name: str,
-    profile: str = "quick",
-    rates: Sequence[float] = (),
-    **options: Any,
-) -> pd.DataFrame:
+def grid(name: str, profile: str = "quick", rates: Sequence[float] = (), **options: Any) -> pd.DataFrame:
     """Final errors of the baseline and EvoMAL at each rate; EvoMAL's search, too, trains with that rate.
 
     Runs lie in `<results_dir>/<name>/<profile>@base.lr=<rate>/`; those at the stated rate are the profile's own.
-
-    Args:
-        name: an experiment.
-        profile: one of its profiles.
-        rates: see `rates_of`.
-        options: of `load_or_run`.
-
-    Returns:
-        `Results.final` of all rates, with the column rate.
+    Options are those of `load_or_run`; the table is `Results.final` of all rates (`rates_of`), with the column
+    rate.
     """
     tables = []
     for rate in rates_of(name, profile, rates):
@@ -79,32 +67,25 @@ def published_grid(
     name: str,
     profile: str = "paper",
     rates: Sequence[float] = PUBLISHED_RATES,
-    *,
-    device: str = "cpu",
     results_dir: str | Path = "results",
-    progress: bool = True,
     **options: Any,
 ) -> pd.DataFrame:
     """Final errors as in the authors' script: losses found at the profile's own rate are tested at each rate.
 
     `medians` of it is what the script plots. Finished tests are kept in
-    `<results_dir>/learning_rate/<name>/<profile>/published/<method>/seed-<k>/`.
-
-    Returns:
-        method, seed, group, split, error, rate.
+    `<results_dir>/learning_rate/<name>/<profile>/published/<method>/seed-<k>/`. Options are those of
+    `load_or_run`; the columns are method, seed, group, split, error and rate.
     """
-    results = load_or_run(
-        name, profile, methods=METHODS, device=device, results_dir=results_dir, progress=progress, **options
-    )
+    results = load_or_run(name, profile, methods=METHODS, results_dir=results_dir, **options)
     entry, place = experiment(name), Path(results_dir, "learning_rate", name, profile, "published")
     todo = [(rate, method, seed, loss) for rate in rates for (_, method, seed), loss in results.losses.items()]
     tables = []
-    for rate, method, seed, loss in tqdm(todo, unit="training", disable=not progress):
+    for rate, method, seed, loss in tqdm(todo, unit="training", disable=not options.get("progress", True)):
         sizes = entry.profile(profile_at(name, profile, rate))
         names = {"experiment": name, "method": method, "seed": seed}
         configuration = names | training_configuration(sizes, loss)
         piece = Piece(place / method / f"seed-{seed}", f"rate-{rate:g}", configuration)
-        errors = final_errors(piece, loss, entry, sizes, seed, device, sizes.test_start)
+        errors = final_errors(piece, loss, entry, sizes, seed, options.get("device", "cpu"), sizes.test_start)
         tables.append(errors.assign(method=method, seed=seed, rate=rate))
     return pd.concat(tables, ignore_index=True)
 
@@ -133,9 +114,7 @@ def tuned(final: pd.DataFrame) -> pd.DataFrame:
 
     The choice is made for each seed by itself, so that seeds stay independent repetitions of choosing and
     training. It is made on the tasks that losses are learned on, also for new tasks. Diverged runs are not chosen.
-
-    Returns:
-        method, seed, rate (NaN where every rate diverged).
+    The columns are method, seed and rate, NaN where every rate diverged.
     """
     seen = final[(final["group"] == "in-sample") & (final["split"] == tuning_split(final))]
     rows = []
@@ -148,14 +127,9 @@ def tuned(final: pd.DataFrame) -> pd.DataFrame:
 def remaining_gain(final: pd.DataFrame, stated: float) -> pd.DataFrame:
     """EvoMAL's error minus the baseline's, paired by `common_seeds`, for each of COMPARISONS, group and split.
 
-    Args:
-        final: the table of `grid`.
-        stated: the experiment's own rate.
-
-    Returns:
-        group, split, comparison, baseline and evomal (means over seeds), those of `paired_interval` (negative
-        differences: EvoMAL is better), and share: the difference as a share of that at the stated rate, where the
-        latter's interval lies below 0.
+    Of a table of `grid` and the experiment's own rate. Columns: group, split, comparison, baseline and evomal
+    (means over seeds), those of `paired_interval` (negative differences: EvoMAL is better), and share: the
+    difference as a share of that at the stated rate, where the latter's interval lies below 0.
 
     Raises:
         ValueError: no seed has both methods at every rate.
@@ -180,3 +154,28 @@ def remaining_gain(final: pd.DataFrame, stated: float) -> pd.DataFrame:
     gains = first["difference"].where(first["verdict"] == "lower")
     table["share"] = table["difference"] / gains.loc[list(zip(table["group"], table["split"], strict=True))].array
     return table
+
+
+def tuned_baseline(rates: pd.DataFrame) -> pd.DataFrame:
+    """Final errors of the baseline, from new starts, at the rate that `learning_rate.tuned` chooses for each seed.
+
+    Of `Evidence.rates`, which were run (`quick@base.lr=0.01`) or are the profile's own, the rows of the chosen
+    ones: one per experiment, profile, seed, group and split.
+    """
+    baseline = rates[rates["method"] == "baseline"]
+    parts = []
+    for _, part in baseline.groupby(["experiment", "profile"], sort=False):
+        whole = common_seeds(part)
+        parts.append(whole.merge(tuned(whole), on=["method", "seed", "rate"])[TUNED] if len(whole) else whole)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=TUNED)
+
+
+def tuned_table(rates: pd.DataFrame, experiments: list[str], profile: str) -> pd.DataFrame:
+    """The baseline's final errors at its tuned rate: mean ± standard deviation (seeds), and the rates chosen."""
+    found = tuned_baseline(rates).query("experiment in @experiments and profile == @profile")
+    rows = []
+    for (name, _, group, split), part in found.groupby(PLACE, sort=False):
+        chosen = ", ".join(f"{rate:g}" for rate in sorted(set(part["rate"])))
+        row = {"experiment": name, "group": group, "split": split, "error": printed(summary(part["error"]))}
+        rows.append(row | {"rates": chosen})
+    return pd.DataFrame(rows, columns=["experiment", "group", "split", "error", "rates"])

@@ -1,7 +1,5 @@
 """Errors and predictions for single test rows of base networks trained with different losses."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -15,9 +13,12 @@ from evomal_core.losses import Loss
 from evomal_core.tasks import Task
 from evomal_core.training import rows_at_once
 from evomal_paper.experiments.catalogue import experiment
+from evomal_paper.experiments.profiles import Problem
 from evomal_paper.published.tables import LABELS
 from evomal_paper.runs.meta_test import base_trainings
 
+MARGIN = 0.01
+"""Margin by which a training error must be below a constant answer's for the network to have learned anything."""
 Key = tuple[str, str, int]
 """Experiment, method and seed."""
 
@@ -63,16 +64,9 @@ def worst_rows(
     A mean of squares can be that of very few rows. Networks are trained anew, as in meta-testing from new starts
     but by PyTorch alone: of losses whose training hangs on rounding, errors are others than the runs'.
 
-    Args:
-        name: an experiment of regression.
-        profile: the profile that says how they are trained.
-        losses: losses by experiment, method and seed, as `Results.losses` has them.
-        worst: number of rows that are left out.
-        device: "cpu" or "cuda".
-
     Returns:
-        One row a loss of that experiment: experiment, method, seed, mean squared error, the same without the
-        worst rows, and their share of the sum.
+        One row a loss of `Results.losses` of that experiment: experiment, method, seed, mean squared error, the
+        same without so many worst rows, and their share of the sum.
     """
     entry = experiment(name)
     sizes = entry.profile(profile)
@@ -105,13 +99,9 @@ def probabilities(network: nn.Module, task: Task) -> Tensor:
 def right_and_wrong(table: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
     """Number of test rows that the networks of two losses get right: both, one alone, or neither."""
     ours, theirs = (table[name] == table["label"] for name in (first, second))
-    counts = {
-        "both right": (ours & theirs).sum(),
-        f"only {first} right": (ours & ~theirs).sum(),
-        f"only {second} right": (~ours & theirs).sum(),
-        "both wrong": (~ours & ~theirs).sum(),
-    }
-    return pd.DataFrame([counts])
+    counts = {"both right": ours & theirs, f"only {first} right": ours & ~theirs}
+    counts |= {f"only {second} right": ~ours & theirs, "both wrong": ~ours & ~theirs}
+    return pd.DataFrame(counts).sum().to_frame().T
 
 
 def only_right_by(table: pd.DataFrame, better: str, other: str, most: int = 12) -> pd.DataFrame:
@@ -120,13 +110,7 @@ def only_right_by(table: pd.DataFrame, better: str, other: str, most: int = 12) 
 
 
 def in_names(shown: pd.DataFrame, task: Task, texts: Sequence[str]) -> pd.DataFrame:
-    """Rows of `predictions` for reading: the text, its class, and what each network takes it for.
-
-    Args:
-        shown: the rows.
-        task: their task.
-        texts: the texts of all its test rows.
-    """
+    """Rows of `predictions` for reading: the text (of all test rows'), its class, each network's answer."""
     rows = []
     for row in shown.to_dict("records"):
         said = {"text": texts[row["row"]], "class": task.classes[row["label"]]}
@@ -135,3 +119,27 @@ def in_names(shown: pd.DataFrame, task: Task, texts: Sequence[str]) -> pd.DataFr
             said |= {f"{known_as} says": task.classes[row[name]], f"{known_as}'s probability": row[f"p {name}"]}
         rows.append(said)
     return pd.DataFrame(rows)
+
+
+def constant_answers(problem: Problem) -> pd.DataFrame:
+    """The training error rate of always answering the most frequent class: group, task (numbered), error."""
+    groups: dict[str, Sequence[Task]] = {"in-sample": problem.train, "out-of-sample": problem.test}
+    rows = []
+    for group, tasks in groups.items():
+        for number, task in enumerate(tasks):
+            labels = task.train[1].flatten().long()
+            share = labels.bincount().max().item() / len(labels)
+            rows.append({"group": group, "task": number, "error": 1 - share})
+    return pd.DataFrame(rows)
+
+
+def learned_nothing(last: pd.DataFrame, constant: pd.DataFrame) -> pd.DataFrame:
+    """Count the trainings whose final training error is not below a constant answer's by MARGIN.
+
+    One row per group and method: trainings (seeds times tasks), and how many of them learned nothing; of
+    `Results.last()` of one experiment of classification, and of `constant_answers` for the same tasks.
+    """
+    ends = last[last["split"] == "train"].merge(constant, on=["group", "task"], suffixes=("", " of a constant"))
+    ends = ends.assign(nothing=ends["error"] > ends["error of a constant"] - MARGIN)
+    grouped = ends.groupby(["group", "method"], sort=False, observed=True)["nothing"]
+    return grouped.agg(**{"trainings": "size", "learned nothing": "sum"}).reset_index()

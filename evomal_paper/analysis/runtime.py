@@ -13,6 +13,7 @@ import pandas as pd
 
 from evomal_core.search import METHODS
 from evomal_paper.experiments.catalogue import EXPERIMENTS
+from evomal_paper.experiments.profiles import varied
 from evomal_paper.published.tables import LABELS, published
 from evomal_paper.runs.packed import Pack
 from evomal_paper.runs.run import Run
@@ -74,10 +75,7 @@ def meta_training(runs: pd.DataFrame) -> pd.Series[float]:
     """Seconds of meta-training of each run: local search, filters and fitness.
 
     On a CPU they are its process's CPU seconds, which other work on the machine hardly changes; on a GPU, on a
-    cluster, and in records without CPU seconds, they are wall-clock seconds.
-
-    Args:
-        runs: `Results.runs`.
+    cluster, and in records without CPU seconds, they are wall-clock seconds. The rows are those of `Results.runs`.
     """
     wall = wall_clock(runs)
     if "seconds cpu" not in runs:
@@ -85,26 +83,25 @@ def meta_training(runs: pd.DataFrame) -> pd.Series[float]:
     return runs["seconds cpu"].where((runs["device"] == "cpu") & (runs["seconds cpu"] > 0), wall)
 
 
+def _phase(runs: pd.DataFrame, phase: str) -> pd.Series[float]:
+    """Wall-clock seconds of a phase of each run, 0 where it had none."""
+    return runs.get(f"seconds {phase}", pd.Series(0.0, runs.index)).fillna(0.0)
+
+
 def wall_clock(runs: pd.DataFrame) -> pd.Series[float]:
     """Wall-clock seconds of meta-training of each run."""
-    return runs[[f"seconds {phase}" for phase in PHASES if f"seconds {phase}" in runs]].sum(axis=1)
+    return pd.concat([_phase(runs, phase) for phase in PHASES], axis=1).sum(axis=1)
 
 
 def seconds(runs: pd.DataFrame) -> pd.DataFrame:
     """Wall-clock seconds of a run by phase, and its seconds of `meta_training`, means over seeds.
 
-    Args:
-        runs: `Results.runs`.
-
-    Returns:
-        One row per experiment, profile and method: n, engine, local search, filters, fitness, meta-training, its
-        standard deviation, and meta-test.
+    One row per experiment, profile and method of `Results.runs`: n, engine, local search, filters, fitness,
+    meta-training, its standard deviation, and meta-test.
     """
-    table = runs.astype({"method": str})
+    table = runs.astype({"method": str}).assign(**{"meta-training": meta_training(runs)})
     for phase in (*PHASES, "meta-test"):
-        column = f"seconds {phase}"
-        table[phase] = table[column].fillna(0.0) if column in table else 0.0
-    table["meta-training"] = meta_training(runs)
+        table[phase] = _phase(runs, phase)
     groups = table.groupby(["experiment", "profile", "method"], sort=False)
     means = groups[[*PHASES, "meta-training", "meta-test"]].mean()
     means.insert(0, "n", groups.size())
@@ -114,31 +111,22 @@ def seconds(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def table_v(spent: pd.DataFrame) -> pd.DataFrame:
-    """Table V: published hours beside measured seconds of meta-training, one row per published task and model.
-
-    Args:
-        spent: the table of `seconds`, of one profile.
-    """
+    """Table V: published hours beside measured `seconds` of one profile, a row per published task and model."""
     hours = published("V").pivot(index="experiment", columns="method", values="mean")
     hours = hours.loc[list(dict.fromkeys(published("V")["experiment"]))]
     methods = [name for name in METHODS if name in hours]
-    measured = spent.pivot(index="experiment", columns="method", values="meta-training").reindex(
-        index=hours.index, columns=methods
+    measured, counts = (
+        spent.pivot(index="experiment", columns="method", values=value).reindex(index=hours.index)
+        for value in ("meta-training", "n")
     )
-    counts = spent.pivot(index="experiment", columns="method", values="n").reindex(index=hours.index)
-    table = pd.concat(
-        {"published, hours": hours[methods], "measured, seconds": measured}, axis=1, names=["", "method"]
-    ).rename(columns=LABELS)
+    parts = {"published, hours": hours[methods], "measured, seconds": measured.reindex(columns=methods)}
+    table = pd.concat(parts, axis=1, names=["", "method"]).rename(columns=LABELS)
     table["n", ""] = counts.max(axis=1).astype("Int64")
     return table
 
 
 def ratios(spent: pd.DataFrame) -> pd.DataFrame:
-    """Ratio of EvoMAL's time of meta-training to each other method's, published and measured.
-
-    Args:
-        spent: the table of `seconds`, of one profile.
-    """
+    """Ratio of EvoMAL's time of meta-training to each other's, published and by `seconds` of one profile."""
     hours = published("V").pivot(index="experiment", columns="method", values="mean")
     hours = hours.reindex(spent["experiment"].unique())
     rows: list[dict[str, Any]] = []
@@ -161,14 +149,10 @@ def outcomes(histories: pd.DataFrame) -> pd.DataFrame:
 
 
 def frequencies(histories: pd.DataFrame) -> pd.DataFrame:
-    """Figure 5: the share of the population that met each outcome, by generation, mean over runs.
+    """Figure 5: the share of the population that met each outcome, by generation, mean over runs of one profile.
 
-    Args:
-        histories: `Results.histories` of one profile.
-
-    Returns:
-        Columns experiment, profile, generation (from 1), outcome, share and n; with several experiments also the
-        mean over all their runs, as experiment "all". A run that ended earlier counts in its generations only.
+    Columns experiment, profile, generation (from 1), outcome, share and n; with several experiments also the mean
+    over all their runs, as experiment "all". A run that ended earlier counts in its generations only.
     """
     table = outcomes(histories)
     if table.empty:
@@ -215,14 +199,13 @@ def savings(runs: pd.DataFrame, histories: pd.DataFrame) -> pd.DataFrame:
     irrelevant weights, local search (per optimised candidate). Engines that take the population at once have
     costs below proportion, so that these are upper estimates there.
 
-    Returns:
-        One row per experiment, profile and filter: candidates (per run), saved (seconds), spent (the filter's own
-        seconds; NaN in records that have only their sum), training (seconds of the whole meta-training), and n.
+    One row per experiment, profile and filter: candidates (per run), saved (seconds), spent (the filter's own
+    seconds; NaN in records that have only their sum), training (seconds of the whole meta-training), and n.
     """
     keys = ["experiment", "profile", "seed"]
     counted = outcomes(histories).groupby(keys)[[*OUTCOMES, "population"]].sum()
     table = runs[runs["method"].astype(str) == "evomal"].set_index(keys).join(counted)
-    phase = {name: table.get(f"seconds {name}", pd.Series(0.0, table.index)).fillna(0.0) for name in PHASES}
+    phase = {name: _phase(table, name) for name in PHASES}
     training = phase["local search"] + phase["filters"] + phase["fitness"]
     costs = {
         "new": training / (table["population"] - table["cached"]),
@@ -243,21 +226,17 @@ def savings(runs: pd.DataFrame, histories: pd.DataFrame) -> pd.DataFrame:
 def on_and_off(name: str, profile: str, seeds: Sequence[int], **options: Any) -> pd.DataFrame:
     """The same search of EvoMAL with one filter switched at a time, measured: see VARIANTS.
 
-    They are ordinary runs of varied profiles, one after the other: what is complete is loaded.
-
-    Returns:
-        One row per variant and seed: variant, profile, seed, cpu (processor seconds of meta-training, which other
-        work on the machine disturbs little), seconds (by the clock), optimised and trained (candidates), fitness
-        (of the best loss).
+    They are ordinary runs of varied profiles, one after the other: what is complete is loaded. One row per variant
+    and seed: variant, profile, seed, cpu (processor seconds of meta-training, which other work on the machine
+    disturbs little), seconds (by the clock), optimised and trained (candidates), fitness (of the best loss).
     """
-    joint = "," if "@" in profile else "@"
     rows = []
     with TemporaryDirectory() as folder:  # what a process loads or compiles once is not counted
         load_or_run(name, "smoke", methods=["evomal"], seeds=[0], results_dir=folder, progress=False)
     for variant, change in VARIANTS.items():
-        varied = f"{profile}{joint}{change}"
-        found = load_or_run(name, varied, methods=["evomal"], seeds=list(seeds), **options)
-        table = found.runs[["seed", "fitness"]].assign(variant=variant, profile=varied)
+        changed = varied(profile, change)
+        found = load_or_run(name, changed, methods=["evomal"], seeds=list(seeds), **options)
+        table = found.runs[["seed", "fitness"]].assign(variant=variant, profile=changed)
         table["cpu"], table["seconds"] = found.runs["seconds cpu"], wall_clock(found.runs)
         counts = outcomes(found.histories).groupby("seed")[["optimised", "trained"]].sum()
         rows.append(table.merge(counts, left_on="seed", right_index=True))

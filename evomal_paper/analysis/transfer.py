@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from tqdm.auto import tqdm
 
 from evomal_core.search import METHODS
 from evomal_paper.analysis.cached_table import Piece, final_errors, training_configuration
+from evomal_paper.analysis.learning_rate import tuning_split
 from evomal_paper.experiments.catalogue import experiment
 from evomal_paper.published.tables import SPLITS, published
 from evomal_paper.runs.tables import Results, check_seeds, load_or_run
@@ -61,18 +63,14 @@ def best_of_seeds(sources: Results) -> pd.DataFrame:
     Best is the smallest error after meta-testing on the source's own (in-sample) tasks: of the validation part, or
     of the training part where there is none. Test data choose nothing. The paper takes "the best-performing loss
     function found across the 5 random seeds" and does not say by which error. A method of which every run diverged
-    transfers the loss of its first seed.
-
-    Returns:
-        method, source seed, source error, by (the part that chose).
+    transfers the loss of its first seed. Columns: method, source seed, source error, by (the part that chose).
     """
     final = sources.final().query("group == 'in-sample'")
-    by = "validation" if (final["split"] == "validation").any() else "train"
+    by = tuning_split(final)
     errors = final[final["split"] == by].sort_values(["error", "seed"], kind="stable")
-    best = errors.groupby("method", observed=True, sort=True).head(1).sort_values("method")
-    return pd.DataFrame(
-        {"method": best["method"], "source seed": best["seed"], "source error": best["error"], "by": by}
-    ).reset_index(drop=True)
+    best = errors.drop_duplicates("method").sort_values("method", ignore_index=True)
+    names = {"seed": "source seed", "error": "source error"}
+    return best.rename(columns=names)[["method", *names.values()]].assign(by=by)
 
 
 def load_or_transfer(
@@ -81,10 +79,8 @@ def load_or_transfer(
     *,
     methods: list[str] | None = None,
     seeds: int | Sequence[int] | None = None,
-    device: str = "cpu",
     results_dir: str | Path = "results",
-    jobs: int = 1,
-    progress: bool = True,
+    **options: Any,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Transfer the best loss of each method; finished pieces are loaded, missing runs of the source computed.
 
@@ -98,10 +94,7 @@ def load_or_transfer(
         profile: of both experiments.
         methods: of METHODS beside the baseline, which is always there and may be alone; all if None.
         seeds: of the target, and as many of the source; None for as many as each profile has.
-        device: "cpu" or "cuda".
-        results_dir: the folder of all results.
-        jobs: runs computed at once; pieces are computed one by one.
-        progress: whether bars are shown.
+        options: of `load_or_run`; pieces are computed one by one.
 
     Returns:
         What was chosen (`best_of_seeds`), and the target's errors after the last step: source, target, profile,
@@ -110,26 +103,26 @@ def load_or_transfer(
     Raises:
         ValueError: the losses of the two are of different kinds, or a folder holds something else.
     """
-    options = {"device": device, "results_dir": results_dir, "jobs": jobs, "progress": progress}
+    options["results_dir"] = results_dir
     source, target = experiment(transfer.source), experiment(transfer.target)
     sizes, place = target.profile(profile), Path(results_dir, "transfer", str(transfer), profile)
     target_seeds = check_seeds(sizes.seeds if seeds is None else seeds)
     _same_kind(transfer, profile)
     wanted = [name for name in methods or list(METHODS) if name != "baseline"]
-    own = load_or_run(target.name, profile, methods=["baseline"], seeds=target_seeds, **options)  # type: ignore[arg-type]
+    own = load_or_run(target.name, profile, methods=["baseline"], seeds=target_seeds, **options)
     chosen = pd.DataFrame(columns=["method", "source seed", "source error", "by"])
     if wanted:
-        sources = load_or_run(source.name, profile, methods=wanted, seeds=seeds, **options)  # type: ignore[arg-type]
+        sources = load_or_run(source.name, profile, methods=wanted, seeds=seeds, **options)
         chosen = best_of_seeds(sources)
     tables = [own.final().drop(columns="experiment")]
     todo = [(row, seed) for row in chosen.to_dict("records") for seed in target_seeds]
-    for row, seed in tqdm(todo, unit="training", disable=not progress):
+    for row, seed in tqdm(todo, unit="training", disable=not options.get("progress", True)):
         method = str(row["method"])
         loss = sources.losses[source.name, method, row["source seed"]]
         names = {"source": source.name, "target": target.name, "profile": profile, "method": method, "seed": seed}
         configuration = names | {"source seed": row["source seed"]} | training_configuration(sizes, loss)
         piece = Piece(place / method / f"seed-{seed}", "test", configuration, renewed_by="source seed")
-        errors = final_errors(piece, loss, target, sizes, seed, device)
+        errors = final_errors(piece, loss, target, sizes, seed, options.get("device", "cpu"))
         tables.append(errors.assign(profile=profile, method=method, seed=seed))
     whole = pd.concat(tables, ignore_index=True).assign(source=transfer.source, target=transfer.target)
     whole["method"] = pd.Categorical(whole["method"].astype(str), list(METHODS), ordered=True)
@@ -172,17 +165,14 @@ def is_published(source: str, target: str) -> bool:
 
 def published_table(final: pd.DataFrame) -> pd.DataFrame:
     """Table IV's cells, each with what was measured for it, or "not run"."""
-    measured = {
-        (cell["target"], cell["method"]): printed(cell)
-        for cell in spread(final[final["split"] == "test"], "error", [*PLACE, "method"]).to_dict("records")
-        if is_published(cell["source"], cell["target"])
-    }
-    rows = [
-        {"target": cell["experiment"], "method": cell["method"], "published": printed(cell)}
-        | {"measured": measured.get((cell["experiment"], cell["method"]), "not run")}
-        for cell in published("IV").to_dict("records")
-    ]
-    return pd.DataFrame(rows)
+    shown = spread(final[final["split"] == "test"], "error", [*PLACE, "method"]).to_dict("records")
+    own = [cell for cell in shown if is_published(cell["source"], cell["target"])]
+    measured = {(cell["target"], cell["method"]): printed(cell) for cell in own}
+    rows = []
+    for cell in published("IV").to_dict("records"):
+        place = cell["experiment"], cell["method"]
+        rows.append([*place, printed(cell), measured.get(place, "not run")])
+    return pd.DataFrame(rows, columns=["target", "method", "published", "measured"])
 
 
 def gains(final: pd.DataFrame) -> pd.DataFrame:

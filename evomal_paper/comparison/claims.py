@@ -1,20 +1,54 @@
 """The papers' claims in words: one claim, one test, one verdict; and one for each profile that was run."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
 import pandas as pd
 
-from evomal_paper.comparison import claims_gecco, claims_tpami
 from evomal_paper.comparison.evidence import Evidence
-from evomal_paper.comparison.findings import ABSENT, Claim, Finding, beats
-from evomal_paper.comparison.verdicts import NOT_RUN, is_counted, strength
+from evomal_paper.comparison.measures import ABSENT, MEASURES, Finding
+from evomal_paper.comparison.verdicts import DIRECTION, NOT_RUN, REPRODUCED, is_counted, strength
 from evomal_paper.published.tables import facts
 
-MEASURES = {"beats": beats} | claims_gecco.MEASURES | claims_tpami.MEASURES
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of a paper in words.
+
+    Attributes:
+        name: its name in tables.
+        paper: "gecco23" or "tpami23".
+        section: where it stands.
+        quote: the claim, quoted briefly.
+        rule: when it is reproduced, when in direction only.
+        judge: gives the finding from the evidence of one paper, of each experiment under one profile.
+        experiments: what the claim is about; it can be reproduced only if all of them were run, with all rivals.
+    """
+
+    name: str
+    paper: str
+    section: str
+    quote: str
+    rule: str
+    judge: Callable[[Evidence], Finding]
+    experiments: tuple[str, ...]
+
+    def found(self, evidence: Evidence) -> Finding:
+        """The finding of `judge`, with how much of the claim it covers; incomplete, it is a direction at most.
+
+        Runs of other experiments, its stand-ins, neither confirm a claim nor contradict it.
+        """
+        finding = self.judge(evidence.about(self.experiments))
+        if not finding.seeds:
+            others = self.judge(evidence)
+            none = "No experiment that the claim is about was run."
+            return Finding(NOT_RUN, f"On stand-ins only: {others.text} {none}") if others.text else ABSENT
+        covered = len(finding.covered)
+        whole = covered == len(self.experiments)
+        verdict = DIRECTION if finding.verdict == REPRODUCED and not whole else finding.verdict
+        said = f"Complete on {covered} of the {len(self.experiments)} experiments that the claim is about."
+        return replace(finding, verdict=verdict, text=f"{finding.text} {said}")
 
 
 def read_claims() -> tuple[Claim, ...]:
@@ -31,28 +65,16 @@ def read_claims() -> tuple[Claim, ...]:
 
 CLAIMS = read_claims()
 
-CLAIM_RULE = """\
-- A claim has a rule of its own, and is judged by it on the experiments that it is about, each under one profile:
-  the fairest, but several seeds come before a single one, and then all runs that the rule asks for before some.
-  The first row of a claim names these profiles, and is the one that is counted. The rows below judge the claim
-  under one profile alone.
-- It is *reproduced* only if all its experiments were run, with all that the rule asks for; on some of them it is
-  *direction reproduced* at most.
-- It is *not reproduced* where a single seed stands behind any comparison, since that decides nothing. So an
-  experiment with such a comparison is left out of the first row if there are others without; the finding names it.
-- It is *not run* without a run of any of its experiments. What others show, its stand-ins, is said then, and
-  decides nothing."""
-
 COLUMNS = ["claim", "paper", "section", "text", "rule", "profile", "verdict", "finding", "covered", "headline"]
 
 
 def judge_claims(evidence: Evidence) -> pd.DataFrame:
     """Every claim with its verdict: a row for all its experiments, and one per profile with runs that bear on it.
 
-    The first row is marked `headline`: the one that is counted (CLAIM_RULE). It rests on each experiment under the
-    profile that `fairest` chooses, named in the column `profile`. A claim without any run of a profile that counts
-    begins with a row "not run"; so does one that only stand-ins were run for. `covered` is the share of the
-    claim's experiments that were run whole.
+    The first row is marked `headline`: the one that is counted. It rests on each experiment under the profile that
+    `fairest` chooses, named in the column `profile`. A claim without any run of a profile that counts begins with
+    a row "not run"; so does one that only stand-ins were run for. `covered` is the share of its experiments that
+    were run whole. Notebook 13 states these rules.
 
     Args:
         evidence: as `evidence.gather` returns it.
@@ -71,13 +93,8 @@ def judge_claims(evidence: Evidence) -> pd.DataFrame:
             found = {name: replace(whole, text=whole.text + _left_out(claim, chosen, told))} | found
         elif not any(map(is_counted, found)):
             found = {"": ABSENT} | found
-        stated = {
-            "claim": claim.name,
-            "paper": claim.paper,
-            "section": claim.section,
-            "text": claim.quote,
-            "rule": claim.rule,
-        }
+        stated = {"claim": claim.name, "paper": claim.paper, "section": claim.section}
+        stated |= {"text": claim.quote, "rule": claim.rule}
         for number, (profile, finding) in enumerate(found.items()):
             outcome = {"profile": profile, "verdict": finding.verdict, "finding": finding.text}
             covered = len(finding.covered) / len(claim.experiments)

@@ -14,7 +14,7 @@ from evomal_paper.analysis.runtime import OUTCOMES, meta_training
 from evomal_paper.analysis.transfer import JOINT, is_published
 from evomal_paper.comparison.verdicts import strength
 from evomal_paper.experiments.catalogue import EXPERIMENTS, experiment
-from evomal_paper.experiments.profiles import PROFILES, changes_in
+from evomal_paper.experiments.profiles import PROFILES, split_name, varied
 from evomal_paper.published.tables import published
 from evomal_paper.runs.run import Run, complete_runs, leave_out
 from evomal_paper.runs.tables import KEYS, Results, load_readable, read_table
@@ -105,7 +105,9 @@ def with_analyses(found: Evidence, results_dir: Path) -> Evidence:
     transfers = _table("transfers", [*_transfers(results_dir / "transfer", found.values)])
     lines = _pieces(results_dir / "landscapes", "line-[0-9]*", {"x", "measure", "height", "task", "diverged"})
     landscapes = _table("landscapes", _one_grid([table for _, table in lines]))
-    values = _table("values", [found.values, _table_iv(transfers)])
+    published_ones = [is_published(row.source, row.experiment) for row in transfers.itertuples()]
+    iv = transfers.loc[published_ones].rename(columns={"error": "value"}).assign(table="IV")
+    values = _table("values", [found.values, iv])
     return replace(found, values=values, transfers=transfers, landscapes=landscapes)
 
 
@@ -123,19 +125,20 @@ def collect(results: Iterable[Results]) -> Evidence:
         tables["values"] += list(_values(loaded, EXPERIMENTS[name].table))
         tables["histories"].append(loaded.histories)
         tables["curves"].append(loaded.curves())
-    varied = {tuple(table[["experiment", "profile"]].iloc[0]) for table in tables["rates"]}
-    tables["rates"] += [table for table in stated if tuple(table[["experiment", "profile"]].iloc[0]) in varied]
+    place = ["experiment", "profile"]
+    known = {tuple(table[place].iloc[0]) for table in tables["rates"]}
+    tables["rates"] += [table for table in stated if tuple(table[place].iloc[0]) in known]
     return Evidence(**{name: _table(name, parts) for name, parts in tables.items()})
 
 
 def varied_rate(profile: str) -> tuple[str, float | None]:
     """A profile without a change of the base learning rate, and that rate; None if that is not what it changes."""
-    base, _, changes = profile.partition("@")
-    kept = [change for change in changes_in(changes) if change and not change.startswith("base.lr=")]
-    rates = [change for change in changes_in(changes) if change.startswith("base.lr=")]
+    base, changes = split_name(profile)
+    rates = [change for change in changes if change.startswith("base.lr=")]
+    kept = [change for change in changes if change not in rates]
     if not rates or set(kept) - {"split=leaking"}:
         return profile, None
-    return "@".join([base, *kept]), float(rates[0].partition("=")[2])
+    return varied(base, *kept), float(rates[0].partition("=")[2])
 
 
 def _final(results: Results) -> pd.DataFrame:
@@ -196,13 +199,6 @@ def _transfers(folder: Path, values: pd.DataFrame) -> Iterator[pd.DataFrame]:
                 "experiment == @target and profile == @profile and method == 'baseline' and group != ''"
             )
             yield own.rename(columns={"value": "error"}).assign(source=source)
-
-
-def _table_iv(transfers: pd.DataFrame) -> pd.DataFrame:
-    """Transfers that TPAMI Table IV has: from CIFAR-10 to CIFAR-100 with the same model."""
-    both = zip(transfers["source"], transfers["experiment"], strict=True)
-    chosen = transfers.loc[[is_published(source, target) for source, target in both]]
-    return chosen.rename(columns={"error": "value"}).assign(table="IV").reindex(columns=COLUMNS["values"])
 
 
 def _table(name: str, parts: list[pd.DataFrame]) -> pd.DataFrame:

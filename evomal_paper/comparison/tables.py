@@ -1,13 +1,25 @@
-"""Comparisons with the papers as tables for reading, made from those of `verdicts`."""
+"""Comparisons with the papers as tables for reading, made from those of `verdicts`, and what is not run."""
 
-from __future__ import annotations
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from evomal_paper.comparison.verdicts import NEW, NOT_RUN, UNPUBLISHED
-from evomal_paper.published.tables import LABELS, SPLITS
+from evomal_core.search import METHODS
+from evomal_paper.comparison.verdicts import NEW, NOT_RUN, UNPUBLISHED, compare, decided
+from evomal_paper.datasets.catalogue import DataSet
+from evomal_paper.experiments.catalogue import EXPERIMENTS
+from evomal_paper.experiments.profiles import Experiment, split_name
+from evomal_paper.experiments.tabular import split_of
+from evomal_paper.published.tables import LABELS, SPLITS, published
 from evomal_paper.sentences import printed, text_table
+from evomal_paper.statistics import paired, paired_methods
+
+ROWS: dict[str, Experiment] = {name: each for name, each in EXPERIMENTS.items() if each.table == "II"}
+"""The stand-ins on digits, the thirteen rows in the table's order, and the other targets of Table IV."""
+KEPT, LOST, OPEN = "kept", "lost", "undecided"
+"""Whether a published order holds as measured; one seed decides nothing."""
 
 
 def readable(comparison: pd.DataFrame) -> pd.DataFrame:
@@ -27,29 +39,16 @@ def readable(comparison: pd.DataFrame) -> pd.DataFrame:
 
 
 def cell_table(cells: pd.DataFrame) -> pd.DataFrame:
-    """Published cells beside the measured ones, for reading: a row per cell, profile and part of the task.
-
-    Args:
-        cells: the table of `verdicts.every_cell`, or some of its rows.
-    """
+    """Cells of `verdicts.every_cell`, for reading: a row per published one, profile and part of the task."""
     rows = []
     for cell in cells.to_dict("records"):
-        run = cell["verdict"] != NOT_RUN
-        known = np.isfinite(cell["low"])
-        rows.append(
-            {
-                "experiment": cell["experiment"],
-                "group": cell["group"],
-                "method": LABELS[cell["method"]],
-                "published": _numbers_of(cell, "published "),
-                "profile": ", ".join(name for name in (cell["profile"], SPLITS.get(cell["split"])) if name),
-                "measured": _numbers_of(cell) if run else "",
-                "from new starts": _numbers_of(_from_new(cell)) if cell.get("new diverged", np.nan) >= 0 else "",
-                "difference": _interval(cell) if known else "",
-                "verdict": cell["verdict"],
-                "why": cell["why"],
-            }
-        )
+        row = {name: cell[name] for name in ("experiment", "group")} | {"method": LABELS[cell["method"]]}
+        row["published"] = _numbers_of(cell, "published ")
+        row["profile"] = ", ".join(name for name in (cell["profile"], SPLITS.get(cell["split"])) if name)
+        row["measured"] = _numbers_of(cell) if cell["verdict"] != NOT_RUN else ""
+        row["from new starts"] = _numbers_of(_from_new(cell)) if cell.get("new diverged", np.nan) >= 0 else ""
+        row["difference"] = _interval(cell) if np.isfinite(cell["low"]) else ""
+        rows.append(row | {"verdict": cell["verdict"], "why": cell["why"]})
     table = pd.DataFrame(rows)
     return table if table.empty or table["group"].nunique() > 1 else table.drop(columns="group")
 
@@ -78,10 +77,112 @@ def _interval(cell: dict) -> str:
 def claim_table(claims: pd.DataFrame) -> pd.DataFrame:
     """The claims in words with their verdicts, for reading: a row per claim and profile."""
     papers = claims["paper"].map({"gecco23": "GECCO'23", "tpami23": "TPAMI'23"})
-    stated = pd.DataFrame(
-        {"where": papers + ", " + claims["section"], "claim": claims["text"], "rule": claims["rule"]}
-    )
-    stated = stated.where(claims["headline"], "")  # said once for all profiles
-    return pd.concat(
-        [stated[["where", "claim"]], claims[["profile", "verdict", "finding"]], stated["rule"]], axis=1
-    )
+    table = claims.assign(where=papers + ", " + claims["section"], claim=claims["text"])
+    stated = ["where", "claim", "rule"]
+    table[stated] = table[stated].where(claims["headline"], "")  # said once for all profiles
+    return table[["where", "claim", "profile", "verdict", "finding", "rule"]]
+
+
+# ---- TPAMI Table II, row by row ------------------------------------------------------------------------
+
+
+def table_ii(final: pd.DataFrame) -> pd.DataFrame:
+    """Table II: published and measured held-out error of each row, mean ± standard deviation (seeds).
+
+    All rows of the table are there, and others that were run, by `Results.compared` or `Results.final` of a
+    profile.
+    """
+    measured = compare(final[final["split"] == "test"], "II")
+    kinds = {"published": _cells(published("II")), "measured": _cells(measured)}
+    if NEW[0] in measured:
+        new = measured.drop(columns=["mean", "sd", "diverged"])
+        kinds["from new starts"] = _cells(new.rename(columns={name: name.removeprefix("new ") for name in NEW}))
+    lines = {(name, kind): cells[name] for name in ROWS for kind, cells in kinds.items() if name in cells}
+    index = pd.MultiIndex.from_tuples(list(lines), names=["row", "error"])
+    table = pd.DataFrame(list(lines.values()), index=index).fillna("–")
+    return table[[method for method in METHODS if method in table]].rename(columns=LABELS)
+
+
+def _cells(table: pd.DataFrame) -> dict[str, dict[str, str]]:
+    """Printed cells of each experiment by method."""
+    found: dict[str, dict[str, str]] = {}
+    for cell in table.to_dict("records"):
+        found.setdefault(cell["experiment"], {})[cell["method"]] = printed(cell)
+    return found
+
+
+def not_run(rows: Sequence[str], profile: str) -> pd.DataFrame:
+    """The rows of the table that are not run: why not, rough time on two cores, and the commands that run them."""
+    base, _ = split_name(profile)
+    absent: dict[DataSet | None, bool] = {}  # each data set is read once
+    table = []
+    for name, row in ROWS.items():
+        if "Table IV" in row.source or name in rows:
+            continue
+        if row.dataset not in absent:
+            absent[row.dataset] = row.missing() is not None
+        need = absent[row.dataset]
+        found = {"row": name, "why": "its data is not at hand" if need else "not named in rows"}
+        found["minutes on two cores"] = f"{row.minutes[base]:,}"
+        download = f"evomal data {row.dataset.name} --download; " if need and row.dataset else ""
+        table.append(found | {"how": f"{download}evomal run {name} --profile {profile}"})
+    return pd.DataFrame(table, columns=["row", "why", "minutes on two cores", "how"])
+
+
+# ---- TPAMI Table III, under both splits ------------------------------------------------------------------
+
+
+def table_iii(final: pd.DataFrame) -> pd.DataFrame:
+    """Table III beside the measured test errors, columns for each split: mean ± standard deviation (seeds).
+
+    The verdict is on the leaking cell, which the published one can be compared with. On disjoint rows only new
+    starts are shown, where both are known: nothing published is beside.
+
+    Of `Results.compared` or `Results.final` of tabular runs under one profile and its variants by split.
+    """
+    cells = compare(final[final["split"] == "test"], "III")
+    rows: dict[tuple[str, ...], dict[str, str]] = {}
+    for cell in cells.to_dict("records"):
+        row = rows.setdefault((cell["experiment"], cell["method"]), {})
+        row["published"] = printed(cell, "published ")
+        split = split_of(cell["profile"])
+        new = f"{split}, new starts"
+        if NEW[0] in cell:
+            row[new] = printed(cell | {"new n": cell["n"]}, "new ")
+        if split == "leaking" or new not in row:
+            row[split] = printed(cell)
+        if split == "leaking":
+            row["leaking beside published"] = cell["verdict"]
+    columns = ["published", "leaking", "leaking beside published", "leaking, new starts"]
+    columns += ["disjoint", "disjoint, new starts"]
+    table = text_table(rows, ["experiment", "method"]).fillna("–")
+    return table[[name for name in columns if name in table]]
+
+
+def orders(final: pd.DataFrame) -> pd.DataFrame:
+    """Whether the best method of Table III is below each other one, under each split.
+
+    As published, EvoMAL has the lowest mean on Diabetes and California, and the baseline on Boston. A published
+    order is "kept" if the best method's measured mean test error is below the other's, and "lost" if it is not;
+    a diverged run makes a mean infinite. One seed decides nothing: "undecided".
+
+    Returns:
+        One row per experiment, split and other method: best, other, by_chance (whether chance explains the
+        published order: means closer than 1.96 standard errors), ours and theirs (means), n, wins (seeds at
+        which the best method's error is smaller), effect, p (paired, see `statistics.paired`) and verdict.
+    """
+    cells = published("III").query("experiment in @final.experiment.unique()")
+    rows: list[dict[str, Any]] = []
+    tests = final[(final["split"] == "test") & (final["group"] == "in-sample")]
+    for (experiment, profile), part in tests.groupby(["experiment", "profile"], observed=True, sort=False):
+        numbers = cells[cells["experiment"] == experiment].set_index("method")[["mean", "sd", "n"]]
+        best = str(numbers["mean"].idxmin())
+        others = [name for name in METHODS if name in numbers.index and name != best]
+        for other, ours, theirs in paired_methods(part, "error", best, others):
+            row = {"experiment": experiment, "split": split_of(str(profile)), "best": best, "other": other}
+            row["by_chance"] = not decided(tuple(numbers.loc[best]), tuple(numbers.loc[other]))
+            row |= {"ours": ours.mean(), "theirs": theirs.mean(), **paired(ours, theirs)}
+            row["verdict"] = OPEN if len(ours) < 2 else KEPT if row["ours"] < row["theirs"] else LOST
+            rows.append(row)
+    columns = ["experiment", "split", "best", "other", "by_chance", "ours", "theirs", "n", "wins", "effect", "p"]
+    return pd.DataFrame(rows, columns=[*columns, "verdict"])

@@ -4,8 +4,6 @@ The papers leave settings open, or state ones that can't have made their numbers
 such as `paper@meta_optimizer=adam`, is run on the same seeds, and compared with the unvaried one seed by seed.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -14,18 +12,13 @@ import pandas as pd
 from evomal_paper.comparison.evidence import varied_rate
 from evomal_paper.comparison.verdicts import PLACE, is_counted, published_cells
 from evomal_paper.experiments.catalogue import experiment as experiment_of
-from evomal_paper.experiments.profiles import changes_in
+from evomal_paper.experiments.profiles import split_name, varied
 from evomal_paper.published.tables import COMPARED
 from evomal_paper.statistics import PAIRED, paired
 
 COLUMNS = ["experiment", "profile", "change", "group", "method", "published", "unvaried", "varied", "diverged"]
 COLUMNS += ["diverged unvaried", *PAIRED, "nearer"]
 SETTING = ["experiment", "profile", "change"]
-EXPLAINED = (
-    "A setting explains a published error if it at least halves the median's distance from it, "
-    "|ln(median / published)|. Medians are those of the seeds that were run both with it and without; "
-    "so few of them prove nothing, and whatever weakens a search brings errors nearer that were too low."
-)
 
 
 def one_change(profile: str) -> tuple[str, str] | None:
@@ -34,12 +27,11 @@ def one_change(profile: str) -> tuple[str, str] | None:
     The split of the authors' code is no change: `quick@split=leaking,softplus=true` is `quick@split=leaking` with
     softplus. Nor is a learning rate of a grid one change among others; those are compared by themselves.
     """
-    base, _, changes = profile.partition("@")
-    kept = [change for change in changes_in(changes) if change == "split=leaking"]
-    changed = [change for change in changes_in(changes) if change and change != "split=leaking"]
+    base, changes = split_name(profile)
+    changed = [change for change in changes if change != "split=leaking"]
     if len(changed) != 1 or varied_rate(profile)[1] is not None:
         return None
-    return "@".join([base, *kept]), changed[0]
+    return varied(base, *(change for change in changes if change == "split=leaking")), changed[0]
 
 
 def variants(values: pd.DataFrame) -> pd.DataFrame:
@@ -60,33 +52,23 @@ def variants(values: pd.DataFrame) -> pd.DataFrame:
     theirs = published_cells()
     rows: list[dict[str, Any]] = []
     compared = [COMPARED.get(row.table, ("",))[0] == row.split != "" for row in values.itertuples()]
-    kept = _with_new_starts(values.loc[np.array(compared, bool)])
-    changes = {profile: one_change(profile) for profile in kept["profile"].unique()}
-    changed = {profile: found for profile, found in changes.items() if found is not None}
-    varied = kept[kept["profile"].isin(changed)].rename(columns={"profile": "varied"})
-    unvaried = pd.Series([changed[profile][0] for profile in varied["varied"]], varied.index, dtype=object)
-    both = varied.assign(profile=unvaried).merge(
-        kept.astype({"profile": object}), on=[*PLACE, "method", "seed"], suffixes=("", " unvaried")
-    )
-    for keys, part in both.groupby(["table", "experiment", "varied", "group", "split", "method"], sort=False):
-        table, experiment, profile, group, _, method = map(str, keys)
-        base, change = changed[profile]
+    kept = _with_new_starts(values.loc[np.array(compared, bool)]).astype({"profile": object})
+    changes = {profile: found for profile in kept["profile"].unique() if (found := one_change(profile))}
+    changed = kept[kept["profile"].isin(changes)].rename(columns={"profile": "varied"})
+    unvaried = pd.Series([changes[profile][0] for profile in changed["varied"]], changed.index, dtype=object)
+    both = changed.assign(profile=unvaried).merge(kept, on=[*PLACE, "method", "seed"], suffixes=("", " unvaried"))
+    for keys, part in both.groupby(["table", "experiment", "varied", "group", "method"], sort=False):
+        table, experiment, profile, group, method = map(str, keys)
+        base, change = changes[profile]
         if len(part) < 2 or experiment_of(experiment).profile(profile) == experiment_of(experiment).profile(base):
             continue
         cell = theirs.get((table, experiment, group, method), (np.nan,))[0]
-        values_of = part["value unvaried"], part["value"]
-        medians = values_of[0].median(), values_of[1].median()
-        row: dict[str, Any] = {
-            "experiment": experiment,
-            "profile": base,
-            "change": change,
-            "group": group,
-            "method": method,
-        }
-        row |= {"published": cell, "unvaried": medians[0], "varied": medians[1]}
-        row |= {"diverged": _diverged(values_of[1]), "diverged unvaried": _diverged(values_of[0])}
-        row |= paired(values_of[1].to_numpy(float), values_of[0].to_numpy(float))
-        rows.append(row | {"nearer": _nearer(medians, cell)})
+        before, after = part["value unvaried"], part["value"]
+        row: dict[str, Any] = {"experiment": experiment, "profile": base, "change": change, "group": group}
+        row |= {"method": method, "published": cell, "unvaried": before.median(), "varied": after.median()}
+        row |= {"diverged": _diverged(after), "diverged unvaried": _diverged(before)}
+        row |= paired(after.to_numpy(float), before.to_numpy(float))
+        rows.append(row | {"nearer": _nearer(before.median(), after.median(), cell)})
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -95,20 +77,15 @@ def _with_new_starts(values: pd.DataFrame) -> pd.DataFrame:
     if "new" not in values:
         return values
     new = values[values["profile"].map(is_counted).astype(bool) & values["new"].notna()]
-    names = [f"{name}{',' if '@' in name else '@'}test_start=new" for name in new["profile"]]
-    new = new.assign(profile=names, value=new["new"])
+    new = new.assign(profile=[varied(name, "test_start=new") for name in new["profile"]], value=new["new"])
     return pd.concat([values, new[~new["profile"].isin(set(values["profile"]))]], ignore_index=True)
 
 
 def by_setting(table: pd.DataFrame) -> pd.DataFrame:
     """Number of published cells that each change explains: those whose distance from the paper it at least halves.
 
-    Args:
-        table: of `variants`.
-
-    Returns:
-        One row per experiment, profile and change: cells (published ones among those compared), halved, and n
-        (seeds, the fewest of its cells); the changes that explain most first.
+    One row per experiment, profile and change of `variants`: cells (published ones among those compared), halved,
+    and n (seeds, the fewest of its cells); the changes that explain most first.
     """
     groups = table[table["published"].notna()].groupby(SETTING, sort=False)
     found = groups.agg(cells=("nearer", "size"), halved=("nearer", "sum"), n=("n", "min")).reset_index()
@@ -120,9 +97,9 @@ def _diverged(values: pd.Series) -> int:
     return int((~np.isfinite(values)).sum())
 
 
-def _nearer(medians: tuple[float, float], cell: float) -> bool:
+def _nearer(first: float, second: float, cell: float) -> bool:
     """Whether the second median is at most half as far from the published mean as the first."""
     if np.isnan(cell):
         return False
-    before, after = (abs(np.log(median / cell)) if 0 < median < np.inf else np.inf for median in medians)
+    before, after = (abs(np.log(median / cell)) if 0 < median < np.inf else np.inf for median in (first, second))
     return bool(after <= before / 2 and np.isfinite(after))

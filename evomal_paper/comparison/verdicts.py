@@ -1,8 +1,6 @@
-"""Published cells beside measured ones, and the verdict on each, by one stated rule."""
+"""Published cells beside measured ones, and the verdict on each, by the rule that notebook 13 states."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +8,7 @@ import pandas as pd
 
 from evomal_core.search import METHODS
 from evomal_paper.experiments.catalogue import experiment
+from evomal_paper.experiments.profiles import split_name
 from evomal_paper.published.tables import COMPARED, published
 from evomal_paper.statistics import (
     LEVEL,
@@ -40,37 +39,6 @@ TOLERANCE = 0.5
 """Largest width of a difference's interval, to each side, as a share of the published mean; two seeds would
 agree with anything otherwise."""
 
-RULE = f"""\
-- *Reproduced*: no run diverged, and the 95 % bootstrap interval of (measured mean − published mean) contains 0, or
-  the two means differ by at most {AGREEMENT:.0%} of the published one. Half the width of that interval is at most
-  {TOLERANCE:.0%} of the published mean: wider ones would agree with nearly anything.
-- *By construction*: as reproduced, but it could hardly come out otherwise: a baseline's error that chose the base
-  settings of its profile, or the number of weights of ML³'s network. It confirms nothing.
-- *Direction reproduced*: not that, but the method's measured mean stands to the mean of every other measured
-  method of the same place as published: below those it was below, above those it was above. Only published orders
-  count that chance does not explain (means further apart than 1.96 standard errors of their difference), and at
-  least one must. A method with a diverged run has no finite mean and stands above those without. Methods with a
-  single run decide no order.
-- *Not reproduced*: none of these; also where the runs are too few to tell, as one alone always is.
-- *Not run*: there is no complete run of that cell.
-
-A cell is compared under each profile that it was run with, and counted under the fairest of them: `paper`, the
-protocol of the authors' code; then `calibrated`, with base settings that suit the baseline; then `text`, the
-papers' sentences taken literally; then `narrow`, tabular data with networks a tenth as wide; then `quick`, with
-fewer and smaller searches, shorter trainings and, on most data sets, fewer rows or a smaller network. Under
-`paper` tabular data have the split of the authors' code, which the published numbers come from; under the
-others the variant with that split (`@split=leaking`) counts first. Profiles with another setting varied are
-shown, but never counted. In-sample errors are those on the tasks that a loss was learned on, out-of-sample
-errors those on other tasks of the same data.
-
-The published side is known by mean, standard deviation and n only, so it is resampled as a normal distribution,
-and the measured side from its seeds. Means and standard deviations are those of the finite runs, to be read
-with the count of the diverged ones. Ours are of samples (n − 1); the authors' code prints those of populations
-(n), which are widened by √(n / (n − 1)) here.
-
-The authors' code tests a loss from the initial weights and batches that selected it, which flatters the methods
-that search. `paper` and the profiles made after it are compared so; errors from new starts stand beside."""
-
 PLACE = ["table", "experiment", "profile", "group", "split"]
 """Columns within which methods are compared."""
 CELL = ["table", "experiment", "group", "method"]
@@ -86,13 +54,13 @@ def strength(profile: str) -> tuple[bool, int, bool, str]:
     That is paper, calibrated, text, narrow, quick, smoke; each after its variant with the split of the authors'
     code, where there is one; and other variants after all of these.
     """
-    base, _, changes = profile.partition("@")
-    return not is_counted(profile), _STRENGTH.index(base), changes != "split=leaking", profile
+    base, changes = split_name(profile)
+    return not is_counted(profile), _STRENGTH.index(base), changes != ["split=leaking"], profile
 
 
 def is_counted(profile: str) -> bool:
     """Whether a profile's verdicts count: those of a varied one don't, but for the split of the authors' code."""
-    return profile.partition("@")[2] in ("", "split=leaking")
+    return split_name(profile)[1] in ([], ["split=leaking"])
 
 
 def compare(final: pd.DataFrame, table: str) -> pd.DataFrame:
@@ -101,26 +69,19 @@ def compare(final: pd.DataFrame, table: str) -> pd.DataFrame:
     A table without groups (TPAMI's) is compared with the in-sample errors: the same data and model serve
     meta-training and meta-testing there.
 
-    Args:
-        final: errors of finished runs, one row per run, group and split, as `Results.compared` or `Results.final`
-            returns them.
-        table: one of `paper.TABLES`.
+    Of `Results.compared` or `Results.final`; the table is one of `paper.TABLES`.
     """
     return beside(final.rename(columns={"error": "value", "error from new starts": "new"}).assign(table=table))
 
 
 def sizes(runs: pd.DataFrame) -> pd.DataFrame:
-    """GECCO Table 3 beside the measured numbers of trainable weights; one row per experiment and method.
-
-    Args:
-        runs: `Results.runs`; methods without weights are left out.
-    """
+    """GECCO Table 3 beside the numbers of weights in `Results.runs`; a row per experiment and method with any."""
     trained = runs[runs["parameters"] > 0].rename(columns={"parameters": "value"})
     return beside(trained.assign(table="3", group="", split=""))
 
 
 def beside(values: pd.DataFrame) -> pd.DataFrame:
-    """Each measured cell beside the published one, with the interval of their difference and a verdict (RULE).
+    """Each measured cell beside the published one, with the interval of their difference and a verdict.
 
     Args:
         values: one row per run and number, with the columns table, experiment, profile, group, split, method,
@@ -134,14 +95,10 @@ def beside(values: pd.DataFrame) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for keys, part in values.groupby(PLACE, observed=True, sort=False):
         place = dict(zip(PLACE, keys, strict=True))
-        groups = part.astype({"method": str}).groupby("method")["value"]
-        measured = {
-            method: groups.get_group(method).to_numpy(float) for method in METHODS if method in groups.groups
-        }
-        cells = {
-            method: theirs.get((place["table"], place["experiment"], place["group"], method))
-            for method in measured
-        }
+        own = part["method"].astype(str)
+        measured = {name: part.loc[own == name, "value"].to_numpy(float) for name in METHODS if name in set(own)}
+        at = place["table"], place["experiment"], place["group"]
+        cells = {name: theirs.get((*at, name)) for name in measured}
         rows += [{**place, "method": method, **_cell(method, measured, cells, place)} for method in measured]
     table = pd.DataFrame(rows, columns=[*PLACE, "method", *_COLUMNS])
     if "new" not in values:
@@ -186,22 +143,16 @@ def _cell(
     cell = cells[method]
     if cell is None:
         return row | {"verdict": UNPUBLISHED, "why": ""}
-    row |= {
-        "published mean": cell[0],
-        "published sd": cell[1],
-        "published n": cell[2],
-        "difference": row["mean"] - cell[0],
-    }
+    mean, sd, n = cell
+    row |= {"published mean": mean, "published sd": sd, "published n": n, "difference": row["mean"] - mean}
     finite = values[np.isfinite(values)]
-    row["low"], row["high"] = bootstrap_difference(
-        finite, cell[0], of_sample(cell), cell[2], *place.values(), method
-    )
+    row["low"], row["high"] = bootstrap_difference(finite, mean, of_sample(cell), n, *place.values(), method)
     if why := _agrees(row):
         return row | {"verdict": FITTED if _is_fitted(method, place) else REPRODUCED, "why": why}
     kept, broken = _orders(method, measured, cells)
     if kept and not broken:
-        return row | {"verdict": DIRECTION, "why": f"{_sizes(row)}; {_listed(kept)} as published"}
-    order = f"published {_listed(broken)}, measured not" if broken else "no published order to go by"
+        return row | {"verdict": DIRECTION, "why": f"{_sizes(row)}; {kept} as published"}
+    order = f"published {broken}, measured not" if broken else "no published order to go by"
     return row | {"verdict": NOT, "why": f"{_sizes(row)}; {order}"}
 
 
@@ -215,7 +166,7 @@ def _is_fitted(method: str, place: Mapping[str, str]) -> bool:
         return method == "ml3"
     if place["table"] != "2" or method != "baseline":
         return False
-    profile = place["profile"].partition("@")[0]
+    profile, _ = split_name(place["profile"])
     if profile == "calibrated":
         return True
     profiles = (experiment(place["experiment"]).profile(name) for name in (profile, "paper"))
@@ -245,28 +196,28 @@ def _sizes(row: Mapping[str, Any]) -> str:
     return TOO_WIDE if contains else f"measured {'higher' if row['low'] > 0 else 'lower'}"
 
 
-def _orders(
-    method: str, measured: Mapping[str, np.ndarray], cells: Mapping[str, Number | None]
-) -> tuple[list[str], list[str]]:
-    """The published orders of a method ("below baseline") that the measured means keep, and those they break.
+def _orders(method: str, measured: Mapping[str, np.ndarray], cells: Mapping[str, Number | None]) -> Sequence[str]:
+    """The published orders of a method (`below baseline, random; above evomal`) that are kept, and those broken.
 
-    A single run has no part in it.
+    They are those of the measured means; a single run has no part in it.
     """
     mine = cells[method]
-    kept: list[str] = []
-    broken: list[str] = []
     assert mine is not None
+    found: dict[tuple[bool, str], list[str]] = {}
     for other, cell in cells.items():
         if other == method or cell is None or not decided(mine, cell):
             continue
         if min(len(measured[method]), len(measured[other])) < 2:
             continue
-        below = mine[0] < cell[0]
         ours, theirs = measured[method].mean(), measured[other].mean()
-        (kept if (ours < theirs if below else ours > theirs) else broken).append(
-            f"{'below' if below else 'above'} {other}"
-        )
-    return kept, broken
+        side = "below" if mine[0] < cell[0] else "above"
+        kept = ours < theirs if side == "below" else ours > theirs
+        found.setdefault((bool(kept), side), []).append(other)
+    sides = ("below", "above")
+    return [
+        "; ".join(f"{side} {', '.join(found[kept, side])}" for side in sides if (kept, side) in found)
+        for kept in (True, False)
+    ]
 
 
 def decided(first: Number, second: Number) -> bool:
@@ -275,22 +226,13 @@ def decided(first: Number, second: Number) -> bool:
     return abs(first[0] - second[0]) > 1.96 * error
 
 
-def _listed(orders: list[str]) -> str:
-    """`below baseline, random; above evomal`."""
-    sides = {side: [order.split()[1] for order in orders if order.startswith(side)] for side in ("below", "above")}
-    return "; ".join(f"{side} {', '.join(names)}" for side, names in sides.items() if names)
-
-
 def every_cell(values: pd.DataFrame) -> pd.DataFrame:
     """All published cells with their verdicts: a row per cell, profile and part of the task that was measured.
 
     Cells are sorted by table, experiment, group and method; within a cell the fairest profile comes first
     (`strength`), and the part of the task that the table is compared with (`paper.COMPARED`) before others.
     `headline` marks the first row of a cell: the one that is counted. Cells without a complete run of a profile
-    that counts (`is_counted`) begin with a row "not run".
-
-    Args:
-        values: as for `beside`.
+    that counts (`is_counted`) begin with a row "not run". Values are those of `beside`.
     """
     judged = beside(values)
     shown = [row.split in COMPARED[row.table] for row in judged.itertuples()]
@@ -301,10 +243,7 @@ def every_cell(values: pd.DataFrame) -> pd.DataFrame:
     judged = judged.drop(columns=["published mean", "published sd", "published n"])
     counted = judged["profile"].map(is_counted).astype(bool)
     places = cells.reset_index(names="place")
-    parts = [
-        places.merge(judged[counted], on=CELL, how="left"),
-        places.merge(judged[~counted], on=CELL),
-    ]
+    parts = [places.merge(judged[counted], on=CELL, how="left"), places.merge(judged[~counted], on=CELL)]
     whole = pd.concat([part for part in parts if len(part)], ignore_index=True)
     whole = whole.assign(verdict=whole["verdict"].fillna(NOT_RUN), why=whole["why"].fillna(""))
     whole[["profile", "split"]] = whole[["profile", "split"]].fillna("").astype(str)
@@ -325,12 +264,7 @@ def _first_seen(column: pd.Series) -> pd.Series:
 
 
 def counts(cells: pd.DataFrame, by: str = "table") -> pd.DataFrame:
-    """Number of published cells of each verdict, by the headline row of each; with a row of all.
-
-    Args:
-        cells: the table of `every_cell`.
-        by: the column whose values are the rows.
-    """
+    """Number of cells of each verdict, by the headline rows of `every_cell`: a row per value of `by`, and all."""
     headline = cells[cells["headline"]]
     table = pd.crosstab(headline[by], headline["verdict"]).reindex(columns=list(VERDICTS), fill_value=0)
     table = table.reindex(dict.fromkeys(headline[by]))
@@ -354,11 +288,7 @@ def orderings(final: pd.DataFrame, table: str) -> pd.DataFrame:
     error is smaller), difference (mean of EvoMAL's error − the other's; NaN with a diverged run), effect
     (matched-pairs rank-biserial correlation, −1 if EvoMAL is better at every seed), p, corrected, and verdict:
     "confirmed" or "contradicted" at 5 %, "undecided" above, or "not testable" where no corrected p of so few seeds
-    is smaller: none is below the column least.
-
-    Args:
-        final: errors of finished runs, as `Results.final` returns them.
-        table: one of `paper.TABLES`.
+    is smaller: none is below the column least. Errors are those of `Results.final`.
     """
     rows = []
     theirs = published_cells()
@@ -388,12 +318,7 @@ def _ordered(row: Mapping[str, Any]) -> str:
 
 
 def furthest(cells: pd.DataFrame, most: int = 10) -> pd.DataFrame:
-    """The counted cells that are not reproduced, by |ln(measured mean / published mean)|; hours are left out.
-
-    Args:
-        cells: the table of `every_cell`.
-        most: how many are returned.
-    """
+    """Counted cells of `every_cell` not reproduced, by |ln(measured / published mean)|; hours are left out."""
     far = cells[cells["headline"] & cells["verdict"].isin([NOT, DIRECTION]) & (cells["mean"] > 0)]
     far = far[far["table"] != "V"]
     ratios = (far["mean"] / far["published mean"]).map(np.log).abs()

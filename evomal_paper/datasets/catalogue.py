@@ -4,19 +4,17 @@ Whatever file the arrays came in, what counts is their content: its hash must be
 downloaded unless asked for.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os
 import socket
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +22,7 @@ from evomal_core.files import write_atomic
 from evomal_core.lazy import LazyModule
 from evomal_paper.datasets import readers
 from evomal_paper.datasets.readers import Arrays
+from evomal_paper.published.tables import facts
 
 if TYPE_CHECKING:
     from sklearn import datasets
@@ -197,28 +196,14 @@ def _california(folder: Path) -> Arrays:
     return datasets.fetch_california_housing(data_home=folder, return_X_y=True)
 
 
-def _image_set(
-    name: str,
-    source: str,
-    origin: str,
-    content: str | None,
-    file: str,
-    rows: tuple[int, int],
-    shape: tuple[int, ...],
-    classes: Sequence[str],
-) -> DataSet:
-    """A data set of images that torchvision reads and downloads by its class `source`."""
-    return DataSet(
-        name,
-        origin,
-        content,
-        SPLIT,
-        tuple(classes),
-        partial(readers.images, rows=rows, shape=shape, classes=len(classes)),
-        file=file,
-        read=partial(readers.torchvision_images, source=source),
-        download=lambda folder: readers.torchvision_images(folder / file, source, download=True),
-    )
+def _images(source: str, rows: list[int], shape: tuple[int, ...], classes: int, file: str) -> dict[str, Any]:
+    """How images are read and downloaded by torchvision's class `source`."""
+    return {
+        "parts": SPLIT,
+        "conform": partial(readers.images, rows=rows, shape=shape, classes=classes),
+        "read": partial(readers.torchvision_images, source=source),
+        "download": lambda folder: readers.torchvision_images(folder / file, source, download=True),
+    }
 
 
 BOSTON = (
@@ -228,89 +213,32 @@ BOSTON = (
 SURNAMES = "https://drive.google.com/uc?export=download&id=1T1la2tYO1O7XkMRawG8VcFcvtjbxDqU-"
 """The book's own link (github.com/delip/PyTorchNLPBook, data/README.md)."""
 
-_ALL = (
-    DataSet(
-        "diabetes",
-        "comes with scikit-learn (Efron et al. 2004; 442 rows, 10 features)",
-        "5a6c1a15d4492eedd7a091812a7c17ab4f6b9f7e0cd8d367367128fbb1eac64e",
-        builtin=_diabetes,
-    ),
-    DataSet(
-        "digits",
-        "comes with scikit-learn (Alpaydin & Kaynak 1998; 1,797 images of 8×8, values 0 to 16)",
-        "975d4662e749638f4b2a82b80e0e2d98b38655a91d503fc38c56fef5bf259022",
-        classes=tuple("0123456789"),
-        conform=partial(readers.images, rows=[1797], shape=(8, 8), classes=10),
-        builtin=_digits,
-    ),
-    DataSet(
-        "boston",
-        "Boston Housing (Harrison & Rubinfeld 1978; 506 rows, 13 features), left out of scikit-learn since 1.2 "
-        "for its racial feature B; here to compare with the paper only",
-        "7f4b7d582345ad09bcd1e9b8b6592c68cd3bc85cc59a2afcdc6959149deb20bb",
-        file="boston_house_prices.csv",
-        read=readers.boston,
-        download=lambda _: readers.boston(BOSTON),
-    ),
-    DataSet(
-        "california",
-        "California Housing (Pace & Barry 1997; 20,640 rows, 8 features as scikit-learn derives them)",
-        "fbee70bf74cb542003ef0ea78b56fe78c9c8f05670c2d60e168783f11b3c132a",
-        file="cal_housing.data",
-        read=readers.california,
-        download=_california,
-    ),
-    _image_set(
-        "mnist",
-        "MNIST",
-        "MNIST (LeCun et al. 1998; 60,000 and 10,000 images of 28×28)",
-        "ff733bae99428f7259652ce41edb2a799a0582721560dd4a85d9a2c7a6d8bd49",
-        "MNIST",
-        (60_000, 10_000),
-        (28, 28),
-        "0123456789",
-    ),
-    _image_set(
-        "cifar10",
-        "CIFAR10",
-        "CIFAR-10 (Krizhevsky 2009; 50,000 and 10,000 images of 32×32×3)",
-        "339b1a539eb1826a13fa9b5491adb7a017fb5357574f3f0c1f01c84764402c20",
-        "cifar-10-batches-py",
-        (50_000, 10_000),
-        (32, 32, 3),
-        ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-    ),
-    DataSet(
-        "surname",
-        "surnames of 18 nationalities with their split (Rao & McMahan 2019; 7,680, 1,640 and 1,660 rows, of which "
-        "1,597 repeat a name and nationality, also across the split)",
-        "afec57b7692a3726f2fa58ab535bc4cba77472ea89e0a44bf1c124ef26ac652d",
-        ("x_train", "y_train", "x_validation", "y_validation", "x_test", "y_test"),
-        readers.NATIONALITIES,
-        readers.names,
-        file="surnames_with_splits.csv",
-        read=readers.surnames,
-        download=lambda _: readers.surnames(SURNAMES),
-    ),
-    _image_set(
-        "svhn",
-        "SVHN",
-        "SVHN, cropped digits, two .mat files (Netzer et al. 2011; 73,257 and 26,032 images of 32×32×3)",
-        None,
-        "train_32x32.mat",
-        (73_257, 26_032),
-        (32, 32, 3),
-        "0123456789",
-    ),
-    _image_set(
-        "cifar100",
-        "CIFAR100",
-        "CIFAR-100 (Krizhevsky 2009; 50,000 and 10,000 images of 32×32×3)",
-        None,
-        "cifar-100-python",
-        (50_000, 10_000),
-        (32, 32, 3),
-        [str(number) for number in range(100)],
-    ),
-)
-DATASETS: dict[str, DataSet] = {dataset.name: dataset for dataset in _ALL}
+_HOW: dict[str, dict[str, Any]] = {
+    "diabetes": {"builtin": _diabetes},
+    "digits": {"builtin": _digits, "conform": partial(readers.images, rows=[1797], shape=(8, 8), classes=10)},
+    "boston": {"read": readers.boston, "download": lambda _: readers.boston(BOSTON)},
+    "california": {"read": readers.california, "download": _california},
+    "surname": {
+        "parts": ("x_train", "y_train", "x_validation", "y_validation", "x_test", "y_test"),
+        "classes": readers.NATIONALITIES,
+        "conform": readers.names,
+        "read": readers.surnames,
+        "download": lambda _: readers.surnames(SURNAMES),
+    },
+}
+"""How the data sets are read that are no images of torchvision."""
+
+
+def _catalogue() -> dict[str, DataSet]:
+    """The data sets of `published/datasets.toml`, each with how it is read."""
+    found = {}
+    for row in facts("datasets", "dataset"):
+        name, file = row["name"], row.get("file", "")
+        classes = tuple(row.get("classes", map(str, range(row.get("numbered", 0)))))
+        how = _images(**row["images"], classes=len(classes), file=file) if "images" in row else _HOW[name]
+        how = {"content": row.get("content"), "classes": classes, "file": file} | how
+        found[name] = DataSet(name, row["origin"], **how)
+    return found
+
+
+DATASETS = _catalogue()

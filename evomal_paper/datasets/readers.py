@@ -1,7 +1,5 @@
 """Readers of the files that data sets come in, and forms that their arrays are brought to."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

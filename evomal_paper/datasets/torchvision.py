@@ -1,7 +1,5 @@
 """The package torchvision, imported also where torch is built without CUDA."""
 
-from __future__ import annotations
-
 import sys
 from functools import cache
 from importlib import import_module

@@ -1,7 +1,5 @@
 """The papers' experiments by name; one run is (experiment, profile, method, seed)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,11 +12,9 @@ from evomal_paper.experiments.gecco import GECCO
 from evomal_paper.experiments.profiles import PROFILES, Experiment, Problem, Profile
 from evomal_paper.experiments.tabular import TABULAR
 
-TPAMI: tuple[Experiment, ...] = (*TABULAR, *CLASSIFICATION)
-
 __all__ = ["EXPERIMENTS", "PROFILES", "Experiment", "Problem", "Profile", "check_methods", "experiment"]
 
-EXPERIMENTS: dict[str, Experiment] = {entry.name: entry for entry in (*GECCO, *TPAMI)}
+EXPERIMENTS: dict[str, Experiment] = {entry.name: entry for entry in (*GECCO, *TABULAR, *CLASSIFICATION)}
 
 
 def experiment(name: str) -> Experiment:
@@ -50,20 +46,15 @@ def profile_table(name: str, profile: str) -> pd.DataFrame:
     """Where a profile of an experiment differs from the published protocol: setting, paper and profile."""
     sizes = experiment(name).profile(profile)
     paper, chosen = (_flat(each.model_dump(mode="json")) for each in (experiment(name).profile("paper"), sizes))
-    changed = [setting for setting, value in paper.items() if chosen[setting] != value]
-    rows = [(_named(setting, sizes), _plain(paper[setting]), _plain(chosen[setting])) for setting in changed]
+    rows = []
+    for setting, value in paper.items():
+        if chosen[setting] != value:
+            methods = [name for name, own in sizes.methods.items() if setting.removeprefix("search.") in own]
+            shown = f"{setting} (but for {', '.join(methods)})" if methods else setting
+            # A real number is shown as text: with its own digits, and whole ones beside it stay whole.
+            pair = (f"{each:g}" if isinstance(each, float) else each for each in (value, chosen[setting]))
+            rows.append((shown, *pair))
     return pd.DataFrame(rows, columns=["setting", "paper", profile if profile != "paper" else "this run"])
-
-
-def _named(setting: str, profile: Profile) -> str:
-    """A setting's name, with the methods that have a value of their own in the profile."""
-    others = [method for method, own in profile.methods.items() if setting.removeprefix("search.") in own]
-    return f"{setting} (but for {', '.join(others)})" if others else setting
-
-
-def _plain(value: Any) -> Any:
-    """A real number as text, so that it is shown with its own digits and whole ones beside it stay whole."""
-    return f"{value:g}" if isinstance(value, float) else value
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

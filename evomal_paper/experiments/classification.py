@@ -9,8 +9,6 @@ steps of meta-testing with its falling learning rate. Where the two differ, or a
 - the validation images are drawn class by class.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 from typing import Any

@@ -12,8 +12,6 @@ of the task that is learned on: `python -m evomal_paper.base_settings quick-rate
 baseline comes nearest at its best rate, where a learned loss has nothing to gain.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Tasks of images: some classes of a data set, in the data set's own training and test parts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -54,8 +54,8 @@ class Profile(Config):
     """Whether validation images are cropped and mirrored too, once, before the search."""
     augment_test: Flag = False
     """Whether test images are cropped and mirrored, too."""
-    network: Literal["code", "code-2023", "text"] = "code"
-    """The form of AllCNN-C and PreResNet: of the authors' code (2022 or 2023), or of the text."""
+    network: Literal["code", "text"] = "code"
+    """The form of AllCNN-C and PreResNet: of the authors' code (of 2022), or of the text."""
     test_start: Literal["search", "new"] = "search"
     """Start of the meta-tests compared with published cells: the initial weights and batches that the search
     saw, or from new ones. Both are always computed."""
@@ -127,6 +127,18 @@ class Profile(Config):
 def changes_in(text: str) -> list[str]:
     """The single changes of a text such as `hidden=[40,40],base.lr=0.003`: a list has commas of its own."""
     return re.split(r",(?![^\[]*\])", text)
+
+
+def split_name(profile: str) -> tuple[str, list[str]]:
+    """The name of a profile without its changes, and these: `quick@base.lr=0.1` is `quick` and `base.lr=0.1`."""
+    base, _, changes = profile.partition("@")
+    return base, changes_in(changes) if changes else []
+
+
+def varied(profile: str, *changes: str) -> str:
+    """The name of a profile with further changes."""
+    base, own = split_name(profile)
+    return "@".join(filter(None, [base, ",".join([*own, *changes])]))
 
 
 OPTIONAL = (

@@ -4,8 +4,6 @@
 where it speaks, and the text elsewhere: its baselines meet the published ones. `text` takes the text literally.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Mapping
 from typing import Any

@@ -6,10 +6,9 @@ with the task loss alone; it is what the profiles `quick`, `narrow` and `calibra
 `paper` keeps the stated one.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
+from typing import get_args
 
 import numpy as np
 import torch
@@ -18,7 +17,15 @@ from evomal_core.lazy import LazyModule
 from evomal_core.models import mlp
 from evomal_core.tasks import Scale, Task
 from evomal_paper.datasets.catalogue import DATASETS
-from evomal_paper.experiments.profiles import TINY, Experiment, Problem, Profile, literal
+from evomal_paper.experiments.profiles import (
+    TINY,
+    Experiment,
+    Problem,
+    Profile,
+    literal,
+    split_name,
+    varied,
+)
 from evomal_paper.experiments.protocols import TPAMI23, few_steps, whole_ml3
 
 model_selection = LazyModule("sklearn.model_selection")
@@ -104,6 +111,27 @@ def _tabular(name: str, title: str, minutes: dict[str, float]) -> Experiment:
         DATASETS[name],
         ("hidden", "split", "rows", "draw"),
     )
+
+
+SPLITS: tuple[str, ...] = get_args(Profile.model_fields["split"].annotation)
+"""disjoint: 60:20:20; leaking: as in the authors' code, with the training rows among the test rows."""
+
+
+def with_split(profile: str, split: str) -> str:
+    """The name of a profile with a split: `quick` and `quick@split=leaking`, `paper@split=disjoint` and `paper`.
+
+    Raises:
+        ValueError: the name says a split already.
+    """
+    base, changes = split_name(profile)
+    if any(change.startswith("split=") for change in changes):
+        raise ValueError(f"profile {profile!r} has a split of its own; name it in splits instead")
+    return profile if split == split_of(base) else varied(profile, f"split={split}")
+
+
+def split_of(profile: str) -> str:
+    """The split of a profile of tabular data: that of its name, or its own."""
+    return TABULAR[-1].profile(profile).split  # California's, which has all profiles that others have
 
 
 TABULAR: tuple[Experiment, ...] = (

@@ -1,7 +1,5 @@
 """Tasks of names: the nationality of a surname from its letters, in the official split."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -6,7 +6,7 @@ from functools import partial
 from torch import nn
 
 from evomal_paper.networks.cifar import alexnet, allcnn_c, squeezenet, vgg16
-from evomal_paper.networks.residual import preresnet, preresnet_of_blocks, pyramidnet, resnet18, wide_resnet
+from evomal_paper.networks.residual import preresnet, pyramidnet, resnet18, wide_resnet
 from evomal_paper.networks.small import gecco_cnn, lenet5, surname_lstm
 
 MODELS: dict[str, Callable[[int], nn.Module]] = {
@@ -21,17 +21,15 @@ MODELS: dict[str, Callable[[int], nn.Module]] = {
 }
 """TPAMI's networks for 32×32 images as functions of the number of classes, in the order of its Table II."""
 
-_FORMS: dict[tuple[str, str], Callable[[int], nn.Module]] = {
-    ("allcnnc", "code"): partial(allcnn_c, as_code=True),
-    ("allcnnc", "code-2023"): partial(allcnn_c, as_code=True),
-    ("preresnet", "code"): partial(preresnet, depth=110, bottleneck=False),
-    ("preresnet", "code-2023"): preresnet_of_blocks,
+_AS_CODE: dict[str, Callable[[int], nn.Module]] = {
+    "allcnnc": partial(allcnn_c, as_code=True),
+    "preresnet": partial(preresnet, depth=110, bottleneck=False),
 }
 
 
 def in_form(name: str, form: str) -> Callable[[int], nn.Module]:
-    """A network of MODELS as in the authors' code ("code", "code-2023") or as in the text, where they differ."""
-    return _FORMS.get((name, form), MODELS[name])
+    """A network of MODELS as in the authors' code ("code") or as in the text, where they differ."""
+    return _AS_CODE.get(name, MODELS[name]) if form == "code" else MODELS[name]
 
 
 __all__ = ["MODELS", "gecco_cnn", "in_form", "lenet5", "surname_lstm"]

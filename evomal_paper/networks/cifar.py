@@ -4,8 +4,6 @@ Where the networks' own papers leave the 32×32 form open (all but AllCNN-C's ar
 authors' code. Weights are drawn from PyTorch's global generator, as those of `nn` modules are.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

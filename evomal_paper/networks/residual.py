@@ -4,8 +4,6 @@ Weights are He's (N(0, 2/fan-out), He et al. 2015), as in the networks' own pape
 generator as those of `nn` modules are.
 """
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -36,20 +34,6 @@ def preresnet(classes: int = 10, depth: int = 101, bottleneck: bool = True) -> n
     units = (depth - 2) // (9 if bottleneck else 6)
     widths = [width * (4 if bottleneck else 1) for width in (16, 32, 64)]
     return _pre_activation_network(widths, units, classes, bottleneck)
-
-
-def preresnet_of_blocks(classes: int = 10) -> nn.Sequential:
-    """Pre-activation ResNet of the authors' code of 2023: 41.4 million weights.
-
-    Four stages of 3, 4, 23 and 3 plain units with 64 to 512 channels, as in ResNet-101 but for its bottlenecks.
-    """
-    body: list[nn.Module] = []
-    inputs = 64
-    for stage, (units, width) in enumerate(zip((3, 4, 23, 3), (64, 128, 256, 512), strict=True)):
-        for unit in range(units):
-            body.append(PreActivationUnit(inputs, width, 2 if stage and not unit else 1, bottleneck=False))
-            inputs = width
-    return he_(nn.Sequential(_convolution(3, 64, 3), *body, *_head(inputs, classes)))
 
 
 def wide_resnet(classes: int = 10) -> nn.Sequential:

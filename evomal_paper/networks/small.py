@@ -1,7 +1,5 @@
 """GECCO'23's small networks for images and names; where the paper is silent, the choice is said."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional

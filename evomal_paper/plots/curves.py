@@ -1,7 +1,5 @@
 """Learning curves of meta-testing and of meta-training, GECCO Figures 5 and 6."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -36,25 +34,18 @@ def learning_curves(tests: pd.DataFrame, group: str, split: str, metric: str = "
     infinite, and the legend says how many. The axis ends by the medians; a band may be cut.
 
     Args:
-        tests: `Results.tests` of one experiment.
+        tests: `Results.curves` of one experiment; a ValueError says which group and split it has not.
         group: "in-sample" or "out-of-sample".
         split: "train", "validation" or "test".
         metric: name of the error on the axis.
-
-    Raises:
-        ValueError: the table holds several experiments, or no row of that group and split.
     """
     place = one_experiment(tests)
     part = tests[(tests["group"] == group) & (tests["split"] == split)]
     if part.empty:
         known = tests[["group", "split"]].drop_duplicates().agg(", ".join, axis=1)
         raise ValueError(f"no rows of group {group!r} and split {split!r}; there are {'; '.join(known)}")
-    figure, ((axes,),) = new_figure(7.2, 3.6)
-    key = _draw(axes, _curves(part, "step", "error"), "diverged")
-    axes.set(xlabel="base gradient steps", ylabel=f"{SPLITS[split]} error ({metric})")
-    headline(figure, f"{place}: {group} tasks", key)
-    legend_outside(figure)
-    return figure
+    labels = {"xlabel": "base gradient steps", "ylabel": f"{SPLITS[split]} error ({metric})"}
+    return _draw(f"{place}: {group} tasks", _curves(part, "step", "error"), "diverged", labels)
 
 
 @styled
@@ -63,25 +54,15 @@ def meta_training_curves(histories: pd.DataFrame, metric: str = "MSE") -> Figure
 
     Methods without generations (baseline, ML³) are level lines. The papers' figures show means; see
     `learning_curves` for the median. The fitness of a seed without a usable loss counts as infinite; those that
-    never found one are counted in the legend as failed.
-
-    Args:
-        histories: `Results.histories` of one experiment.
-        metric: name of the fitness on the axis.
-
-    Raises:
-        ValueError: the table holds several experiments.
+    never found one are counted in the legend as failed. Histories are those of `Results`, of one experiment.
     """
     place = one_experiment(histories)
     curves = _curves(histories, "generation", "best_fitness")
     level = curves[curves.groupby("method")["x"].transform("nunique") == 1]
     curves = pd.concat([curves, level.assign(x=max(curves["x"].max(), 1))])
-    figure, ((axes,),) = new_figure(7.2, 3.6)
-    key = _draw(axes, curves, "failed")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="generation", ylabel=f"best fitness so far ({metric})")
-    headline(figure, f"{place}: meta-training", key)
-    legend_outside(figure)
+    labels = {"xlabel": "generation", "ylabel": f"best fitness so far ({metric})"}
+    figure = _draw(f"{place}: meta-training", curves, "failed", labels)
+    figure.axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
@@ -94,8 +75,9 @@ def _curves(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     return table.groupby(["method", "seed", "x"])["y"].mean().clip(upper=BEYOND).reset_index()
 
 
-def _draw(axes: Axes, curves: pd.DataFrame, failure: str) -> str:
-    """Draw the curves and return the key: what lines and bands are."""
+def _draw(title: str, curves: pd.DataFrame, failure: str, axis_labels: dict[str, str]) -> Figure:
+    """Draw the curves of the methods; seeds without a finite end are counted by the name of their failure."""
+    figure, ((axes,),) = new_figure(7.2, 3.6)
     last = curves.sort_values("x").groupby(["method", "seed"])["y"].last()
     labels, failed = {}, False
     for method, ends in last.groupby("method"):
@@ -114,9 +96,11 @@ def _draw(axes: Axes, curves: pd.DataFrame, failure: str) -> str:
     )
     cut = _end_axis(axes, curves)
     log_scale(axes)
-    return f"line: median over n seeds, band: quartiles{', cut where the axis ends' if cut else ''}" + (
-        f"\n{failure} seeds count as infinite, above the panel" if failed else ""
-    )
+    axes.set(**axis_labels)
+    key = f"line: median over n seeds, band: quartiles{', cut where the axis ends' if cut else ''}"
+    headline(figure, title, key + (f"\n{failure} seeds count as infinite, above the panel" if failed else ""))
+    legend_outside(figure)
+    return figure
 
 
 def _end_axis(axes: Axes, curves: pd.DataFrame) -> bool:

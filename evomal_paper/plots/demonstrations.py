@@ -1,7 +1,5 @@
 """Pictures of the demonstrations: what the training rows look like, and the losses in order."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,16 +1,22 @@
-"""Figures of final errors and of sizes of losses: a point per seed beside what is published."""
+"""Figures of final errors and of sizes of losses: a point per seed, beside what is published or by rate."""
 
-from __future__ import annotations
+from typing import Any
 
+import numpy as np
 import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evomal_paper.comparison.splits import SPLITS as ROWS
-from evomal_paper.comparison.splits import split_of
+from evomal_paper.experiments.tabular import SPLITS as ROWS
+from evomal_paper.experiments.tabular import split_of
 from evomal_paper.plots.style import (
+    PALETTE,
+    by_method,
     draw_published,
     draw_seeds,
     headline,
+    legend_outside,
     log_scale,
     new_figure,
     one_experiment,
@@ -30,9 +36,6 @@ def final_errors(final: pd.DataFrame, published: pd.DataFrame | None = None, met
         final: `Results.final` or `Results.compared` of one experiment.
         published: rows of `paper.published` of that experiment, drawn beside as mean ± standard deviation.
         metric: name of the error on the axis.
-
-    Raises:
-        ValueError: a table holds several experiments.
     """
     place = one_experiment(final)
     splits = [split for split in SPLITS if split in set(final["split"])]
@@ -41,10 +44,9 @@ def final_errors(final: pd.DataFrame, published: pd.DataFrame | None = None, met
     methods = present(final)
     figure, grid = new_figure(3.4 * columns + 0.4, 2.6 * rows + 0.5, rows, columns, sharey=True)
     for axes, (split, group) in zip(grid.flat, [(s, g) for s in splits for g in groups], strict=True):
-        draw_seeds(axes, final[(final["split"] == split) & (final["group"] == group)], "error", methods)
-        if published is not None:
-            draw_published(axes, methods, published[published["group"].isin([group, ""])])
-        axes.set_title(f"{group}, {SPLITS[split]} error", loc="left")
+        beside = None if published is None else published[published["group"].isin([group, ""])]
+        part = final[(final["split"] == split) & (final["group"] == group)]
+        _panel(axes, part, "error", methods, beside, f"{group}, {SPLITS[split]} error")
         axes.set_ylabel(f"final error ({metric})" if axes in grid[:, 0] else "")
     log_scale(grid[0, 0])
     n = final.groupby(["method", "group", "split"], observed=True).size().max()
@@ -52,23 +54,26 @@ def final_errors(final: pd.DataFrame, published: pd.DataFrame | None = None, met
     return figure
 
 
+def _panel(
+    axes: Axes, table: pd.DataFrame, value: str, methods: list[str], published: pd.DataFrame | None, title: str
+) -> None:
+    draw_seeds(axes, table, value, methods)
+    if published is not None:
+        draw_published(axes, methods, published)
+    axes.set_title(title, loc="left")
+
+
 @styled
 def parameter_counts(runs: pd.DataFrame, published: pd.DataFrame | None = None) -> Figure:
     """Number of trainable weights of the best losses: a point per seed, bar = mean (GECCO Table 3).
 
-    Args:
-        runs: `Results.runs` of one experiment; methods without any weight are left out.
-        published: rows of `paper.published("3")` of that experiment, drawn beside.
-
-    Raises:
-        ValueError: the table holds several experiments.
+    Of `Results.runs` of one experiment, beside rows of `paper.published("3")`; methods without weights are left
+    out.
     """
     place = one_experiment(runs)
     methods = [name for name in present(runs) if runs.loc[runs["method"] == name, "parameters"].max() > 0]
     figure, ((axes,),) = new_figure(5.2, 3.2)
-    draw_seeds(axes, runs[runs["method"].isin(methods)], "parameters", methods)
-    if published is not None:
-        draw_published(axes, methods, published)
+    _panel(axes, runs[runs["method"].isin(methods)], "parameters", methods, published, "")
     log_scale(axes)
     axes.set_ylabel("trainable weights of the loss")
     n = runs.groupby("method", observed=True).size().max()
@@ -80,9 +85,8 @@ def parameter_counts(runs: pd.DataFrame, published: pd.DataFrame | None = None) 
 def errors_by_split(final: pd.DataFrame, published: pd.DataFrame) -> Figure:
     """Test error after the last step, a panel per split; the published cells stand beside the leaking one.
 
-    Args:
-        final: `Results.final` or `Results.compared` of one data set under one profile and its variants by split.
-        published: rows of `paper.published("III")` of that data set.
+    Of errors of one data set under one profile and its variants by split, and its rows of
+    `paper.published("III")`.
     """
     (name,) = final["experiment"].unique()
     part = final[(final["split"] == "test") & (final["group"] == "in-sample")]
@@ -93,10 +97,8 @@ def errors_by_split(final: pd.DataFrame, published: pd.DataFrame) -> Figure:
     figure, grid = new_figure(width, 3.1, 1, len(shown), sharey=True)
     for axes, split in zip(grid[0], shown, strict=True):
         here = part[part["rows"] == split]
-        draw_seeds(axes, here, "error", methods)
-        if split == "leaking":
-            draw_published(axes, methods, published)
-        axes.set_title(f"{split} split: {here['profile'].iloc[0]}", loc="left")
+        beside = published if split == "leaking" else None
+        _panel(axes, here, "error", methods, beside, f"{split} split: {here['profile'].iloc[0]}")
         axes.set_ylabel("final test error (MSE)" if axes is grid[0, 0] else "")
     log_scale(grid[0, 0])
     n = part.groupby(["method", "rows"], observed=True).size().max()
@@ -108,22 +110,59 @@ def errors_by_split(final: pd.DataFrame, published: pd.DataFrame) -> Figure:
 def transfer_errors(final: pd.DataFrame, metrics: dict[str, str]) -> Figure:
     """Held-out error of the target's networks by method, a panel per transfer and group: point = seed, bar = mean.
 
-    Args:
-        final: errors of one or more transfers, as `transfer.load_or_transfer` returns them.
-        metrics: name of the error of each target.
+    Of errors as `transfer.load_or_transfer` returns them, and the name of the error of each target.
     """
     shown = final[final["split"] == "test"]
     panels = list(shown.groupby(["source", "target", "group"], sort=False))
     figure, grid = new_figure(3.1 * len(panels) + 0.6, 3.2, 1, len(panels))
     for axes, ((source, target, group), part) in zip(grid.flat, panels, strict=True):
-        draw_seeds(axes, part, "error", present(shown))
+        _panel(axes, part, "error", present(shown), None, f"{source} → {target}\n{group}")
         log_scale(axes)
-        axes.set_title(f"{source} → {target}\n{group}", loc="left")
         axes.set_ylabel(f"{SPLITS['test']} error ({metrics[target]})")
     n = int(shown["seed"].nunique())
-    headline(
-        figure,
-        f"Transfer, profile {shown['profile'].iloc[0]}, n = {count_seeds(n)}",
-        points_key(shown, published=False),
-    )
+    title = f"Transfer, profile {shown['profile'].iloc[0]}, n = {count_seeds(n)}"
+    headline(figure, title, points_key(shown, published=False))
     return figure
+
+
+@styled
+def error_by_rate(final: pd.DataFrame, stated: float, metric: str = "MSE") -> Figure:
+    """Final held-out error against the base learning rate, one panel per group (TPAMI Figure 8).
+
+    A point is a seed, a line goes through the medians, and diverged runs are counted above: those of the baseline
+    in the first line, EvoMAL's in the second.
+
+    The table is that of `learning_rate.grid`, of one experiment; a vertical line shows its own rate, the stated
+    one.
+    """
+    shown = final[final["split"] == "test"]
+    panels = list(shown.groupby("group", sort=False))
+    figure, grid = new_figure(4.0 * len(panels) + 1.8, 3.6, 1, len(panels))
+    for axes, (group, part) in zip(grid.flat, panels, strict=True):
+        finite = part[np.isfinite(part["error"])]
+        lines = by_method(finite)
+        sns.lineplot(x="rate", y="error", estimator="median", errorbar=None, ax=axes, markersize=0, **lines)
+        points: dict[str, Any] = {"s": 28, "linewidth": 0, "alpha": 0.6, "legend": False}
+        sns.scatterplot(x="rate", y="error", ax=axes, **points, **by_method(finite, lines=False))
+        for row, method in enumerate(present(part)):
+            _count_diverged(axes, method, part[part["method"] == method], row)
+        axes.axvline(stated, color="0.5", linewidth=0.9, linestyle=":", label="stated rate", zorder=0)
+        log_scale(axes)
+        ends = part["rate"].min() / 1.4, part["rate"].max() * 1.4  # also where all diverged
+        axes.set(xscale="log", xlim=ends)
+        axes.set(xlabel="base learning rate α", ylabel=f"{SPLITS['test']} error ({metric})")
+        axes.set_title(group, loc="left", pad=22 if np.isinf(part["error"]).any() else 6)
+    n = int(final["seed"].nunique())
+    place = f"{final['experiment'].iloc[0]}: error by learning rate, n = {count_seeds(n)} at each rate"
+    headline(figure, place, "point: one seed, line: median of the seeds that did not diverge")
+    legend_outside(figure)
+    return figure
+
+
+def _count_diverged(axes: Axes, method: str, part: pd.DataFrame, row: int) -> None:
+    """Count the diverged runs of a method above the panel, at each rate, in the row-th line."""
+    look: Any = {"ha": "center", "color": PALETTE[method], "fontsize": 7, "textcoords": "offset points"}
+    for rate, errors in part.groupby("rate")["error"]:
+        if lost := int(np.isinf(errors).sum()):
+            look |= {"xycoords": ("data", "axes fraction"), "xytext": (0, 12 - 9 * row)}
+            axes.annotate(f"{lost}/{len(errors)}", (rate, 1), **look)

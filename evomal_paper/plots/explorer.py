@@ -4,8 +4,6 @@ The logic is `curves_of`, a function from (loss, y, phi) to numbers, and `pictur
 also serves where no one can move a slider. ipywidgets is imported only when the widgets are shown.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
@@ -30,11 +28,8 @@ def weights_of(loss: Loss) -> list[float]:
 def curves_of(loss: Loss, y: float, phi: Sequence[float] | None = None) -> pd.DataFrame:
     """A loss of one output over its predictions: columns f, value and gradient, 301 rows.
 
-    Args:
-        loss: any loss, which is left as it is; f is a probability of a classification, and within y ± 3 of a
-            regression.
-        y: the label.
-        phi: its weights; those that it has if not given.
+    f is a probability of a classification, and within y ± 3 of a regression. The loss is left as it is; phi are
+    other weights than its own.
 
     Raises:
         ValueError: the number of weights is another than the loss's.
@@ -52,39 +47,31 @@ def curves_of(loss: Loss, y: float, phi: Sequence[float] | None = None) -> pd.Da
 def envelope_of(loss: Loss, y: float, share: float = 0.2) -> pd.DataFrame:
     """Envelope of the curves of a loss when any one weight is moved by a share of itself, up or down.
 
-    Returns:
-        The columns of `curves_of`, and lowest and highest value and gradient over the moved weights; the
-        curves themselves for a loss with more than MOST_SLIDERS weights.
+    The columns of `curves_of`, and lowest and highest value and gradient over the moved weights; the curves
+    themselves for a loss with more than MOST_SLIDERS weights.
     """
     phi, table = weights_of(loss), curves_of(loss, y)
     curves = [table]
     for number in range(len(phi) if len(phi) <= MOST_SLIDERS else 0):
         for factor in (1 - share, 1 + share):
             curves.append(curves_of(loss, y, [w * factor if i == number else w for i, w in enumerate(phi)]))
-    for column in ("value", "gradient"):
-        stacked = np.array([curve[column] for curve in curves])
-        table = table.assign(**{f"lowest {column}": stacked.min(axis=0), f"highest {column}": stacked.max(axis=0)})
-    return table
+    stacked = pd.concat(curves).groupby(level=0)
+    return table.join(stacked.min().add_prefix("lowest ")).join(stacked.max().add_prefix("highest "))
 
 
 @styled
 def picture(loss: Loss, y: float, phi: Sequence[float] | None = None, title: str = "") -> Picture:
     """Value and gradient of a loss at a label, with the weights that it has (thin) and with others (thick).
 
-    Args:
-        loss: any loss.
-        y: the label.
-        phi: the other weights; if not given, a band shows what ±20 % of any one weight does.
-        title: what the loss is called.
+    Without other weights, phi, a band shows what ±20 % of any one weight does.
     """
     figure, panels = new_figure(7.2, 2.9, 1, 2)
     regression = loss.kind == "regression"
     learned = envelope_of(loss, y) if phi is None else curves_of(loss, y)
     set_to = None if phi is None else curves_of(loss, y, phi)
     x = learned["f"] - y if regression else learned["f"]
-    for axes, column, label in zip(
-        panels.flat, ("value", "gradient"), ("loss M(y, f)", "gradient ∂M/∂f"), strict=True
-    ):
+    labels = {"value": "loss M(y, f)", "gradient": "gradient ∂M/∂f"}
+    for axes, (column, label) in zip(panels.flat, labels.items(), strict=True):
         axes.plot(x, learned[column], label="as learned", **loss_line("", 0))
         if set_to is None:
             band = learned[f"lowest {column}"], learned[f"highest {column}"]
@@ -103,10 +90,8 @@ def explore(losses: Mapping[str, Loss]) -> Any:
 
     The picture is an image widget: the output widget that `interact` draws in sometimes hangs a batch run, as
     nbclient sends its state back to the kernel and may then miss the kernel's next message. Where no one can move
-    a slider, `picture` gives the same figure.
-
-    Args:
-        losses: losses by the names that the menu shows; the task losses of their kinds are added.
+    a slider, `picture` gives the same figure. The menu shows the losses by name, and the task losses of their
+    kinds.
 
     Raises:
         ValueError: there are no losses.

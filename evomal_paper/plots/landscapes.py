@@ -1,7 +1,5 @@
 """Figures of landscapes of losses."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -23,8 +21,7 @@ def landscape_lines(lines: pd.DataFrame, kinds: dict[str, str], measure: str = "
     """One-dimensional landscapes, one panel per experiment (TPAMI Figure 7).
 
     A line is the mean over seeds, the band one standard error to each side. Seeds that diverged are counted in the
-    panel and left out. The top of a panel is where the baseline's mean or
-    EvoMAL's ends: other lines may leave it.
+    panel and left out. The top of a panel is where the baseline's mean or EvoMAL's ends: other lines may leave it.
 
     Args:
         lines: the table of `landscapes.load_or_compute` with one dimension.
@@ -36,14 +33,13 @@ def landscape_lines(lines: pd.DataFrame, kinds: dict[str, str], measure: str = "
     figure, grid = new_figure(4.4 * len(names) + 2.2, 3.4, 1, len(names))
     for axes, name in zip(grid.flat, names, strict=True):
         part = heights[heights["experiment"] == name]
-        finite = part.groupby(["method", "seed"], observed=True)["height"].transform(
-            lambda h: np.isfinite(h).all()
-        )
-        kept = part[finite.astype(bool)]
+        runs = part.assign(finite=np.isfinite(part["height"])).groupby(["method", "seed"], observed=True)
+        finite = runs["finite"].transform("all")
+        kept = part[finite]
         look = by_method(kept) | {"markers": False}
         bands = {"errorbar": "se", "err_kws": {"alpha": 0.13, "linewidth": 0}}
         sns.lineplot(x="x", y="height", ax=axes, linewidth=1.6, **bands, **look)
-        lost = part[~finite.astype(bool)].groupby("method", observed=True)["seed"].nunique()
+        lost = part[~finite].groupby("method", observed=True)["seed"].nunique()
         told = [f"{LABELS[method]}: {lost[method]} diverged" for method in present(part) if lost.get(method, 0)]
         means = kept.groupby(["method", "x"], observed=True)["height"].mean()
         if tops := [means[method].max() for method in ("baseline", "evomal") if method in present(kept)]:
@@ -66,15 +62,12 @@ def landscape_surfaces(surfaces: pd.DataFrame, kinds: dict[str, str]) -> Figure:
     All panels of a row share their levels, in equal ratios above the lowest height of the row. The cross is the
     trained network, whose height the title says.
 
-    Args:
-        surfaces: the table of `landscapes.load_or_compute` with two dimensions, of one seed.
-        kinds: kind of task of each experiment.
+    The table is that of `landscapes.load_or_compute` with two dimensions, of one seed.
     """
     heights = per_seed(surfaces)
     names, methods = list(dict.fromkeys(heights["experiment"])), present(heights)
-    figure, grid = new_figure(
-        3.3 * len(methods) + 1.2, 3.1 * len(names) + 0.5, len(names), len(methods), sharex=True, sharey=True
-    )
+    size = 3.3 * len(methods) + 1.2, 3.1 * len(names) + 0.5
+    figure, grid = new_figure(*size, len(names), len(methods), sharex=True, sharey=True)
     for row, name in zip(grid, names, strict=True):
         part = heights[heights["experiment"] == name]
         levels = _levels(part["height"].to_numpy(float))
@@ -87,12 +80,9 @@ def landscape_surfaces(surfaces: pd.DataFrame, kinds: dict[str, str]) -> Figure:
         row[0].set_ylabel("step along the second direction")
     for axes in grid[-1]:
         axes.set_xlabel("step along the first direction")
-    measured = ", ".join(
-        dict.fromkeys("MSE" if kinds[name] == "regression" else HEIGHTS["task"] for name in names)
-    )
-    seed = surfaces["seed"].iloc[0]
-    first = f"Landscapes, profile {surfaces['profile'].iloc[0]}, seed {seed} (n = 1)"
-    headline(figure, first, f"height: training {measured}")
+    measured = dict.fromkeys("MSE" if kinds[name] == "regression" else HEIGHTS["task"] for name in names)
+    first = f"Landscapes, profile {surfaces['profile'].iloc[0]}, seed {surfaces['seed'].iloc[0]} (n = 1)"
+    headline(figure, first, f"height: training {', '.join(measured)}")
     return figure
 
 
@@ -100,11 +90,9 @@ def _levels(heights: np.ndarray, count: int = 13) -> np.ndarray:
     """Heights in equal ratios, from just above the lowest to the highest finite one of most points."""
     finite = heights[np.isfinite(heights)]
     low, high = max(finite.min(), 1e-12), np.quantile(finite, 0.98)
-    return (
-        np.geomspace(low * 1.05, high, count)
-        if high > low * 1.1
-        else np.linspace(finite.min(), high + 1e-9, count)
-    )
+    if high > low * 1.1:
+        return np.geomspace(low * 1.05, high, count)
+    return np.linspace(finite.min(), high + 1e-9, count)
 
 
 def _draw_contours(axes: Axes, table: pd.DataFrame, levels: np.ndarray) -> None:

@@ -1,7 +1,5 @@
 """Figures of losses over the prediction, value above and gradient below, and of their complexity."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +43,7 @@ X_LABELS = {
     "multiclass": "probability of the true class",
 }
 TASK_LOSSES = {"regression": "squared error", "binary": "cross-entropy", "multiclass": "cross-entropy"}
+SCALE = "loss, scaled to [0, 1]"
 SCALED = "values are shifted and scaled to [0, 1] in each panel; a constant one lies at 0.5"
 
 FOCAL = PlainLoss(lambda f, y: -y * (1 - f) ** 2 * torch.log(f), "multiclass")
@@ -88,7 +87,7 @@ def _value_over_slope(columns: Sequence[Column], slope_label: str = "gradient �
         below.axhline(0, color="0.6", linewidth=0.8, zorder=0)
         below.set_xlabel(column.x_label)
         arsinh_scale(below)
-    panels[0, 0].set_ylabel("loss, scaled to [0, 1]")
+    panels[0, 0].set_ylabel(SCALE)
     panels[1, 0].set_ylabel(slope_label)
     return figure
 
@@ -100,12 +99,7 @@ def loss_shapes(losses: Mapping[str, Loss], kind: Kind, title: str = "") -> Figu
     Regression: over the error f − y, for standardised labels y of −1, 0 and 1. Binary and multiclass: over the
     probability f of a class, for y = 0 and y = 1. Values are shifted and scaled to [0, 1] within a panel, since
     neither an offset nor the unit of a loss shows in what it prefers; gradients are as they are, on an axis that
-    is linear around 0 (arsinh).
-
-    Args:
-        losses: losses by name; names of METHODS get that method's colour and line.
-        kind: the kind of all losses.
-        title: said above the figure, for example of which seed the losses are.
+    is linear around 0 (arsinh). Losses that are called as one of METHODS get that method's colour and line.
     """
     shown = {name: loss for name, loss in losses.items() if not isinstance(loss, TaskLoss)}
     labels = (-1.0, 0.0, 1.0) if kind == "regression" else (0.0, 1.0)
@@ -121,10 +115,6 @@ def figure6(classification: Mapping[str, Loss], regression: Mapping[str, Loss]) 
     """Values and gradients of example losses (TPAMI Figure 6), regression at the right.
 
     Classification is over the probability f of a class, for y = 1 and y = 0; regression over the error f − y.
-
-    Args:
-        classification: losses of classification by name.
-        regression: losses of regression by name.
     """
     columns = [_at_label(classification, "multiclass", y) for y in (1.0, 0.0)]
     figure = _value_over_slope([*columns, _at_label(regression, "regression", BEYOND_1)])
@@ -138,10 +128,6 @@ def effective_losses(losses: Mapping[str, Loss], classes: int = 10) -> Figure:
     """Multiclass losses behind a softmax, over the probability p of the true class, beside known ones.
 
     The other classes share 1 − p equally (`curves.effective_loss`). Families are told by this.
-
-    Args:
-        losses: multiclass losses by name.
-        classes: number of classes.
     """
     known: dict[str, Loss] = {"focal loss, γ = 2": FOCAL, "label smoothing, 0.1": smoothed(classes)}
     columns = []
@@ -160,12 +146,8 @@ def own_losses(best: pd.DataFrame, losses: Mapping[Key, Loss], gradient: bool = 
     """EvoMAL's best losses, a panel for each experiment and a line for each seed, beside the task loss.
 
     Regression over the error f − y at y = 1; multiclass over the probability of the true class, as
-    `effective_losses`; binary over the probability of the true class, for y = 1. Dotted: degenerate losses.
-
-    Args:
-        best: `learned.best_losses`, with rows of EvoMAL.
-        losses: its losses.
-        gradient: whether gradients are shown instead of values, each in units of its own mean size.
+    `effective_losses`; binary over the probability of the true class, for y = 1. Dotted: degenerate losses. The
+    table and the losses are those of `learned.best_losses`; gradients are each in units of its own mean size.
     """
     groups = list(best[best["method"] == "evomal"].groupby("experiment", sort=False))
     figure, panels = new_panels(len(groups), 3.1, 2.5)
@@ -177,9 +159,7 @@ def own_losses(best: pd.DataFrame, losses: Mapping[Key, Loss], gradient: bool = 
             curve = _outline(losses[experiment, "evomal", row["seed"]], experiment, gradient)
             axes.plot(*curve, color=STYLES["evomal"].color, linestyle=line, linewidth=1.3, alpha=0.7)
         axes.set_title(f"{experiment}, n = {count_seeds(len(part))}", loc="left")
-        axes.set(
-            xlabel=X_LABELS[kind], ylabel="gradient over its mean size" if gradient else "loss, scaled to [0, 1]"
-        )
+        axes.set(xlabel=X_LABELS[kind], ylabel="gradient over its mean size" if gradient else SCALE)
         if gradient:
             arsinh_scale(axes)
     key = "black: task loss; colour: a line a seed, dotted where degenerate"
@@ -200,10 +180,9 @@ def _outline(loss: Loss, experiment: str, gradient: bool) -> tuple[np.ndarray, n
 
 @styled
 def complexity(best: pd.DataFrame) -> Figure:
-    """Held-out error against the number of nodes, a point for each best loss of a symbolic method.
+    """Held-out error against the number of nodes, a point for each of `learned.best_losses` of a symbolic method.
 
-    Args:
-        best: `learned.best_losses`; runs that diverged are counted in the panel's title.
+    Runs that diverged are counted in the panel's title.
     """
     groups = list(best[best["method"].isin(SYMBOLIC)].groupby("experiment", sort=False))
     figure, panels = new_panels(len(groups), 3.1, 2.5)

@@ -1,7 +1,5 @@
 """Figures of single predictions."""
 
-from __future__ import annotations
-
 import pandas as pd
 from matplotlib.figure import Figure
 

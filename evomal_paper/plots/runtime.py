@@ -1,7 +1,5 @@
 """Figures of the runtime notebook: seconds by phase, TPAMI Figure 5, and searches with a filter on and off."""
 
-from __future__ import annotations
-
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -28,8 +26,7 @@ BLUE = "#0072B2"
 def seconds_by_phase(spent: pd.DataFrame) -> Figure:
     """Seconds of meta-training, stacked by phase; a panel per experiment, a bar per method.
 
-    Args:
-        spent: the table of `runtime.seconds`, of one profile; baselines, without meta-training, are left out.
+    Of `runtime.seconds` of one profile; baselines, without meta-training, are left out.
     """
     title = f"profile {spent['profile'].iloc[0]}: meta-training by phase"
     spent = spent[spent["method"].astype(str) != "baseline"]
@@ -39,10 +36,9 @@ def seconds_by_phase(spent: pd.DataFrame) -> Figure:
     figure, panels = new_panels(len(names), 2.6, 2.2)
     for axes, name in zip(panels, names, strict=True):
         part = spent[spent["experiment"] == name]
-        bars = part.set_index("method").reindex(present(part))
-        bars[list(PHASES)].rename(LABELS).plot.barh(
-            stacked=True, ax=axes, color=PHASE_COLOURS, width=0.8, edgecolor="white", linewidth=0.5
-        )
+        bars = part.set_index("method").reindex(present(part))[list(PHASES)].rename(LABELS)
+        look = {"color": PHASE_COLOURS, "width": 0.8, "edgecolor": "white", "linewidth": 0.5}
+        bars.plot.barh(stacked=True, ax=axes, **look)
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.set_title(f"{name}, n = {count_runs(part['n'])}", loc="left")
@@ -56,8 +52,7 @@ def seconds_by_phase(spent: pd.DataFrame) -> Figure:
 def filter_frequencies(shares: pd.DataFrame) -> Figure:
     """Figure 5: what share of each generation met each filter, and was optimised and evaluated.
 
-    Args:
-        shares: the table of `runtime.frequencies`.
+    Of `runtime.frequencies`.
     """
     if shares.empty:
         return empty_figure("what becomes of EvoMAL's candidates", "nothing to show: there is no run of EvoMAL")
@@ -83,11 +78,7 @@ def filter_frequencies(shares: pd.DataFrame) -> Figure:
 
 @styled
 def switched_filters(measured: pd.DataFrame) -> Figure:
-    """Processor seconds of the same search with one filter switched, a point per seed and a bar at their mean.
-
-    Args:
-        measured: the table of `runtime.on_and_off`.
-    """
+    """Processor seconds of `runtime.on_and_off`, a point per seed and a bar at their mean."""
     variants = list(dict.fromkeys(measured["variant"]))
     figure, ((axes,),) = new_figure(6.4, 0.34 * len(variants) + 1.1)
     look = {"data": measured, "x": "cpu", "y": "variant", "order": variants, "color": BLUE, "ax": axes}
@@ -98,7 +89,6 @@ def switched_filters(measured: pd.DataFrame) -> Figure:
     axes.set(xlim=(0, None), xlabel="processor seconds of meta-training", ylabel="")
     axes.grid(visible=False, axis="y")
     n = count_runs(pd.Series([measured["seed"].nunique()]))
-    headline(
-        figure, f"{measured['profile'].iloc[0]}: one filter switched, n = {n} each", "point: one seed, bar: mean"
-    )
+    first = f"{measured['profile'].iloc[0]}: one filter switched, n = {n} each"
+    headline(figure, first, "point: one seed, bar: mean")
     return figure

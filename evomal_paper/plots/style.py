@@ -3,8 +3,6 @@
 Every method has one colour, line style and marker everywhere, so that figures read in grey too.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,13 +69,7 @@ PALETTE = {method: style.color for method, style in STYLES.items()}
 
 
 def by_method(table: pd.DataFrame, labels: Mapping[str, str] = LABELS, lines: bool = True) -> dict[str, Any]:
-    """Return the options of a seaborn plot that gives each method its colour, marker and dashes.
-
-    Args:
-        table: what is drawn, with a column `method`.
-        labels: the methods' names in the legend.
-        lines: whether lines are drawn, rather than points only.
-    """
+    """Return the options of a seaborn plot of a table that gives each method its colour, marker and dashes."""
     if table.empty:
         return {"data": table}
     styles = {labels[method]: STYLES[method] for method in present(table)}
@@ -180,10 +172,9 @@ def log_scale(axes: Axes, axis: str = "y") -> None:
     together = getattr(axes, f"get_shared_{axis}_axes")().get_siblings(axes)
     if not any(np.isfinite(getattr(each.dataLim, f"minpos{axis}")) for each in together):
         return
-    getattr(axes, f"set_{axis}scale")("log")
-    low, high = axes.get_ylim() if axis == "y" else axes.get_xlim()
-    wide = high / low > 300
-    scale = axes.yaxis if axis == "y" else axes.xaxis
+    axes.set(**{f"{axis}scale": "log"})
+    low, high = getattr(axes, f"get_{axis}lim")()
+    wide, scale = high / low > 300, getattr(axes, f"{axis}axis")
     plain = FuncFormatter(lambda value, _: f"{value:g}")
     scale.set_major_locator(LogLocator(10, subs=(1.0,) if wide else (1.0, 2.0, 5.0), numticks=20))
     scale.set_major_formatter(plain)
@@ -218,16 +209,10 @@ def _strip(
     bar = {"markersize": 12, "markeredgewidth": 1.2} if hollow else {"markersize": 16, "markeredgewidth": 2.2}
     sns.pointplot(**look, errorbar=None, native_scale=True, linestyle="none", marker="_", **bar)
     diverged = table[np.isinf(table[value])].groupby("method").size()
+    text: Any = {"xycoords": ("data", "axes fraction"), "va": "top", "fontsize": "small"}
+    text["ha"] = "left" if hollow else "right"
     for method, lost in diverged.items():
-        axes.annotate(
-            f"↑{lost}",
-            (places[str(method)], 1.0),
-            xycoords=("data", "axes fraction"),
-            ha="left" if hollow else "right",
-            va="top",
-            color=PALETTE[str(method)],
-            fontsize="small",
-        )
+        axes.annotate(f"↑{lost}", (places[str(method)], 1.0), color=PALETTE[str(method)], **text)
 
 
 def points_key(errors: pd.DataFrame, published: bool) -> str:

@@ -1,6 +1,6 @@
 """Figures of the comparison with the papers: verdicts cell by cell, and measured over published."""
 
-from __future__ import annotations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,31 +31,27 @@ def row_names(cells: pd.DataFrame) -> pd.Series:
 def verdict_map(cells: pd.DataFrame) -> Figure:
     """The verdict of every published cell, by experiment and method; by the headline row of each cell.
 
-    A row names the profiles of its cells, the fairest first; white is not published.
-
-    Args:
-        cells: the table of `verdicts.every_cell`.
+    A row names the profiles of its cells, the fairest first; white is not published. The table is that of
+    `verdicts.every_cell`, as of all figures here.
     """
     shown = cells[cells["headline"]]
     tables = [table for table in TABLES if (shown["table"] == table).any()]
-    heights = [
-        shown.loc[shown["table"] == table, ["experiment", "group"]].drop_duplicates().shape[0] for table in tables
-    ]
-    ratios = {"height_ratios": [rows + 1.6 for rows in heights]}
-    figure, grid = new_figure(
-        7.6, 0.21 * sum(heights) + 0.42 * len(tables) + 0.9, len(tables), 1, gridspec_kw=ratios
-    )
+    rows = shown.drop_duplicates(["table", "experiment", "group"])["table"].value_counts()
+    figure, grid = _stacked([rows[table] for table in tables], 0.21, 0.42, 1.6)
     for axes, table in zip(grid[:, 0], tables, strict=True):
         _draw_map(axes, shown[shown["table"] == table], table)
     keys = [Patch(color=COLOURS[verdict], label=f"{LETTERS[verdict]}  {verdict}".strip()) for verdict in VERDICTS]
     figure.legend(handles=keys, loc="outside lower center", ncols=len(keys), handlelength=1.2)
-    run = int((shown["verdict"] != NOT_RUN).sum())
-    headline(
-        figure,
-        f"Verdicts on {len(shown)} published cells, {run} of them run",
-        "in brackets: the profile compared; of several, each cell's is the first that was run of it",
-    )
+    first = f"Verdicts on {len(shown)} published cells, {(shown['verdict'] != NOT_RUN).sum()} of them run"
+    second = "in brackets: the profile compared; of several, each cell's is the first that was run of it"
+    headline(figure, first, second)
     return figure
+
+
+def _stacked(rows: list[int], height: float, gap: float, head: float) -> tuple[Figure, np.ndarray]:
+    """A figure of panels one above the other, each as high as its number of rows; its heads are in rows, too."""
+    ratios = {"height_ratios": [count + head for count in rows]}
+    return new_figure(7.6, height * sum(rows) + gap * len(rows) + 0.9, len(rows), 1, gridspec_kw=ratios)
 
 
 def _draw_map(axes: Axes, cells: pd.DataFrame, table: str) -> None:
@@ -65,16 +61,9 @@ def _draw_map(axes: Axes, cells: pd.DataFrame, table: str) -> None:
     verdicts = verdicts.reindex(index=cells["row"].unique(), columns=list(METHODS)).rename(columns=LABELS)
     letters = verdicts.map(lambda code: "" if np.isnan(code) else LETTERS[VERDICTS[int(code)]])
     colours = [COLOURS[verdict] for verdict in VERDICTS]
-    scale = {"vmin": -0.5, "vmax": len(VERDICTS) - 0.5, "cmap": colours, "cbar": False}
-    sns.heatmap(
-        verdicts,
-        annot=letters,
-        fmt="",
-        annot_kws={"size": 7.5, "color": "black"},
-        linewidths=1.2,
-        ax=axes,
-        **scale,
-    )
+    look: dict[str, Any] = {"vmin": -0.5, "vmax": len(VERDICTS) - 0.5, "cmap": colours, "cbar": False}
+    look |= {"fmt": "", "annot_kws": {"size": 7.5, "color": "black"}, "linewidths": 1.2}
+    sns.heatmap(verdicts, annot=letters, ax=axes, **look)
     axes.set(xlabel="", ylabel="")
     axes.grid(visible=False)
     axes.set_title(TABLES[table], loc="left")
@@ -96,24 +85,16 @@ def ratios(cells: pd.DataFrame) -> Figure:
 
     The marker is filled where the verdict is "reproduced". An interval that reaches 0 or below ends at the edge of
     the figure; diverged runs are counted at the right; cells of which every run diverged have no point.
-
-    Args:
-        cells: the table of `verdicts.every_cell`.
     """
     shown = cells[cells["headline"] & (cells["verdict"] != NOT_RUN)]
-    kinds = [
-        (("2", "II", "III", "IV"), "final error"),
-        (("3",), "number of loss weights"),
-        (("V",), "hours of meta-training"),
-    ]
-    panels = [(part, name) for tables, name in kinds if len(part := shown[shown["table"].isin(tables)])]
+    kinds = (
+        shown["table"].map({"3": "number of loss weights", "V": "hours of meta-training"}).fillna("final error")
+    )
+    names = ("final error", "number of loss weights", "hours of meta-training")
+    panels = [(part, name) for name in names if len(part := shown[kinds == name])]
     if not panels:
         return empty_figure("Measured over published mean", "no published cell was run")
-    heights = [row_names(part).nunique() for part, _ in panels]
-    ratio = {"height_ratios": [rows + 1.2 for rows in heights]}
-    figure, grid = new_figure(
-        7.6, 0.46 * sum(heights) + 0.75 * len(panels) + 0.9, len(panels), 1, gridspec_kw=ratio
-    )
+    figure, grid = _stacked([row_names(part).nunique() for part, _ in panels], 0.46, 0.75, 1.2)
     for axes, (part, name) in zip(grid[:, 0], panels, strict=True):
         _draw_ratios(axes, part)
         axes.set_xlabel(f"{name}: measured ÷ published")

@@ -1,7 +1,5 @@
 """The papers' published numbers, and what is known to be odd about them."""
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Mapping
 from functools import cache

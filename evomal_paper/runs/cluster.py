@@ -1,7 +1,5 @@
 """The Dask cluster whose workers compute runs: one that is there, or one started here."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Computing runs: search, meta-test, and put the run into its pack; a stopped one goes on where it was."""
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 import os
@@ -13,7 +11,6 @@ from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 import pandas as pd
 import torch
@@ -22,7 +19,6 @@ from tqdm.auto import tqdm
 from evomal_core.devices import check_device, one_thread
 from evomal_core.files import write_json
 from evomal_core.locks import locked
-from evomal_core.result import SearchResult
 from evomal_core.search import learn_loss
 from evomal_core.workers import called
 from evomal_paper.experiments.catalogue import experiment
@@ -95,20 +91,10 @@ def _search_and_test(run: Run, device: str, progress: bool, executor: Executor |
         rows = called(executor, meta_test, loss, problem, run.sizes, run.seed, device)
     tested = time.perf_counter()
     tables = {"history": pd.DataFrame(result.generations), "test": pd.DataFrame(rows), "front": result.table()}
-    seconds = result.seconds | {"meta-test": tested - searched, "last session": tested - begin}
-    # The papers do not say, for example, which classes form which task.
-    tasks = {
-        group: [task.name for task in part]
-        for group, part in zip(GROUPS, (problem.train, problem.test), strict=True)
-    }
-    record = _record(run, result, seconds, device) | {"tasks": tasks}
     texts = {name: table.to_csv(index=False) for name, table in tables.items()}
-    return Finished.of(record, texts, loss.record())
-
-
-def _record(run: Run, result: SearchResult, seconds: dict[str, float], device: str) -> dict[str, Any]:
-    loss = result.best_evaluation.loss
-    return {
+    seconds = result.seconds | {"meta-test": tested - searched, "last session": tested - begin}
+    parts = zip(GROUPS, (problem.train, problem.test), strict=True)
+    record = {
         "configuration": run.configuration(),
         "fitness": result.fitness,
         "outcome": result.best_evaluation.status,
@@ -121,7 +107,10 @@ def _record(run: Run, result: SearchResult, seconds: dict[str, float], device: s
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": hardware(device),
         "versions": versions(),
+        # The papers do not say, for example, which classes form which task.
+        "tasks": {group: [task.name for task in part] for group, part in parts},
     }
+    return Finished.of(record, texts, loss.record())
 
 
 def computed(

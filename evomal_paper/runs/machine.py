@@ -1,7 +1,5 @@
 """The machine and the versions that a run was computed with."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess

@@ -1,7 +1,5 @@
 """Meta-testing: training new base networks with a learned loss."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
@@ -57,8 +55,8 @@ def meta_test(
             curves = train_all(loss, learners, *_test_length(sizes), snapshots, bar.update)
             for number, (learner, curve) in enumerate(zip(learners, curves, strict=True)):
                 for point in curve:
-                    place_in = {"start": start, "group": group, "task": number, "step": int(point["step"])}
-                    rows += [{**place_in, "split": name, "error": point[name]} for name in learner.task.parts()]
+                    place = {"start": start, "group": group, "task": number, "step": int(point["step"])}
+                    rows += [{**place, "split": name, "error": point[name]} for name in learner.task.parts()]
     return rows
 
 

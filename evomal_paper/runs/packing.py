@@ -1,7 +1,5 @@
 """Packing: finished runs are taken from their working folders, or from other results folders, into the packs."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace

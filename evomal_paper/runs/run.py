@@ -24,6 +24,9 @@ log = logging.getLogger("evomal")
 WORK = ".work"
 """The folder of runs under way in a results folder; git ignores it."""
 
+INDIFFERENT: Any = {"seeds": True, "methods": True, "search": {"engine"}}
+"""Settings of a method's profile that its runs do not depend on: engines differ by rounding only."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -82,29 +85,17 @@ class Run:
 
     def configuration(self) -> dict[str, Any]:
         """Inputs that determine the run's results, beside the code."""
-        sizes = self.sizes.model_dump(mode="json")
-        sizes["search"].pop("engine")  # engines differ by rounding only
-        sizes.pop("seeds")
-        sizes.pop("methods")
         names = {name: getattr(self, name) for name in ("experiment", "profile", "method", "seed")}
-        return names | sizes
+        return names | self.sizes.model_dump(mode="json", exclude=INDIFFERENT)
 
     @property
     def is_complete(self) -> bool:
-        """Whether the run is in its pack.
-
-        Raises:
-            ValueError: as `record`.
-        """
+        """Whether the run is in its pack; a ValueError as of `record`."""
         return self.record() is not None and self.key in self.pack.records()
 
     @property
     def is_finished(self) -> bool:
-        """Whether all is computed: the run is in its pack, or can be put there.
-
-        Raises:
-            ValueError: as `record`.
-        """
+        """Whether all is computed: the run is in its pack, or can be put there; a ValueError as of `record`."""
         record = self.record()
         return record is not None and record.get("status") != "running"
 
@@ -116,9 +107,9 @@ class Run:
         """
         place, record = self.pack.folder, self.pack.records().get(self.key)
         if record is None:
-            place = self.work
-            if (record := self._record_of_work()) is None:
-                return None
+            place, record = self.work, self._record_of_work()
+        if record is None:
+            return None
         if difference := first_difference(self._completed(record["configuration"]), self.configuration()):
             raise ValueError(
                 f"{place} holds a run of another configuration: {difference}; "
@@ -128,10 +119,10 @@ class Run:
 
     def _record_of_work(self) -> dict[str, Any] | None:
         path = self.work / "run.json"
-        if not path.exists():
-            return None
         try:
             record = read_json(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
         except ValueError as error:
             raise ValueError(f"{error}; delete it, or move it away") from None
         if not isinstance(record, dict) or "configuration" not in record or "status" not in record:
@@ -152,11 +143,7 @@ class Run:
         return self.pack.finished(self.key)
 
     def loss(self) -> Loss:
-        """The learned loss of the complete run, its weights fixed.
-
-        Raises:
-            ValueError: as `finished`.
-        """
+        """The learned loss of the complete run, its weights fixed; a ValueError as of `finished`."""
         return loss_from_record(self.finished().loss, f"{self.pack.folder}/losses.jsonl").requires_grad_(False)
 
     @property
@@ -168,13 +155,10 @@ class Run:
         """A recorded configuration with the settings that did not exist when it was written, at their defaults."""
         try:
             sizes = {name: found[name] for name in Profile.model_fields if name in found}
-            whole = Profile.model_validate(sizes | {"seeds": self.sizes.seeds}).model_dump(mode="json")
+            whole = Profile.model_validate(sizes | {"seeds": self.sizes.seeds})
         except (TypeError, ValueError):
             return found  # a difference will be named, or nothing is wrong
-        whole["search"].pop("engine")
-        whole.pop("seeds")
-        whole.pop("methods")
-        return found | whole
+        return found | whole.model_dump(mode="json", exclude=INDIFFERENT)
 
 
 def _place(run: Run) -> tuple[int, int, str, int, int]:

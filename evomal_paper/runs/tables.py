@@ -1,8 +1,6 @@
 """Tidy tables of runs, and their statistics."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -20,7 +18,7 @@ from evomal_paper.experiments.catalogue import check_methods, experiment
 from evomal_paper.runs.compute import computed
 from evomal_paper.runs.packed import TABLES
 from evomal_paper.runs.run import Run, leave_out
-from evomal_paper.statistics import summary
+from evomal_paper.statistics import spread
 
 KEYS = ["experiment", "profile", "method", "seed"]
 
@@ -56,9 +54,8 @@ class Results:
     def final(self, start: str = "new") -> pd.DataFrame:
         """Errors after the last step, averaged over a run's tasks: one row per run, group and split.
 
-        Args:
-            start: "new" for new initial weights and batches, "search" for those that the search saw, which
-                flatters the methods that search.
+        They are from new initial weights and batches, or with "search" from those that the search saw, which
+        flatters the methods that search.
         """
         keys = [*KEYS, "group", "split"]
         return self.last(start).groupby(keys, observed=True, sort=False)["error"].mean().reset_index()
@@ -79,13 +76,11 @@ class Results:
         Diverged runs count in `n` and `diverged`, and are left out of mean and standard deviation, which
         are therefore only to be read together with that count.
         """
-        keys = ["experiment", "profile", "method", "group", "split"]
-        grouped = self.final().groupby(keys, observed=True, sort=False)["error"]
-        return grouped.apply(_statistics).unstack().reset_index().astype({"n": int, "diverged": int})
-
-
-def _statistics(errors: pd.Series) -> pd.Series:
-    return pd.Series({**summary(errors), "median": errors.median()})[["mean", "sd", "median", "n", "diverged"]]
+        keys, final = ["experiment", "profile", "method", "group", "split"], self.final()
+        table = spread(final, "error", keys)
+        medians = final.groupby(keys, observed=True, sort=False)["error"].median()
+        table.insert(len(keys) + 2, "median", medians.to_numpy())
+        return table
 
 
 def load_or_run(
@@ -160,15 +155,15 @@ def load(runs: Sequence[Run]) -> Results:
         if profiles.setdefault(run.experiment, run.profile) != run.profile:
             both = f"{profiles[run.experiment]!r} and {run.profile!r}"
             raise ValueError(f"runs of {run.experiment} are of the profiles {both}; load one profile at a time")
-    return _joined([_read(run) for run in runs])
+    return _joined({run: _read(run) for run in runs})
 
 
 def load_readable(runs: Sequence[Run]) -> Results | None:
     """Load runs except those with damaged files, which a warning names; None if none is left."""
-    parts = []
+    parts = {}
     for run in runs:
         try:
-            parts.append(_read(run))
+            parts[run] = _read(run)
         except (OSError, ValueError) as error:
             leave_out(run.pack.folder, error)
     return _joined(parts) if parts else None
@@ -187,16 +182,8 @@ class _Record(BaseModel):
     seconds: dict[str, float]
 
 
-@dataclass(frozen=True)
-class _Read:
-    """One run: its row of `Results.runs`, its tables and its loss."""
-
-    row: dict[str, Any]
-    tables: dict[str, pd.DataFrame]
-    loss: Loss
-
-
-def _read(run: Run) -> _Read:
+def _read(run: Run) -> tuple[dict[str, pd.DataFrame], Loss]:
+    """The tables of one run, its row of `Results.runs` as "runs", and its loss."""
     finished = run.finished()
     try:
         record = _Record.model_validate(finished.record)
@@ -204,13 +191,14 @@ def _read(run: Run) -> _Read:
         where = ".".join(map(str, error.errors()[0]["loc"]))
         reason = f"lacks a usable {where!r}: it is damaged, or another version's"
         raise ValueError(f"{run.pack.index}: {run.method}, seed {run.seed}, {reason}; delete that line") from None
-    keys = {key: getattr(run, key) for key in KEYS}
-    tables = {name: pd.read_csv(StringIO(text)).assign(**keys) for name, text in finished.tables.items()}
+    seconds = {f"seconds {phase}": value for phase, value in record.seconds.items()}
+    tables = {name: pd.read_csv(StringIO(text)) for name, text in finished.tables.items()}
     # A diverged training may have been written as NaN; it is never to be averaged away.
     tables["test"] = tables["test"].fillna({"error": np.inf})
-    seconds = {f"seconds {phase}": value for phase, value in record.seconds.items()}
+    tables["runs"] = pd.DataFrame([record.model_dump(exclude={"seconds"}) | seconds])
+    keys = {key: getattr(run, key) for key in KEYS}
     loss = loss_from_record(finished.loss, f"{run.pack.folder}/losses.jsonl").requires_grad_(False)
-    return _Read(keys | record.model_dump(exclude={"seconds"}) | seconds, tables, loss)
+    return {name: table.assign(**keys) for name, table in tables.items()}, loss
 
 
 def read_table(path: Path, columns: set[str]) -> pd.DataFrame:
@@ -228,19 +216,19 @@ def read_table(path: Path, columns: set[str]) -> pd.DataFrame:
     return table.fillna({"error": np.inf})
 
 
-def _joined(parts: Sequence[_Read]) -> Results:
+def _joined(parts: Mapping[Run, tuple[dict[str, pd.DataFrame], Loss]]) -> Results:
     tables = {}
-    for name in TABLES:
-        single = [part.tables[name] for part in parts]
+    for name in ("runs", *TABLES):
+        single = [found[name] for found, _ in parts.values()]
         # A front without rows (no usable loss) has no say in the columns' types.
         filled = [table for table in single if len(table)] or single[:1]
-        tables[name] = _ordered(pd.concat(filled, ignore_index=True))
-    runs = _ordered(pd.DataFrame([part.row for part in parts])).astype({"fitness": float})
-    losses = {(part.row["experiment"], part.row["method"], part.row["seed"]): part.loss for part in parts}
+        tables[name] = ordered(pd.concat(filled, ignore_index=True))
+    runs = tables["runs"].astype({"fitness": float})
+    losses = {(run.experiment, run.method, run.seed): loss for run, (_, loss) in parts.items()}
     return Results(runs, tables["history"], tables["test"], tables["front"], losses)
 
 
-def _ordered(table: pd.DataFrame) -> pd.DataFrame:
-    """Keys first, methods in their one fixed order."""
+def ordered(table: pd.DataFrame) -> pd.DataFrame:
+    """A table with its keys first and methods in their one fixed order."""
     table = table.assign(method=pd.Categorical(table["method"], list(METHODS), ordered=True))
     return table[[*KEYS, *(column for column in table.columns if column not in KEYS)]]

@@ -6,8 +6,6 @@ last digit decides which loss survives, a search may end at another one: distrib
 then, single runs can't.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Collection, Iterator, Sequence
@@ -52,14 +50,10 @@ def chosen_runs(
 def verify(
     runs: Sequence[Run], into: Path, device: str = "cpu", jobs: int = 1, progress: bool = True
 ) -> Iterator[tuple[Run, str]]:
-    """Compute runs anew, and say of each, once it is, where it differs first; "" if bit by bit it is the same.
+    """Compute complete runs anew, and say of each, once it is, where it differs first; "" if it is the same.
 
-    Args:
-        runs: complete ones.
-        into: the results folder of the new ones; those that are complete there are not computed again.
-        device: "cpu" or "cuda".
-        jobs: runs computed at once, 0 for one a core.
-        progress: whether bars are shown.
+    The new ones are kept in the results folder `into`; those that are complete there are not computed again. The
+    options are those of `computed`.
 
     Raises:
         ValueError: `into` is the folder of the runs themselves.
@@ -72,9 +66,13 @@ def verify(
 
 
 def _difference(run: Run, new: Run, device: str) -> str:
-    before, now = (_comparable(each) for each in (run, new))
-    difference = first_difference(before, now)
-    return difference and f"{difference}; {_cause(run, device)}"
+    """The first difference with its likely cause: other versions or hardware than here."""
+    if not (difference := first_difference(_comparable(run), _comparable(new))):
+        return ""
+    record = run.record() or {}
+    made = {name: record.get(name) for name in ("versions", "hardware")}
+    cause = first_difference(made, {"versions": versions(), "hardware": hardware(device)})
+    return f"{difference}; {cause or 'its recorded versions and hardware are those of here'}"
 
 
 def _comparable(run: Run) -> dict[str, Any]:
@@ -85,11 +83,3 @@ def _comparable(run: Run) -> dict[str, Any]:
         for name, text in content.tables.items()
     }
     return tables | {"loss": dict(content.loss)}
-
-
-def _cause(run: Run, device: str) -> str:
-    """Likely cause of a difference: other versions or hardware than here."""
-    record = run.record() or {}
-    made = {name: record.get(name) for name in ("versions", "hardware")}
-    difference = first_difference(made, {"versions": versions(), "hardware": hardware(device)})
-    return difference or "its recorded versions and hardware are those of here"

@@ -4,7 +4,7 @@ import pandas as pd
 import torch
 
 from evomal_core.tasks import Task
-from evomal_paper.analysis.chance import constant_answers, learned_nothing
+from evomal_paper.analysis.predictions import constant_answers, learned_nothing
 from evomal_paper.experiments.profiles import Problem
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from made_runs import made
 
-from evomal_paper.comparison import claims_gecco, claims_tpami
+from evomal_paper.comparison import measures
 from evomal_paper.comparison.claims import CLAIMS, judge_claims
 from evomal_paper.comparison.evidence import COLUMNS, Evidence, gather, varied_rate
 from evomal_paper.comparison.verdicts import VERDICTS
@@ -323,7 +323,7 @@ def test_generations_to_reach_what_a_rival_ends_with():
             history("evomal", [1] * 4, seed=2),
         ]
     )
-    found = claims_gecco.generations_to_match(histories, ("gp-lfl",))
+    found = measures.generations_to_match(histories, ("gp-lfl",))
     assert found[["seed", "target", "ours", "theirs"]].to_numpy().tolist() == [[0, 2, 2, 4], [1, 4, np.inf, 2]]
 
 
@@ -375,7 +375,7 @@ def test_steps_to_the_baselines_final_error_by_hand():
             curve("evomal", [9, 1, 1, np.inf, np.inf], 4),  # diverges after all
         ]
     )
-    found = claims_gecco.steps_to_baseline(curves)
+    found = measures.steps_to_baseline(curves)
     # at seed 0 a tie at the first step does not surpass
     assert found[["seed", "share"]].to_numpy().tolist() == [[0, 0.5], [1, np.inf], [3, np.inf], [4, np.inf]]
     one = pd.concat([curves[curves["seed"] == 0], curves[curves["seed"] == 0].assign(seed=7)])
@@ -421,7 +421,7 @@ def filtered(cached, rejected, equivalent):
 
 def test_filters_by_hand():
     histories = filtered([2] * 10, [15] * 2 + [10] * 6 + [7] * 2, [0] * 2 + [3] * 6 + [7] * 2)
-    rows = claims_tpami.filter_shares(histories).set_index("when")
+    rows = measures.filter_shares(histories).set_index("when")
     assert rows["cached"].tolist() == pytest.approx([0.1] * 3)
     assert rows["n"].tolist() == [2] * 3
     assert rows.loc[["early", "late"], "rejected"].tolist() == pytest.approx([15 / 20, 7 / 20])

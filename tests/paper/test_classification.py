@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from evomal_core.seeds import isolated_torch, numpy_rng
-from evomal_paper.comparison import table_ii
+from evomal_paper import notebook
+from evomal_paper.comparison import tables
 from evomal_paper.datasets.catalogue import DATASETS
 from evomal_paper.experiments import classification
 from evomal_paper.experiments.catalogue import EXPERIMENTS, experiment
@@ -17,8 +18,8 @@ from evomal_paper.runs.compute import compute
 from evomal_paper.runs.run import Run
 from evomal_paper.runs.tables import load
 
-LARGE = [name for name in table_ii.ROWS if name.startswith(("cifar", "svhn"))]
-SMALL = [name for name in table_ii.ROWS if name not in LARGE]
+LARGE = [name for name in tables.ROWS if name.startswith(("cifar", "svhn"))]
+SMALL = [name for name in tables.ROWS if name not in LARGE]
 
 
 @pytest.fixture
@@ -42,11 +43,11 @@ def fake_images(monkeypatch):
 def test_the_rows_are_those_of_the_table():
     second, fourth = (list(dict.fromkeys(published(table)["experiment"])) for table in ("II", "IV"))
     rest = [name for name in fourth if name not in second]
-    assert [name for name in table_ii.ROWS if not name.startswith("digits")] == [*second, *rest]
-    assert set(table_ii.ROWS) <= set(EXPERIMENTS)
+    assert [name for name in tables.ROWS if not name.startswith("digits")] == [*second, *rest]
+    assert set(tables.ROWS) <= set(EXPERIMENTS)
 
 
-@pytest.mark.parametrize("name", table_ii.ROWS)
+@pytest.mark.parametrize("name", tables.ROWS)
 def test_the_profile_paper_is_as_published(name):
     paper = experiment(name).profile("paper")
     search, base = paper.search, paper.search.base
@@ -115,7 +116,7 @@ def test_a_large_row_runs(fake_images, tmp_path):
 
 
 def test_every_network_of_the_table_has_a_title():
-    assert {name.partition("-")[2] for name in table_ii.ROWS} == set(classification.NETWORKS)
+    assert {name.partition("-")[2] for name in tables.ROWS} == set(classification.NETWORKS)
 
 
 # --- the table ---------------------------------------------------------------------------------------------------
@@ -143,7 +144,7 @@ FINAL = finished(
 
 
 def test_the_table_has_all_rows_and_the_stand_ins_that_were_run():
-    table = table_ii.table_ii(FINAL)
+    table = tables.table_ii(FINAL)
     assert table.loc[("mnist-mlp", "published"), "EvoMAL"] == "0.0152 ± 0.0012 (5)"
     assert table.loc[("mnist-mlp", "measured"), "Baseline"] == "0.0350 ± 0.0071 (2)"
     assert table.loc[("digits-mlp", "measured"), "Random"] == "0.9000 ± 0.0000 (3, 1 diverged)"
@@ -155,7 +156,7 @@ def test_the_table_has_all_rows_and_the_stand_ins_that_were_run():
 
 def test_rows_that_are_not_run_say_why_and_how(monkeypatch, tmp_path):
     monkeypatch.setenv("EVOMAL_DATA", str(tmp_path))
-    left = table_ii.not_run(["digits-mlp"], "paper@images=50").set_index("row")
+    left = tables.not_run(["digits-mlp"], "paper@images=50").set_index("row")
     second = list(dict.fromkeys(published("II")["experiment"]))
     assert list(left.index) == ["digits-logistic", "digits-lenet5", *second]
     assert left.loc["digits-logistic", "why"] == "not named in rows"
@@ -164,6 +165,10 @@ def test_rows_that_are_not_run_say_why_and_how(monkeypatch, tmp_path):
     assert left.loc["svhn-wideresnet", "how"] == (
         "evomal data svhn --download; evomal run svhn-wideresnet --profile paper@images=50"
     )
+
+
+def checked_rows(rows):
+    return notebook.check_parameters({"__annotations__": {"rows": list[str]}, "rows": rows})["rows"]
 
 
 @pytest.mark.parametrize(
@@ -177,12 +182,12 @@ def test_rows_that_are_not_run_say_why_and_how(monkeypatch, tmp_path):
 def test_wrong_rows_are_refused(rows, message, monkeypatch, tmp_path):
     monkeypatch.setenv("EVOMAL_DATA", str(tmp_path))
     with pytest.raises(ValueError, match=message):
-        table_ii.check_rows(rows)
+        checked_rows(rows)
 
 
 def test_by_default_the_rows_of_minutes_whose_data_is_at_hand_are_run(monkeypatch, tmp_path):
     monkeypatch.setenv("EVOMAL_DATA", str(tmp_path))
-    assert table_ii.check_rows([]) == ["digits-logistic", "digits-mlp", "digits-lenet5"]
-    assert table_ii.check_rows(["digits-mlp"]) == ["digits-mlp"]
-    assert all(experiment(name).minutes["quick"] <= table_ii.MINUTES for name in SMALL)
-    assert all(experiment(name).minutes["quick"] > table_ii.MINUTES for name in LARGE)
+    assert checked_rows([]) == ["digits-logistic", "digits-mlp", "digits-lenet5"]
+    assert checked_rows(["digits-mlp"]) == ["digits-mlp"]
+    assert all(experiment(name).minutes["quick"] <= notebook.MINUTES for name in SMALL)
+    assert all(experiment(name).minutes["quick"] > notebook.MINUTES for name in LARGE)

@@ -286,6 +286,7 @@ def test_defaults_become_arguments_of_load_or_run():
         ("methods = 'evomal'", r"not of the declared type list\[str\]; with papermill write -y 'methods"),
         ("jobs = True", "parameter jobs = True is not of the declared type int"),
         ("splits = []", "parameter splits = .*: name one or more of disjoint, leaking"),
+        ("splits = ['leaking', 'leaking']", "a split is named more than once"),
         ("splits = ['leeking']", "unknown split 'leeking'; did you mean 'leaking'"),
     ],
 )

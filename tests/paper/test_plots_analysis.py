@@ -8,7 +8,6 @@ import evomal_core as em
 from evomal_paper import plots
 from evomal_paper.plots import demonstrations
 from evomal_paper.plots import landscapes as pa
-from evomal_paper.plots import learning_rate as pa_learning_rate
 
 KINDS = {"sine": "regression"}
 
@@ -69,7 +68,7 @@ def test_errors_by_rate_show_medians_and_count_divergence():
         for rate in (0.01, 0.1)
         for seed in range(3)
     ]
-    figure = pa_learning_rate.error_by_rate(pd.DataFrame(rows), stated=0.01)
+    figure = plots.error_by_rate(pd.DataFrame(rows), stated=0.01)
     (axes,) = figure.axes
     medians = drawn_lines(figure, axes)
     assert medians["Baseline"] == pytest.approx([4, 5])

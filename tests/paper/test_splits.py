@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from evomal_paper import plots
-from evomal_paper.comparison import splits
+from evomal_paper.comparison import tables
+from evomal_paper.experiments import tabular
 from evomal_paper.published import tables as paper
 
 METHODS = ("baseline", "gp-lfl", "ml3", "taylorglo", "evomal")
@@ -45,31 +46,17 @@ BOTH = {"quick": DISJOINT, "quick@split=leaking": LEAKING}
     ],
 )
 def test_a_split_is_part_of_the_profiles_name(profile, split, name):
-    assert splits.with_split(profile, split) == name
-    assert splits.split_of(name) == split
+    assert tabular.with_split(profile, split) == name
+    assert tabular.split_of(name) == split
 
 
 def test_a_profile_that_has_a_split_takes_no_other():
     with pytest.raises(ValueError, match="'quick@split=leaking' has a split of its own; name it in splits"):
-        splits.with_split("quick@split=leaking", "disjoint")
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ([], "name one or more of disjoint, leaking"),
-        ("leaking", "name one or more"),
-        (["leeking"], "unknown split 'leeking'; did you mean 'leaking'"),
-        (["leaking", "leaking"], "named more than once"),
-    ],
-)
-def test_splits_are_checked(values, message):
-    with pytest.raises(ValueError, match=message):
-        splits.check_splits(values)
+        tabular.with_split("quick@split=leaking", "disjoint")
 
 
 def test_the_table_has_a_column_for_each_split_and_judges_the_leaking_one_only():
-    table = splits.table_iii(final(BOTH))
+    table = tables.table_iii(final(BOTH))
     assert list(table) == ["published", "leaking", "leaking beside published", "disjoint"]
     row = table.loc["diabetes", "evomal"]
     assert row["published"] == "0.3573 ± 0.0198 (5)"
@@ -77,13 +64,13 @@ def test_the_table_has_a_column_for_each_split_and_judges_the_leaking_one_only()
     assert row["disjoint"] == "0.7600 ± 0.0100 (3)"
     assert row["leaking beside published"] == "reproduced"
     assert [method for _, method in table.index] == list(METHODS)
-    assert list(splits.table_iii(final({"quick": DISJOINT}))) == ["published", "disjoint"]
+    assert list(tables.table_iii(final({"quick": DISJOINT}))) == ["published", "disjoint"]
 
 
 def test_new_starts_stand_beside_the_leaking_cell_and_alone_on_disjoint_rows():
     errors = final({"paper": LEAKING, "paper@split=disjoint": DISJOINT})
     errors["error from new starts"] = errors["error"] + 0.1
-    row = splits.table_iii(errors).loc["diabetes", "evomal"]
+    row = tables.table_iii(errors).loc["diabetes", "evomal"]
     assert row["leaking"] == "0.3600 ± 0.0100 (3)"
     assert row["leaking, new starts"] == "0.4600 ± 0.0100 (3)"
     assert row["disjoint, new starts"] == "0.8600 ± 0.0100 (3)"
@@ -93,11 +80,11 @@ def test_new_starts_stand_beside_the_leaking_cell_and_alone_on_disjoint_rows():
 def test_a_diverged_run_is_counted_in_its_cell():
     errors = final(BOTH)
     errors.loc[(errors["method"] == "ml3") & (errors["seed"] == 1), "error"] = np.inf
-    assert splits.table_iii(errors).loc["diabetes", "ml3"]["disjoint"] == "0.9100 ± 0.0141 (3, 1 diverged)"
+    assert tables.table_iii(errors).loc["diabetes", "ml3"]["disjoint"] == "0.9100 ± 0.0141 (3, 1 diverged)"
 
 
 def test_orders_are_kept_or_lost_by_the_means():
-    found = splits.orders(final(BOTH)).set_index(["split", "other"])
+    found = tables.orders(final(BOTH)).set_index(["split", "other"])
     assert set(found["best"]) == {"evomal"}
     assert found.loc["leaking", "verdict"].tolist() == ["kept"] * 4
     assert found.loc["disjoint", "verdict"].to_dict() == {
@@ -113,17 +100,17 @@ def test_orders_are_kept_or_lost_by_the_means():
 
 
 def test_on_boston_the_baseline_is_published_as_the_best():
-    assert set(splits.orders(final(BOTH, "boston"))["best"]) == {"baseline"}
-    assert set(splits.orders(final(BOTH, "california"))["best"]) == {"evomal"}
+    assert set(tables.orders(final(BOTH, "boston"))["best"]) == {"baseline"}
+    assert set(tables.orders(final(BOTH, "california"))["best"]) == {"evomal"}
 
 
 def test_a_diverged_method_is_never_below_and_one_seed_decides_nothing():
     errors = final(BOTH)
     errors.loc[(errors["method"] == "evomal") & (errors["seed"] == 0), "error"] = np.inf
-    assert set(splits.orders(errors)["verdict"]) == {"lost"}
+    assert set(tables.orders(errors)["verdict"]) == {"lost"}
     errors.loc[errors["method"] == "ml3", "error"] = np.inf
-    assert splits.orders(errors).query("other == 'ml3'")["verdict"].tolist() == ["lost", "lost"]
-    assert set(splits.orders(final(BOTH, seeds=1))["verdict"]) == {"undecided"}
+    assert tables.orders(errors).query("other == 'ml3'")["verdict"].tolist() == ["lost", "lost"]
+    assert set(tables.orders(final(BOTH, seeds=1))["verdict"]) == {"undecided"}
 
 
 def test_the_figure_has_a_panel_for_each_split_and_published_cells_beside_the_leaking_one_only():

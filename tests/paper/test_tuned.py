@@ -3,8 +3,8 @@
 import pytest
 from made_runs import made
 
+from evomal_paper.analysis.learning_rate import tuned_baseline, tuned_table
 from evomal_paper.comparison.evidence import gather
-from evomal_paper.comparison.tuned import tuned_baseline, tuned_table
 from evomal_paper.runs.run import Run
 
 
