@@ -98,11 +98,6 @@ def _rows(values: list[str]) -> list[str]:
     return values or [name for name, row in ROWS.items() if row.minutes["quick"] <= MINUTES and not row.missing()]
 
 
-def _datasets(values: list[str]) -> list[str]:
-    """The data sets named, or if there are none those that are at hand."""
-    return values or [entry.name for entry in TABULAR if not entry.missing()]
-
-
 def project_folder() -> Path:
     """The checkout above the working directory, which JupyterLab sets to notebooks/; else that directory."""
     here = Path.cwd()
@@ -117,7 +112,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "seeds": lambda values: values or None,
     "methods": lambda values: values or None,
     "results_dir": lambda value: project_folder() / Path(value).expanduser(),
-    "datasets": _datasets,
+    "datasets": lambda values: values or [entry.name for entry in TABULAR if not entry.missing()],
     "rows": _rows,
     "splits": _splits,
     "transfers": lambda values: [Transfer.parse(value) for value in values],

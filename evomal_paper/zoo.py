@@ -54,18 +54,16 @@ def records(results_dir: Path | str = "results") -> Iterator[tuple[str, dict[str
     for run in complete:
         if run.profile in _PROFILES and run.method in METHODS:
             groups.setdefault((run.experiment, run.method), []).append(run)
-    best = {key: min((run.profile for run in runs), key=_PROFILES.index) for key, runs in groups.items()}
     baselines = by_profile(run for run in complete if run.method == "baseline")
     tuned = tuned_baseline(collect(baselines.values()).rates)
     for (name, method), runs in groups.items():
-        profile = best[name, method]
+        profile = min((run.profile for run in runs), key=_PROFILES.index)
         baseline = baselines.get((name, profile))
         found = load_readable([run for run in runs if run.profile == profile])
         if found is None or baseline is None:
             continue
-        errors = _beside(
-            found.final(), baseline.final(), tuned.query("experiment == @name and profile == @profile")
-        )
+        best_rates = tuned.query("experiment == @name and profile == @profile")
+        errors = _beside(found.final(), baseline.final(), best_rates)
         if (seed := _best(found.runs, errors)) is not None:
             chosen = next(run for run in runs if run.profile == profile and run.seed == seed)
             if (record := chosen.record()) is not None:

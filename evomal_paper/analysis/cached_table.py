@@ -62,8 +62,7 @@ class Piece:
         if (table := self.load()) is not None:
             return table
         begin = time.perf_counter()
-        text = compute().to_csv(index=False)
-        write_atomic(self.folder / f"{self.name}.csv", text)
+        write_atomic(self.folder / f"{self.name}.csv", compute().to_csv(index=False))
         record = {
             "configuration": self.configuration,
             "seconds": round(time.perf_counter() - begin, 3),

@@ -10,15 +10,9 @@ from evomal_core.losses import Loss
 
 
 def value_and_slope(loss: Loss, f: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
-    """M(y, f) and ∂M/∂f of one output, in float64.
+    """M(y, f) and ∂M/∂f of one output, in float64: two arrays of the common shape of f and y.
 
-    Args:
-        loss: any loss; it is left as it is.
-        f: predictions, or for a classification probabilities; of any shape.
-        y: labels, of a shape that fits that of f.
-
-    Returns:
-        Two arrays of the common shape of f and y. A loss that ignores f has the slope 0.
+    f are predictions, or for a classification probabilities, and y labels. A loss that ignores f has the slope 0.
     """
     exact = deepcopy(loss).double().cpu()
     f, y = np.broadcast_arrays(np.asarray(f, dtype=float), np.asarray(y, dtype=float))
@@ -38,13 +32,7 @@ def effective_loss(loss: Loss, p: Any, classes: int = 10) -> tuple[np.ndarray, n
     M(1, p) + (C − 1)·M(0, (1 − p)/(C − 1)), GECCO Eq. 2. The share of the wrong classes matters: label
     smoothing is monotone in each output, and has its minimum below p = 1 only by their terms.
 
-    Args:
-        loss: a multiclass loss.
-        p: probabilities of the true class, of any shape.
-        classes: number of classes C, at least 2.
-
-    Returns:
-        Its values, and their derivatives with respect to p.
+    The slope is the derivative with respect to p, the probabilities of the true class, of any shape.
 
     Raises:
         ValueError: the loss is of another kind, or there are fewer than two classes.

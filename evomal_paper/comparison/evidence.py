@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from evomal_core.checks import refuse_unknown
@@ -118,10 +117,11 @@ def collect(results: Iterable[Results]) -> Evidence:
     for loaded in results:
         name, profile = (str(loaded.runs[key].iloc[0]) for key in ("experiment", "profile"))
         base, rate = varied_rate(profile)
+        final = loaded.final().astype({"method": str})
         if rate is not None:
-            tables["rates"].append(_final(loaded).assign(profile=base, rate=rate))
+            tables["rates"].append(final.assign(profile=base, rate=rate))
             continue
-        stated.append(_final(loaded).assign(rate=experiment(name).profile(profile).search.base.lr))
+        stated.append(final.assign(rate=experiment(name).profile(profile).search.base.lr))
         tables["values"] += list(_values(loaded, EXPERIMENTS[name].table))
         tables["histories"].append(loaded.histories)
         tables["curves"].append(loaded.curves())
@@ -139,11 +139,6 @@ def varied_rate(profile: str) -> tuple[str, float | None]:
     if not rates or set(kept) - {"split=leaking"}:
         return profile, None
     return varied(base, *kept), float(rates[0].partition("=")[2])
-
-
-def _final(results: Results) -> pd.DataFrame:
-    # A diverged training may have been written as NaN; it is never to be averaged away.
-    return results.final().fillna({"error": np.inf}).astype({"method": str})
 
 
 def _values(results: Results, table: str) -> Iterator[pd.DataFrame]:
@@ -191,7 +186,7 @@ def _transfers(folder: Path, values: pd.DataFrame) -> Iterator[pd.DataFrame]:
         source, _, target = name.partition(JOINT)
         last = piece[piece["step"] == piece["step"].max()].assign(experiment=target, source=source)
         keys = [column for column in COLUMNS["transfers"] if column != "error"]
-        yield last.groupby(keys, sort=False)["error"].mean().reset_index().fillna({"error": np.inf})
+        yield last.groupby(keys, sort=False)["error"].mean().reset_index()
         profile = str(piece["profile"].iloc[0])
         if (name, profile) not in baselines:
             baselines.add((name, profile))

@@ -82,6 +82,11 @@ def _seeds(n: pd.Series) -> str:
     return spread + ("; a single one decides nothing" if least == 1 else "")
 
 
+def listed(found: pd.DataFrame, line: str) -> str:
+    """The rows of a table in words, each in the form of a line such as `{experiment}: {early:.3g}`."""
+    return "; ".join(line.format(**row) for row in found.to_dict("records"))
+
+
 def means_of(values: pd.DataFrame, place: Sequence[str], value: str, needed: Sequence[str]) -> pd.DataFrame:
     """Means of a value by method, a row for each place that has all needed methods; n is their fewest seeds."""
     groups = values.groupby([*place, "method"], sort=False)[value]
@@ -214,12 +219,12 @@ def few_weights(evidence: Evidence) -> Finding:
     means = means_of(weights, ["experiment"], "value", ["evomal", "ml3"])
     if means.empty:
         return ABSENT
-    shares = means["evomal"] / means["ml3"]
     theirs = published("3").pivot(index="experiment", columns="method", values="mean")
-    stated = theirs["evomal"] / theirs["ml3"]
-    text = "; ".join(f"{name} {share:.2%} (published {stated[name]:.2%})" for name, share in shares.items())
+    shares, stated = (table["evomal"] / table["ml3"] for table in (means, theirs))
+    found = pd.DataFrame({"share": shares, "stated": stated.reindex(shares.index), "n": means["n"]}).reset_index()
+    text = listed(found, "{experiment} {share:.2%} (published {stated:.2%})")
     text = f"EvoMAL's mean number of weights as a share of ML³'s: {text}"
-    return judged(means.reset_index(), bool((shares <= LARGEST_SHARE).all()), bool((shares < 1).all()), text)
+    return judged(found, bool((shares <= LARGEST_SHARE).all()), bool((shares < 1).all()), text)
 
 
 def steps_to_baseline(curves: pd.DataFrame, table: str = "2") -> pd.DataFrame:
@@ -329,13 +334,10 @@ def early(evidence: Evidence) -> Finding:
     if not rows:
         return ABSENT
     found = pd.DataFrame(rows)
-    text = "; ".join(
-        f"{row.experiment}: {row.early:.3g} after {row.generations} generations, {row.final:.3g} at "
-        f"the end, GP-LFL {row.theirs:.3g} at the end"
-        for row in found.itertuples()
-    )
+    line = "{experiment}: {early:.3g} after {generations} generations, {final:.3g} at the end"
+    text = f"EvoMAL's mean best fitness: {listed(found, line + ', GP-LFL {theirs:.3g} at the end')}"
     sooner, better = found["early"] < found["theirs"], found["final"] < found["theirs"]
-    return judged(found, bool(sooner.mean() >= MOST), bool(better.all()), f"EvoMAL's mean best fitness: {text}")
+    return judged(found, bool(sooner.mean() >= MOST), bool(better.all()), text)
 
 
 def run_time(evidence: Evidence) -> Finding:
@@ -372,13 +374,9 @@ def flatter(evidence: Evidence) -> Finding:
         return ABSENT
     found = pd.DataFrame(rows)
     found["p"] = holm(found["p"].to_numpy())
-    text = "; ".join(
-        f"{row.experiment}, within ±{row.radius:g}: sharpness {row.ours:.3g}, the baseline's "
-        f"{row.theirs:.3g}, p = {row.p:.2g}"
-        for row in found.itertuples()
-    )
+    line = "{experiment}, within ±{radius:g}: sharpness {ours:.3g}, the baseline's {theirs:.3g}, p = {p:.2g}"
     said = bool(found["as_said"].all())
-    return judged(found, said and bool((found["p"] < LEVEL).all()), said, text)
+    return judged(found, said and bool((found["p"] < LEVEL).all()), said, listed(found, line))
 
 
 def not_only_rates(evidence: Evidence) -> Finding:

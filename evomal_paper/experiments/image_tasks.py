@@ -32,9 +32,9 @@ def image_task(name: str, classes: Sequence[int] | None = None, *, validation: f
         draw: which random draw of them.
 
     Raises:
-        ValueError: the data set holds no images, a class is unknown or named twice, or the share is not below 1.
-        MissingDataError: the data set is not at hand.
-        AlteredDataError: its content is not the published one.
+        ValueError: the data set holds no images, a class is unknown or named twice, or the share is not below 1;
+        or
+            as of `DataSet.load`.
     """
     return image_tasks(name, [classes], validation=validation, draw=draw)[0]
 

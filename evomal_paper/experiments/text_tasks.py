@@ -23,13 +23,8 @@ def surname_tasks(partition: Sequence[Sequence[int]]) -> tuple[list[Task], int]:
     of the official split: the part `unseen` holds the test part without those of the task's training part, each
     remaining one once.
 
-    Args:
-        partition: for each task the numbers of its nationalities, in alphabetical order of all 18.
-
-    Raises:
-        ValueError: a class is unknown or named twice.
-        MissingDataError: the data set is not at hand.
-        AlteredDataError: its content is not the published one.
+    The partition has for each task the numbers of its nationalities, in alphabetical order of all 18. Errors are
+    those of `check_classes` and `DataSet.load`.
     """
     dataset = DATASETS["surname"]
     groups = [check_classes(dataset, classes) for classes in partition]

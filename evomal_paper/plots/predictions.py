@@ -12,12 +12,8 @@ from evomal_paper.published.tables import LABELS
 def images(task: Task, shown: pd.DataFrame, better: str, other: str, title: str = "") -> Figure:
     """Test images with what two losses' networks take them for, and with which probability.
 
-    Args:
-        task: a task of images, whose `x_scale` undoes its standardisation.
-        shown: rows of `predictions.predictions`, for example of `predictions.only_right_by`; at least one.
-        better: the loss that is named first.
-        other: the other loss.
-        title: said above the figure.
+    They are rows of `predictions.predictions`, for example of `predictions.only_right_by`, at least one; the loss
+    `better` is named first. The `x_scale` of the task undoes its standardisation.
 
     Raises:
         ValueError: there is nothing to show.

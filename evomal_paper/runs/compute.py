@@ -35,12 +35,10 @@ log = logging.getLogger("evomal")
 def compute(
     run: Run, device: str = "cpu", progress: bool = True, wait: bool = True, scheduler_address: str = ""
 ) -> str:
-    """Compute a run, going on from its last generation if it was stopped; a complete one is left alone.
+    """Compute a run into its pack, from its last generation if it was stopped; a complete one is left alone.
 
     Args:
-        run: the run; it is in its pack afterwards.
-        device: "cpu" or "cuda".
-        progress: whether bars are shown.
+        run, device, progress: see `computed`.
         wait: wait for another process that computes the run, or leave it to that.
         scheduler_address: of Dask, whose workers evaluate the candidates and meta-test; none for this process.
 

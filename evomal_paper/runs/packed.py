@@ -75,11 +75,7 @@ def write_work(folder: Path, finished: Finished) -> None:
 
 
 def read_work(folder: Path) -> Finished:
-    """The finished run of a working folder.
-
-    Raises:
-        FileNotFoundError, ValueError: a file is missing, or not what the run wrote.
-    """
+    """The finished run of a working folder; a ValueError if a file is not what the run wrote."""
     tables = {name: (folder / f"{name}.csv").read_text(encoding="utf-8") for name in TABLES}
     record = {name: value for name, value in read_json(folder / "run.json").items() if name != "status"}
     finished = Finished(record, tables, read_json(folder / "loss.json"))
@@ -100,11 +96,7 @@ class Pack:
         return self.folder / "runs.jsonl"
 
     def records(self) -> Mapping[Key, Mapping[str, Any]]:
-        """The record of each complete run; none where there is no pack.
-
-        Raises:
-            ValueError: a line is damaged.
-        """
+        """The record of each complete run, none where there is no pack; a ValueError if a line is damaged."""
         return _read(self.index, _lines)
 
     def finished(self, key: Key) -> Finished:
