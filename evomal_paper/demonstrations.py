@@ -21,6 +21,7 @@ from evomal_core.known import known_losses, read, write
 from evomal_core.learners import Problem, make_learners
 from evomal_core.losses import LearnedLoss, Loss, TaskLoss, initial_phi
 from evomal_core.seeds import numpy_rng
+from evomal_core.symbolic import rounded
 from evomal_core.tasks import Scale
 from evomal_core.training import train
 from evomal_paper.analysis.cached_table import Piece
@@ -265,6 +266,13 @@ def learned_losses(trainings: pd.DataFrame, kind: Kind) -> dict[int, LearnedLoss
     """The learned losses by data seed."""
     formulas = trainings[trainings["loss"] == "learned"].groupby("data seed")["formula"].first()
     return {seed: read(formula, kind) for seed, formula in formulas.items()}
+
+
+def formulas(trainings: pd.DataFrame, kind: Kind) -> pd.DataFrame:
+    """The learned loss of each data seed, whole and simplified, with its learning rate and steps."""
+    rows = trainings[trainings["loss"] == "learned"].groupby("data seed")[["lr", "steps"]].first()
+    losses = learned_losses(trainings, kind)
+    return rows.assign(loss=[str(rounded(losses[seed].sympy())) for seed in rows.index])
 
 
 def carried(trainings: pd.DataFrame, names: Sequence[str], initialisations: int = 4) -> pd.DataFrame:
