@@ -7,7 +7,6 @@ traced by `torch.fx`.
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import operator
@@ -20,8 +19,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from evomal_core.population.tracing import NotPlain, trace
 from evomal_core.pure import hooks
-from evomal_core.seeds import isolated_torch
 
 log = logging.getLogger("evomal")
 
@@ -48,10 +47,6 @@ class Layer:
     """Name of a batch norm's module, which holds the running statistics."""
 
 
-class NotPlain(ValueError):  # noqa: N818 - a finding more than an error
-    """The network is not a plain one; the text says why."""
-
-
 def layers_of(network: nn.Module, shape: Sequence[int]) -> tuple[Layer, ...]:
     """The layers that rows of this shape pass through.
 
@@ -68,13 +63,8 @@ def layers_of(network: nn.Module, shape: Sequence[int]) -> tuple[Layer, ...]:
             raise NotPlain(f"{type(module).__name__} has hooks")
         if type(module).__module__.startswith("torch.nn.") and type(module) not in (*MODULES, *CONTAINERS):
             raise NotPlain(f"it has a {type(module).__name__}")
-    try:
-        with isolated_torch(0, "tracing"):
-            graph = fx.Tracer().trace(copy.deepcopy(network))
-    except Exception as error:  # whatever the user's code raises when it meets no real numbers
-        raise NotPlain(f"it can't be traced: {(str(error) or type(error).__name__).splitlines()[0]}") from error
     walk = _Walk(network, list(parameters), tuple(shape))
-    for node in graph.nodes:
+    for node in trace(network).nodes:
         walk.take(node)
     if set(walk.used) != set(range(len(parameters))):
         raise NotPlain("some of its weights are not used once")

@@ -23,7 +23,7 @@ from evomal_core.labels import as_rows, read_labels
 from evomal_core.population.convolution_algebra import ConvolutionAlgebra, Jacobian
 from evomal_core.population.convolutions import Layer as PlainLayer
 from evomal_core.population.convolutions import plain_layers
-from evomal_core.population.perceptrons import flattens, mlp_layers, perceptron
+from evomal_core.population.perceptrons import Perceptron, perceptron
 from evomal_core.population.recurrent import RecurrentForm, recurrent_form
 from evomal_core.population.recurrent_algebra import Record, RecurrentAlgebra, Weights
 from evomal_core.population.rows import Rows
@@ -132,16 +132,18 @@ class Stack:
 
 def make_stacks(learners: Sequence[Learner]) -> list[Stack]:
     """Group learners into stacks: MLPs of one shape and number of rows together, others alone."""
-    groups: dict[object, list[Learner]] = {}
+    groups: dict[Any, list[Learner]] = {}
     for index, learner in enumerate(learners):
         x = learner.task.train[0]
-        layers = perceptron(learner.network, x, learner.task.kind)
-        key: object = index
-        if layers is not None:
+        found = perceptron(learner.network, x, learner.task.kind, partial(getattr, learner, "replaces_buffers"))
+        key: Any = (None, index)
+        if found is not None:
             rows = tuple((name, x.shape, y.shape) for name, (x, y) in learner.task.parts().items())
-            key = (tuple(layers), rows, learner.task.kind, learner.batch_size, x.dtype, x.device)
+            key = (found, rows, learner.task.kind, learner.batch_size, x.dtype, x.device)
         groups.setdefault(key, []).append(learner)
-    return [_network_stack(*group) if isinstance(key, int) else MLPStack(group) for key, group in groups.items()]
+    return [
+        _network_stack(*group) if form is None else MLPStack(group, form) for (form, *_), group in groups.items()
+    ]
 
 
 def _network_stack(learner: Learner) -> NetworkStack:
@@ -159,15 +161,13 @@ class MLPStack(Stack):
     row_axis = 2
     by_hand = True
 
-    def __init__(self, learners: Sequence[Learner]) -> None:
+    def __init__(self, learners: Sequence[Learner], form: Perceptron) -> None:
         super().__init__(learners)
-        layers = mlp_layers(learners[0].network)
-        assert layers is not None
-        self.layers = layers
+        self.layers, self.flattens = form.layers, form.flattens
 
     def features(self, x: Tensor) -> Tensor:
         """Rows (T, B, …) flattened to (T, 1, B, features); steps of sequences (T, B, time, features) are rows."""
-        return (x.flatten(2) if flattens(self.learners[0].network) else x.flatten(1, -2)).unsqueeze(1)
+        return (x.flatten(2) if self.flattens else x.flatten(1, -2)).unsqueeze(1)
 
     def _pairs(self, theta: Sequence[Any]) -> list[tuple[Any, Tensor | None]]:
         weights = iter(theta)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from evomal_core.models import lstm_state
+from evomal_core.population.tracing import trace
 from evomal_core.pure import hooks
 
 
@@ -138,9 +139,8 @@ def form_of(network: nn.Module, x: Tensor) -> RecurrentForm | None:
     ):
         return None
     try:
-        graph = fx.Tracer(autowrap_functions=(lstm_state,)).trace(network)
-        return _Reader(network).read(graph)
-    except Exception:  # tracing runs the user's code on stand-ins, and anything may come of it
+        return _Reader(network).read(trace(network, wrapped=(lstm_state,)))
+    except Exception:  # a graph may hold anything that the reader does not know
         return None
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+from functools import partial
 from typing import Any
 
 import pytest
@@ -157,6 +159,62 @@ def test_other_perceptrons_take_the_fast_path(activation: type[nn.Module]) -> No
 
     config = em.SearchConfig(base=NESTEROV)
     learners = make_learners([task("regression")], model, config, 0, "test")
+    assert isinstance(make_stacks(learners)[0], MLPStack)
+    assert_meta_gradients_agree(losses_for(SMOOTH, "regression"), learners, config)
+
+
+class Body(nn.Module):
+    """A perceptron as people write it; with `doubled`, one that does something else in evaluation mode."""
+
+    def __init__(self, doubled: bool = False) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 5), nn.Linear(5, 2, bias=False)
+        self.doubled = doubled
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.second(nn.functional.relu(self.first(x)))
+        return y if self.training or not self.doubled else 2 * y
+
+
+@pytest.mark.parametrize(
+    ("model", "fast"),
+    [
+        (Body, True),
+        (lambda: nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.Tanh()), nn.Identity(), nn.Linear(4, 2)), True),
+        (partial(Body, doubled=True), False),
+        (lambda: nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Tanh()), nn.Linear(4, 2)), False),
+    ],
+    ids=["class", "nested", "other in evaluation", "two activations"],
+)
+def test_perceptrons_are_recognised_however_they_are_written(model: Any, fast: bool) -> None:
+    config = em.SearchConfig(base=NESTEROV, fitness_steps=3)
+    learners = make_learners([task("regression")], model, config, 0, "test")
+    (stack,) = make_stacks(learners)
+    assert isinstance(stack, MLPStack) == fast
+    assert_meta_gradients_agree(losses_for(SMOOTH, "regression"), learners, config)
+    x = learners[0].task.train[0][:4]
+    with torch.no_grad():
+        found = stack.evaluate(stack.start(1), stack.features(x.unsqueeze(0)), 0)[0, 0]
+        network = copy.deepcopy(learners[0].network).eval()
+        for weights, given in zip(network.parameters(), learners[0].theta.values(), strict=True):
+            weights.copy_(given)
+        torch.testing.assert_close(found, network(x))
+
+
+def test_images_flattened_by_a_class_take_the_fast_path() -> None:
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x.view(x.shape[0], -1))
+
+    x = torch.randn(20, 1, 3, 4, dtype=torch.float64)
+    y = x.flatten(1).sum(dim=1, keepdim=True)
+    images = em.Task("images", "regression", (x[:14], y[:14]), (x[14:], y[14:]))
+    config = em.SearchConfig(base=NESTEROV)
+    learners = make_learners([images], Flat, config, 0, "test")
     assert isinstance(make_stacks(learners)[0], MLPStack)
     assert_meta_gradients_agree(losses_for(SMOOTH, "regression"), learners, config)
 

@@ -27,10 +27,11 @@ from evomal_core.learners import Learner, make_learners
 from evomal_core.losses import LearnedLoss
 from evomal_core.population import compiled
 from evomal_core.population import training as training_module
-from evomal_core.population.convolutions import NotPlain, layers_of
+from evomal_core.population.convolutions import layers_of
 from evomal_core.population.local_search import batched_local_search, meta_step_of
 from evomal_core.population.networks import ConvolutionStack, NetworkStack, make_stacks
 from evomal_core.population.optimisers import kernel_steps
+from evomal_core.population.tracing import NotPlain
 from evomal_core.population.training import StackTraining
 from evomal_core.population.trees import Program
 from evomal_core.training import train
