@@ -365,6 +365,7 @@ def register(
         raise ValueError(f"source has a place {{}} for each of {arity} argument(s), got {source!r:.60}")
     check_elementwise(name, arity, torch)
     if source:
+        source = f"({source.replace('{}', '({})')})"  # any text may stand around it, and for its arguments
         check_source(name, arity, torch, source)
     if sympy:
         _check_formula(name, arity, torch, sympy)

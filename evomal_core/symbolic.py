@@ -34,7 +34,7 @@ def raw_formula(expression: Expression, phi: Sequence[float], softplus: bool = F
     leaves = {"f": f, "y": y, "1": sympy.Float(1), "-1": sympy.Float(-1)}
 
     def weighted(position: int, value: sympy.Expr) -> sympy.Expr:
-        return value if position == 0 else sympy.Float(phi[position - 1]) * value
+        return value if position == 0 or phi[position - 1] == 1 else sympy.Float(phi[position - 1]) * value
 
     value = expression.fold(
         lambda i, name: weighted(i, leaves[name]),

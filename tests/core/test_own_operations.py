@@ -193,6 +193,18 @@ def test_a_formula_is_compared_where_both_are_real():
         em.primitives.unregister(name)
 
 
+def test_a_source_without_parentheses_binds_no_looser_than_the_operation():
+    em.primitives.register("cube", 1, lambda a: a**3, source="{}**3")
+    em.primitives.register("less", 2, lambda a, b: a - b, source="{} - {}")
+    loss = em.LearnedLoss("mul(cube(f), less(y, less(-1, cube(f))))", phi=[2.0, 3.0, 2.0, 1.0, 4.0, 1.0, 0.5, 2.0])
+    scope: dict = {}
+    exec(loss.python_source(), scope)
+    y_pred, y_true = torch.randn(2, 6, 1, generator=torch.Generator().manual_seed(0)).unbind()
+    assert torch.allclose(scope["learned_loss"](y_pred, y_true), loss(y_pred, y_true))
+    for name in ("cube", "less"):
+        em.primitives.unregister(name)
+
+
 @pytest.mark.usefixtures("with_kernels")
 def test_each_operation_that_the_kernels_lack_is_named_once(caplog):
     caplog.set_level(logging.INFO, "evomal")
