@@ -65,53 +65,44 @@ def noisy_images(task: em.Task, clean: em.Task, columns: int = 10, rows: int = 2
 
 
 @styled
-def label_shift(task: em.Task, clean: em.Task) -> Figure:
-    """The training labels of a regression against the true ones."""
+def label_shift(told: torch.Tensor, true: torch.Tensor) -> Figure:
+    """The training labels of a regression, (rows, 1), against the true ones."""
     figure, ((axes,),) = new_figure(3.2, 2.8)
-    told, true = task.train[1][:, 0].numpy(), clean.train[1][:, 0].numpy()
-    how = "too high" if (told >= true).all() else "too low"
-    wrong = np.where(told != true, how, "right")
+    how = "too high" if bool((told >= true).all()) else "too low"
+    wrong = np.where(told[:, 0] != true[:, 0], how, "right")
     look = {"hue_order": ["right", how], "palette": ["0.6", LEARNED], "s": 5, "linewidth": 0}
-    sns.scatterplot(x=true, y=told, hue=wrong, ax=axes, **look)
+    sns.scatterplot(x=true[:, 0].numpy(), y=told[:, 0].numpy(), hue=wrong, ax=axes, **look)
     axes.set(xlabel="true label (standard deviations)", ylabel="label told (the same)")
     sns.move_legend(axes, "lower right", bbox_to_anchor=(1, 1), ncols=2, markerscale=3)
     return figure
 
 
 @styled
-def by_label(losses: Mapping[int, em.LearnedLoss], labels: Sequence[float]) -> Figure:
+def by_label(losses: Mapping[str, em.LearnedLoss], labels: Sequence[float]) -> Figure:
     """Regression losses, each above its least value, against the prediction: a panel a loss, a line a label."""
-    figure, (row,) = new_figure(7.2, 2.1, 1, len(losses), sharex=True)
+    figure, (row,) = new_figure(1.2 + max(2.4, 1.3 * len(losses)), 2.2, 1, len(losses), sharex=True)
     predictions = torch.linspace(-2, 3, 201)
-    for axes, (seed, loss) in zip(row, losses.items(), strict=True):
+    for axes, (name, loss) in zip(row, losses.items(), strict=True):
         for number, label in enumerate(labels):
             with torch.no_grad():
                 values = loss.elementwise(predictions, torch.full_like(predictions, label))
             look = {"color": LEARNED if label == labels[-1] else str(0.65 - 0.3 * number), "lw": 1.2}
             axes.plot(predictions, values - values.min(), label=f"{label:.2g}", **look)
-        axes.set(title=f"data seed {seed}", xlabel="prediction", yticks=[])
+        axes.set(title=name, xlabel="prediction", yticks=[])
     row[0].set_ylabel("loss")
     row[-1].legend(title="label", bbox_to_anchor=(1, 1), loc="upper left")
     return figure
 
 
 @styled
-def curves(table: pd.DataFrame, losses: list[str], metric: str) -> Figure:
-    """Test errors over the steps of training at each loss's rate: mean and range over trainings.
-
-    Args:
-        table: `Comparison.curves` with the rates that were chosen.
-        losses: which to show, "learned" first.
-        metric: the name of the error.
-    """
-    figure, ((axes,),) = new_figure(5.2, 3.0)
-    rows = table[(table["split"] == "test") & table["loss"].isin(losses)]
-    palette = [
-        LEARNED if loss == "learned" else ["black", RIVAL, CLEAN][(n - 1) % 3] for n, loss in enumerate(losses)
-    ]
-    look: dict[str, Any] = {"hue": "loss", "style": "loss", "hue_order": losses, "style_order": losses}
-    bands = {"errorbar": ("pi", 100), "err_kws": {"alpha": 0.12, "linewidth": 0}}
-    sns.lineplot(rows, x="step", y="error", palette=palette, ax=axes, **look, **bands)
-    axes.set(xlabel="step of training", ylabel=f"test {metric}")
-    sns.move_legend(axes, "best", title=None)
+def predicted(true: torch.Tensor, predictions: Mapping[str, torch.Tensor], limit: float) -> Figure:
+    """Predictions of networks against true labels, (rows, 1), with a dotted line at the training labels' limit."""
+    figure, (row,) = new_figure(2.6 * len(predictions) + 0.4, 2.8, 1, len(predictions), sharey=True)
+    for axes, (name, values) in zip(row, predictions.items(), strict=True):
+        error = float(((values - true) ** 2).mean())
+        axes.scatter(true, values, s=5, lw=0, color=LEARNED if name.startswith("learned") else RIVAL)
+        axes.axline((limit, limit), slope=1, color="black", lw=0.8)
+        axes.axhline(limit, color="black", lw=0.8, ls=":")
+        axes.set(title=f"{name}: MSE {error:.2g}", xlabel="true label")
+    row[0].set_ylabel("prediction")
     return figure

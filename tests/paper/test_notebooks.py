@@ -46,8 +46,8 @@ SMOKE = {
 }
 SHORTER = {
     "01_quickstart": {
-        "batch_size=64)": "batch_size=64), initialisations=1, meta_steps=3, fitness_steps=5, finalists=2, "
-        "finalist_steps=5",
+        "generations=generations": "generations=generations, initialisations=1, meta_steps=3, fitness_steps=5, "
+        "finalists=2, finalist_steps=5",
         "train_on_validation=True": "train_on_validation=True, steps=5",
     }
 }

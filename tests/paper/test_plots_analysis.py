@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import evomal_core as em
 from evomal_paper import plots
@@ -103,23 +104,17 @@ def test_losses_are_ranked_by_their_means_and_those_beyond_the_axis_are_written(
     assert [text.get_text() for text in whole.texts] == ["inf →"]
 
 
-def test_curves_of_training_are_means_over_trainings():
-    rows = [
-        {"loss": loss, "split": split, "step": step, "error": base + seed}
-        for loss, base in (("learned", 1.0), ("cross-entropy", 2.0))
-        for split in ("test", "train")
-        for step in (0, 1)
-        for seed in range(3)
-    ]
-    (axes,) = demonstrations.curves(pd.DataFrame(rows), ["learned", "cross-entropy"], "MSE").axes
-    drawn = [line.get_ydata().tolist() for line in axes.get_lines() if len(line.get_xdata())]
-    assert drawn == [[2.0, 2.0], [3.0, 3.0]]
-    assert len(axes.collections) == 2
-
-
 def test_losses_by_label_are_drawn_above_their_least_value():
-    losses = {seed: em.known_losses("regression")[name] for seed, name in enumerate(("squared error", "Cauchy"))}
+    losses = {name: em.known_losses("regression")[name] for name in ("squared error", "Cauchy")}
     left, right = demonstrations.by_label(losses, [-1.0, 0.5]).axes
     x, values = left.get_lines()[1].get_data()
     assert values == pytest.approx((x - 0.5) ** 2 - ((x - 0.5) ** 2).min(), abs=1e-6)
     assert [line.get_color() for line in right.get_lines()][-1] == demonstrations.LEARNED
+
+
+def test_predictions_are_drawn_against_true_labels_with_their_error():
+    true = torch.tensor([[0.0], [1.0], [2.0]])
+    predictions = {"squared error": true.clamp(max=1.0), "learned loss": true}
+    left, right = demonstrations.predicted(true, predictions, limit=1.0).axes
+    assert [axes.get_title() for axes in (left, right)] == ["squared error: MSE 0.33", "learned loss: MSE 0"]
+    assert left.collections[0].get_offsets().tolist() == [[0, 0], [1, 1], [2, 1]]
