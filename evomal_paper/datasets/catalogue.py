@@ -197,7 +197,7 @@ def _california(folder: Path) -> Arrays:
 
 
 def _images(source: str, rows: list[int], shape: tuple[int, ...], classes: int, file: str) -> dict[str, Any]:
-    """How images are read and downloaded by torchvision's class `source`."""
+    """Functions that read and download images by torchvision's class `source`."""
     return {
         "parts": SPLIT,
         "conform": partial(readers.images, rows=rows, shape=shape, classes=classes),
@@ -226,7 +226,7 @@ _HOW: dict[str, dict[str, Any]] = {
         "download": lambda _: readers.surnames(SURNAMES),
     },
 }
-"""How the data sets are read that are no images of torchvision."""
+"""Functions that read the data sets which are no images of torchvision."""
 
 
 def _catalogue() -> dict[str, DataSet]:
