@@ -1,8 +1,12 @@
 """The demonstrations of where a learned loss pays."""
 
+import pandas as pd
+import pytest
+import sympy
 import torch
 
 import evomal_core as em
+from evomal_paper import demonstrations
 from evomal_paper.demonstrations import Demonstration, censored_losses
 
 LIMIT = 0.4
@@ -37,3 +41,17 @@ def test_rivals_that_are_told_stand_beside_the_known_ones():
     names = {rival.name for rival in found.rivals}
     assert names >= {"censored absolute error", "squared error", "task loss on the validation rows alone"}
     assert found.learned.errors("test").shape == (2,)
+
+
+def test_formulas_are_shown_whole():
+    long = "add(square(2*sub(y, f)), " * 6 + "0.12345678*tanh(sub(y, f))" + ")" * 6
+    rows = [(3, "learned", 0.1, 40, long), (3, "Cauchy", 0.3, 20, ""), (4, "learned", 0.2, 30, "abs(sub(y, f))")]
+    trainings = pd.DataFrame(rows, columns=["data seed", "loss", "lr", "steps", "formula"])
+    found = demonstrations.formulas(trainings, "regression")
+    assert found.loc[4].tolist() == [0.2, 30, "Abs(f - y)"]
+    f, y = sympy.symbols("f y", real=True)
+    value = float(sympy.sympify(found.loc[3, "loss"], {"f": f, "y": y}).subs({f: 0.3, y: 0.7}))
+    wanted = demonstrations.learned_losses(trainings, "regression")[3]
+    exact = wanted.elementwise(torch.tensor(0.3), torch.tensor(0.7)).detach()
+    assert value == pytest.approx(float(exact), rel=1e-3)
+    assert "0.1235" in found.style.to_html()
