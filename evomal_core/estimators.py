@@ -178,7 +178,7 @@ class LossSearch(BaseEstimator):
         self.classes_, numbers = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(
-                f"y has only one class, {self.classes_[0]!r}; a classifier needs at least two classes"
+                f"y has only one class, {self.classes_.tolist()[0]!r}; a classifier needs at least two classes"
             )
         return ("binary" if len(self.classes_) == 2 else "multiclass"), numbers
 

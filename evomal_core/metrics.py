@@ -380,11 +380,9 @@ def _value(function: Callable[..., Any], name: str, *arrays: np.ndarray) -> floa
         value = function(*arrays)
     except Exception as error:
         shapes = " and ".join(str(array.shape) for array in arrays)
-        said = (str(error).splitlines() or [""])[0]
-        raise ValueError(
-            f"metric {name!r} failed, {type(error).__name__}: {said}; it was called with NumPy arrays of shapes "
-            f"{shapes}: numbers or probabilities, then labels"
-        ) from error
+        said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        called = f"it was called with NumPy arrays of shapes {shapes}: numbers or probabilities, then labels"
+        raise ValueError(f"metric {name!r} failed, {said}; {called}") from error
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -425,18 +423,15 @@ class _Predicted:
 
 
 def _from_scorer_name(name: str, kind: Kind) -> Metric:
-    known = metric_names(kind)
+    folded = {known.casefold(): known for known in metric_names(kind)}
+    near = get_close_matches(name.casefold(), folded, n=1)
+    meant = f"did you mean {folded[near[0]]!r}? " if near else ""
     try:
         scorer = sklearn_metrics.get_scorer(name)
-    except ImportError:
-        raise ValueError(f"unknown metric {name!r}; known are {', '.join(known)}") from None
-    except (ValueError, KeyError):
-        folded = {other.casefold(): other for other in known}
-        near = get_close_matches(name.casefold(), folded, n=1)
-        meant = f"did you mean {folded[near[0]]!r}? " if near else ""
+    except (ImportError, ValueError, KeyError):
         raise ValueError(
-            f"unknown metric {name!r}; {meant}known are {', '.join(known)}, the names of scikit-learn's scorers, "
-            "and functions (y_pred, y_true) -> float"
+            f"unknown metric {name!r}; {meant}known are {', '.join(folded.values())}, the names of scikit-learn's "
+            "scorers, and functions (y_pred, y_true) -> float"
         ) from None
     return _from_scorer(scorer, name, kind)
 
