@@ -53,6 +53,8 @@ class LossSearch(BaseEstimator):
         model: makes another network, called with the numbers of features and outputs; classes of more than two
             need an output each, two classes need one. It gives logits, or predictions of standardised labels.
         method: one of `METHODS`.
+        metric: what the search minimises, a name such as "balanced error" or a function, see `learn_loss`; by
+            default the error rate or the mean squared error.
         config: the search's hyper-parameters; `EVERYDAY` by default.
         steps: steps of the final training; by default as many as were best for the loss among the finalists, or
             2,000 where the configuration has none.
@@ -81,6 +83,7 @@ class LossSearch(BaseEstimator):
         hidden_layer_sizes: Sequence[int] | int = (40, 40),
         model: Callable[[int, int], nn.Module] | None = None,
         method: str = "evomal",
+        metric: str | Callable[..., Any] | None = None,
         config: SearchConfig | None = None,
         steps: int | None = None,
         validation_fraction: float = 0.2,
@@ -91,6 +94,7 @@ class LossSearch(BaseEstimator):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.model = model
         self.method = method
+        self.metric = metric
         self.config = config
         self.steps = steps
         self.validation_fraction = validation_fraction
@@ -136,12 +140,14 @@ class LossSearch(BaseEstimator):
             return mlp(x.shape[1], sizes, outputs)
 
         self.result_ = learn_loss(
-            [task], model, self.method, config=config, seed=seed, progress=False, time_limit=self.time_limit
-        )
+            [task], model, self.method, config=config, seed=seed, progress=False, time_limit=self.time_limit,
+            metric=self.metric,
+        )  # fmt: skip
+        assert self.result_.problem is not None
         chosen = self.result_.chosen
         base = config.base.replace(lr=chosen.lr) if chosen else config.base
         steps = int(self.steps or 0) or (chosen.steps if chosen else 2000)
-        (rival,) = make_learners([task], model, config, seed, "choice")
+        (rival,) = make_learners(list(self.result_.problem.tasks), model, config, seed, "choice")
         (learner,) = make_learners([whole], model, config, seed, "fit")
         for loss in (*self._winner(rival, base, steps), TaskLoss(kind)):
             trained = train(loss, learner, base, steps, splits=["train"])

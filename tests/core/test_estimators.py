@@ -130,6 +130,18 @@ def test_the_network_is_trained_as_the_chosen_finalist_was(monkeypatch):
 
 
 @pytest.mark.filterwarnings("error")
+def test_the_metric_asked_for_is_what_the_search_minimises():
+    def distance(y_pred, y_true):
+        return float(np.abs(y_pred - y_true).max())
+
+    found = small("regression", metric=distance).fit(X, Y)
+    assert found.result_.metric == "distance"
+    assert clone(found).metric is distance
+    assert small("classification", metric="balanced error").fit(XC, YC).result_.metric == "balanced error"
+    with pytest.raises(ValueError, match="balanced error"):
+        small("classification", metric="balanced eror").fit(XC, YC)
+
+
 def test_tables_of_pandas_and_numbers_of_numpy_are_taken_without_a_warning():
     table = pd.DataFrame(XC, columns=list("abcde"), index=np.random.default_rng(0).permutation(len(XC)))
     names = pd.Series(np.array(["ash", "beech", "cedar"])[YC], index=table.index)
