@@ -139,7 +139,7 @@ def _small(dataset: str, network: str, minutes: tuple[float, float]) -> Experime
         fewer = search.replace(base=PLAIN.replace(batch_size=32), **few_steps(50), fitness_steps=250)
         quick = quick.replace(search=fewer.replace(population=16, generations=8))
         if dataset == "mnist":
-            fewer = fewer.replace(population=12, generations=6)
+            fewer = fewer.replace(population=25, generations=20)
             quick = quick.replace(search=fewer, points=5, images=12_000)
     profiles = {"smoke": smoke.replace(images=200, test_images=100), "quick": quick, "paper": paper}
     profiles |= {"text": literal(paper, initialisation="default")}
