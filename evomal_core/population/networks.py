@@ -23,7 +23,7 @@ from evomal_core.labels import as_rows, read_labels
 from evomal_core.population.convolution_algebra import ConvolutionAlgebra, Jacobian
 from evomal_core.population.convolutions import Layer as PlainLayer
 from evomal_core.population.convolutions import plain_layers
-from evomal_core.population.perceptrons import Perceptron, perceptron
+from evomal_core.population.perceptrons import Perceptron, dense_layers, sequential
 from evomal_core.population.recurrent import RecurrentForm, recurrent_form
 from evomal_core.population.recurrent_algebra import Record, RecurrentAlgebra, Weights
 from evomal_core.population.rows import Rows
@@ -132,27 +132,41 @@ class Stack:
 
 def make_stacks(learners: Sequence[Learner]) -> list[Stack]:
     """Group learners into stacks: MLPs of one shape and number of rows together, others alone."""
-    groups: dict[Any, list[Learner]] = {}
+    groups: dict[Any, tuple[_Form, list[Learner]]] = {}
     for index, learner in enumerate(learners):
-        x = learner.task.train[0]
-        found = perceptron(learner.network, x, learner.task.kind, partial(getattr, learner, "replaces_buffers"))
-        key: Any = (None, index)
-        if found is not None:
+        form = _form(learner)
+        key: Any = index
+        if isinstance(form, Perceptron):
+            x = learner.task.train[0]
             rows = tuple((name, x.shape, y.shape) for name, (x, y) in learner.task.parts().items())
-            key = (found, rows, learner.task.kind, learner.batch_size, x.dtype, x.device)
-        groups.setdefault(key, []).append(learner)
-    return [
-        _network_stack(*group) if form is None else MLPStack(group, form) for (form, *_), group in groups.items()
-    ]
+            key = (form, rows, learner.task.kind, learner.batch_size, x.dtype, x.device)
+        groups.setdefault(key, (form, []))[1].append(learner)
+    return [_stack(form, group) for form, group in groups.values()]
 
 
-def _network_stack(learner: Learner) -> NetworkStack:
-    x = learner.task.train[0]
-    form = recurrent_form(learner.network, x, learner.batch_size)
-    if form is not None:
-        return RecurrentStack(learner, form)
-    layers = plain_layers(learner.network, x, lambda: learner.replaces_buffers)
-    return NetworkStack([learner]) if layers is None else ConvolutionStack(learner, layers)
+_Form = Perceptron | RecurrentForm | tuple[PlainLayer, ...] | None
+
+
+def _form(learner: Learner) -> _Form:
+    """The kind of network that is computed without its module; None if it is none of them."""
+    network, x = learner.network, learner.task.train[0]
+    if (found := sequential(network, x, learner.task.kind)) is not None:
+        return found
+    if (form := recurrent_form(network, x, learner.batch_size)) is not None:
+        return form
+    layers = plain_layers(network, x, lambda: learner.replaces_buffers)
+    return None if layers is None else dense_layers(layers) or layers
+
+
+def _stack(form: _Form, learners: Sequence[Learner]) -> Stack:
+    match form:
+        case None:
+            return NetworkStack(learners)
+        case Perceptron():
+            return MLPStack(learners, form)
+        case RecurrentForm():
+            return RecurrentStack(learners[0], form)
+    return ConvolutionStack(learners[0], form)
 
 
 class MLPStack(Stack):

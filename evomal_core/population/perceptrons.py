@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from evomal_core.kinds import Kind
-from evomal_core.population.convolutions import layers_of
-from evomal_core.population.tracing import NotPlain
+from evomal_core.population.convolutions import Layer as PlainLayer
 from evomal_core.pure import hooks
 
 Layer = tuple[int, int, bool, str]
@@ -24,21 +23,8 @@ class Perceptron:
     flattens: bool
 
 
-def perceptron(network: nn.Module, x: Tensor, kind: Kind, keeps_state: Callable[[], bool]) -> Perceptron | None:
-    """The perceptron that a network is for rows like x, perhaps with positions; None if it is anything else.
-
-    The network may be an `nn.Sequential`, or any class whose `forward` does no more than that.
-    """
-    found = _sequential(network)
-    if found is None:
-        found = _traced(network, x)
-        return found if found is None or not keeps_state() else None
-    positions = x.ndim == 3 and kind != "multiclass"
-    return found if x.ndim == 2 or found.flattens or positions else None
-
-
-def _sequential(network: nn.Module) -> Perceptron | None:
-    """A sequence of layers, which takes rows of any shape."""
+def sequential(network: nn.Module, x: Tensor, kind: Kind) -> Perceptron | None:
+    """The perceptron that an `nn.Sequential` is for rows like x, perhaps with positions; None if it is none."""
     if type(network) is not nn.Sequential:
         return None
     modules = list(network)
@@ -56,26 +42,21 @@ def _sequential(network: nn.Module) -> Perceptron | None:
             return None
     if not layers or any(hooks(module) for module in network.modules()):
         return None
-    return Perceptron(tuple(layers), flattens)
+    positions = x.ndim == 3 and kind != "multiclass"
+    return Perceptron(tuple(layers), flattens) if x.ndim == 2 or flattens or positions else None
 
 
-def _traced(network: nn.Module, x: Tensor) -> Perceptron | None:
-    """Any module that passes rows like x through dense layers, in the order of their weights."""
-    if not x.is_floating_point():
-        return None
-    try:
-        rows = layers_of(network, x.shape[1:])
-    except NotPlain:
-        return None
+def dense_layers(plain: Sequence[PlainLayer]) -> Perceptron | None:
+    """The perceptron of a plain network with dense layers alone, in the order of their weights."""
     layers: list[Layer] = []
     used: list[int] = []
-    for row in rows:
+    for row in plain:
         if row.name == "dense":
             layers.append((row.inputs[0], row.outputs[0], row.bias >= 0, ""))
             used += [row.weights] if row.bias < 0 else [row.weights, row.bias]
         elif not _activated(layers, row.name):
             return None
-    return Perceptron(tuple(layers), flattens=x.ndim > 2) if used == sorted(used) else None
+    return Perceptron(tuple(layers), flattens=True) if used == sorted(used) else None
 
 
 def _activated(layers: list[Layer], name: str) -> bool:

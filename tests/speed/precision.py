@@ -33,7 +33,7 @@ from evomal_core.learners import make_learners
 from evomal_core.losses import LearnedLoss
 from evomal_core.population.local_search import MetaStep
 from evomal_core.population.networks import MLPStack
-from evomal_core.population.perceptrons import perceptron
+from evomal_core.population.perceptrons import sequential
 from evomal_core.population.rows import Rows
 from evomal_core.population.steps import Stacked
 from evomal_core.population.trees import Program
@@ -104,7 +104,7 @@ class Trial:
         learners = make_learners(
             [task], lambda: em.models.mlp(3, [7, 5], task.outputs), CONFIG, self.seed, "trial"
         )
-        form = perceptron(learners[0].network, learners[0].task.train[0], self.kind, lambda: False)
+        form = sequential(learners[0].network, learners[0].task.train[0], self.kind)
         assert form is not None
         stack = WatchedStack(learners, form)
         stack.theta0, stack.seen = [moved(w) for w in stack.theta0], []
