@@ -255,7 +255,8 @@ def summary(trainings: pd.DataFrame) -> pd.DataFrame:
     for loss, errors in means.iterrows():
         change, low, high = interval((errors - learned).to_numpy())
         verdict = "won" if low > 0 else "lost" if high < 0 else "undecided"
-        row = {"loss": loss, "test": errors.mean(), "sd over data seeds": errors.std(ddof=1), "n": len(errors)}
+        spread = errors.std(ddof=1) if np.isfinite(errors).all() else np.nan
+        row = {"loss": loss, "test": errors.mean(), "sd over data seeds": spread, "n": len(errors)}
         if loss != "learned":
             row |= {"above learned": change, "low": low, "high": high, "verdict": verdict}
         rows.append(row)

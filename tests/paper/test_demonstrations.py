@@ -55,3 +55,13 @@ def test_formulas_are_shown_whole():
     exact = wanted.elementwise(torch.tensor(0.3), torch.tensor(0.7)).detach()
     assert value == pytest.approx(float(exact), rel=1e-3)
     assert "0.1235" in found.style.to_html()
+
+
+def test_a_loss_that_diverged_has_an_infinite_mean_and_no_spread():
+    rows = [("learned", 0, 1.0), ("learned", 1, 2.0), ("squared error", 0, float("inf")), ("squared error", 1, 3.0)]
+    trainings = pd.DataFrame(rows, columns=["loss", "data seed", "test"])
+    learned, diverged = demonstrations.summary(trainings).to_dict("records")
+    assert (learned["loss"], learned["test"]) == ("learned", 1.5)
+    assert diverged["test"] == float("inf")
+    assert pd.isna(diverged["sd over data seeds"])
+    assert diverged["verdict"] == "undecided"
