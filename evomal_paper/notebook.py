@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from IPython.display import Image
+from matplotlib.figure import Figure
 from pydantic import TypeAdapter, ValidationError
 
 from evomal_core.checks import refuse_unknown
@@ -149,10 +151,11 @@ class Output:
 
     folder: Path
 
-    def figure(self, figure: Any, name: str) -> Any:
-        """Write a figure as PNG, and give it back to be shown."""
-        save(figure, self.folder / "figures" / f"{name}.png")
-        return figure
+    def figure(self, figure: Figure, name: str) -> Image:
+        """Write a figure as PNG, and return the picture to be shown."""
+        width, height = (figure.get_size_inches() * 96).tolist()
+        png = save(figure, self.folder / "figures" / f"{name}.png").read_bytes()
+        return Image(png, format="png", width=width, height=height)
 
     def table(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
         """Write a table as CSV, and give it back to be shown."""

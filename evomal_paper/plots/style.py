@@ -85,7 +85,7 @@ class Picture(Figure):
 
     def _repr_png_(self) -> tuple[bytes, dict[str, float]]:
         width, height = self.get_size_inches() * 96
-        return render(self, dpi=192), {"width": width, "height": height}
+        return render(self, dpi=200), {"width": width, "height": height}
 
 
 def new_figure(
@@ -131,7 +131,7 @@ def save(figure: Figure, path: str | Path) -> Path:
 def render(figure: Figure, dpi: int) -> bytes:
     """A figure as the bytes of a PNG file, with a palette of 128 colours: a third of the bytes, the same look."""
     exact, smaller = io.BytesIO(), io.BytesIO()
-    figure.savefig(exact, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+    figure.savefig(exact, format="png", dpi=dpi, facecolor="white", pil_kwargs={"compress_level": 0})
     with Image.open(exact) as picture:
         colours = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
         colours.save(smaller, format="png", optimize=True, dpi=picture.info["dpi"])
