@@ -79,12 +79,13 @@ class Population:
 
     def spread(self, work: Callable[[np.ndarray], None]) -> None:
         """Run `work` on all candidates, shared out among as many threads as PyTorch uses."""
-        candidates = np.arange(len(self.lengths))
-        threads = min(torch.get_num_threads(), len(candidates))
+        count = len(self.lengths)
+        threads = min(torch.get_num_threads(), count)
         if threads == 1:
-            work(candidates)
+            work(np.arange(count))
             return
-        list(_executor(threads).map(work, [candidates[first::threads] for first in range(threads)]))
+        # contiguous parts, since kernels would be compiled once more for views with strides
+        list(_executor(threads).map(work, [np.arange(first, count, threads) for first in range(threads)]))
 
     @contextmanager
     def one_blas_thread(self) -> Iterator[None]:

@@ -212,9 +212,9 @@ def _expression_slope(tree, w, softplus, f, y, value, arg_a, arg_b, slope_a, slo
                 for n in range(f.size):
                     b[n] = wb * vb[n]
         if op == F:
-            v[:] = f
+            _copy(f, v)
         elif op == Y:
-            v[:] = y
+            _copy(y, v)
         elif op == ONE:
             v[:] = one
         elif op == MINUS:
@@ -314,7 +314,7 @@ def _expression_mixed(
     for i in range(tree.shape[1] - 1, -1, -1):
         op, t = tree[0, i], tangent[i]
         if op == F:
-            t[:] = u
+            _copy(u, t)
         elif op < ADD:
             t[:] = zero
         else:
@@ -400,6 +400,21 @@ def _matrix(flat, start, rows, columns):
 
 
 @_jit
+def _copy(source, target):
+    """Fill target from source; `target[:] = source` takes seconds to compile."""
+    for n in range(target.size):
+        target[n] = source[n]
+
+
+@_jit
+def _largest(values):
+    largest = values[0]
+    for n in range(1, values.size):
+        largest = max(largest, values[n])
+    return largest
+
+
+@_jit
 def _add(total, change):
     for n in range(total.size):
         total[n] += change[n]
@@ -478,7 +493,7 @@ def _through(activation, change, output):
 def _forward(layers, theta, x, hidden):
     """Each layer's output behind another in `hidden`, the input first."""
     batch = x.shape[0]
-    hidden[: x.size] = x.reshape(-1)
+    _copy(x.reshape(-1), hidden[: x.size])
     start = 0
     for layer in range(layers.shape[0]):
         inputs, outputs, place, bias, activation = layers[layer]
@@ -554,7 +569,7 @@ def _jacobian(layers, theta, batch, hidden, rows, delta, other):
         end -= batch * outputs
         place_of -= batch * outputs
         _through(activation, delta[: batch * outputs], hidden[end : end + batch * outputs])
-        rows[place_of : place_of + batch * outputs] = delta[: batch * outputs]
+        _copy(delta, rows[place_of : place_of + batch * outputs])
         if layer:
             d = _matrix(delta, 0, batch, outputs)
             np.dot(d, _matrix(theta, place, outputs, inputs), _matrix(other, 0, batch, inputs))
@@ -667,7 +682,8 @@ def _tangent(layers, theta, batch, hidden, direction, moved, tangent, other, pro
 def _link(kind, logits, f):
     """f = logits, their sigmoid, or their softmax; both (batch, outputs)."""
     if kind == REGRESSION:
-        f[:] = logits
+        for row in range(logits.shape[0]):
+            _copy(logits[row], f[row])
         return
     zero, one = logits.dtype.type(0), logits.dtype.type(1)
     for row in range(logits.shape[0]):
@@ -675,7 +691,7 @@ def _link(kind, logits, f):
             for column in range(logits.shape[1]):
                 f[row, column] = one / (one + math.exp(-logits[row, column]))
             continue
-        top = logits[row].max()
+        top = _largest(logits[row])
         total = zero
         for column in range(logits.shape[1]):
             f[row, column] = math.exp(logits[row, column] - top)
@@ -711,7 +727,7 @@ def task_loss(kind, logits, y, weights, cotangent):
         top, spread, weight = zero, zero, one
         if kind == MULTICLASS:
             weight = weights[np.argmax(y[row])]
-            top = logits[row].max()
+            top = _largest(logits[row])
             for column in range(outputs):
                 spread += math.exp(logits[row, column] - top)
             spread = math.log(spread)
@@ -835,12 +851,14 @@ def train(kind, softplus, trees, lengths, phi, layers, x, y, orders, adam, setti
         tree, w = trees[p][:, : lengths[p]], phi[p]
         for t in range(tasks):
             weights = theta[p, t]
-            inputs[:], labels[:] = x[t, :batch], y[t, :batch]  # the whole data, where that is the batch
+            for row in range(batch):  # the whole data, where that is the batch
+                _copy(x[t, row], inputs[row])
+                _copy(y[t, row], labels[row])
             for step in range(steps):
                 if batch < x.shape[1]:
                     for row in range(batch):
-                        inputs[row] = x[t, orders[t, step, row]]
-                        labels[row] = y[t, orders[t, step, row]]
+                        _copy(x[t, orders[t, step, row]], inputs[row])
+                        _copy(y[t, orders[t, step, row]], labels[row])
                 _forward(layers, weights, inputs, hidden)
                 _link(kind, hidden[hidden.size - batch * outputs :].reshape(batch, outputs), f)
                 _expression_slope(tree, w, softplus, f.reshape(-1), labels.reshape(-1), work[0], work[1], work[2],
@@ -982,4 +1000,4 @@ def predict(layers, theta, x, chosen, found):
     for p in chosen:
         for t in range(theta.shape[1]):
             _forward(layers, theta[p, t], x[t], hidden)
-            found[p, t] = hidden[hidden.size - rows * outputs :].reshape(rows, outputs)
+            _copy(hidden[hidden.size - rows * outputs :], found[p, t].reshape(-1))
