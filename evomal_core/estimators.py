@@ -6,7 +6,7 @@ The only module of the core that needs scikit-learn; `evomal_core.LossSearch` im
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 from torch import nn
 
 from evomal_core.checks import is_number
-from evomal_core.config import EVERYDAY, SGD, Optimizer, SearchConfig
+from evomal_core.config import EVERYDAY, SGD, Config, Optimizer, SearchConfig
 from evomal_core.kinds import Kind, link
 from evomal_core.learners import Learner, make_learners
 from evomal_core.losses import Loss, TaskLoss
@@ -40,6 +40,29 @@ def _is_classifier(estimator: LossSearch) -> bool:
     return estimator.kind == "classification"
 
 
+def _fields(name: str, value: Any) -> dict[str, Any]:
+    """The fields of a configuration, and of those within it, by their names for `set_params`."""
+    if not isinstance(value, Config):
+        return {}
+    found: dict[str, Any] = {}
+    for field in type(value).model_fields:
+        inner = getattr(value, field)
+        found |= {f"{name}__{field}": inner, **_fields(f"{name}__{field}", inner)}
+    return found
+
+
+def _changed(name: str, value: Any, changes: Mapping[str, Any]) -> Any:
+    """A configuration with other values of fields, whose names may be those of fields within it (`base__lr`)."""
+    if not isinstance(value, Config):
+        raise ValueError(f"{name} = {value!r} has no parameters of its own, so no {name}__{next(iter(changes))}")
+    own = {field: new for field, new in changes.items() if "__" not in field}
+    for field in dict.fromkeys(field.partition("__")[0] for field in changes if "__" in field):
+        start = f"{field}__"
+        inner = {each.removeprefix(start): new for each, new in changes.items() if each.startswith(start)}
+        own[field] = _changed(f"{name}__{field}", own.get(field, getattr(value, field, None)), inner)
+    return value.replace(**own)
+
+
 class LossSearch(BaseEstimator):
     """A network trained with a loss that is learned for its data, as a scikit-learn estimator.
 
@@ -55,7 +78,8 @@ class LossSearch(BaseEstimator):
         method: one of `METHODS`.
         metric: what the search minimises, a name such as "balanced error" or a function, see `learn_loss`; by
             default the error rate or the mean squared error.
-        config: the search's hyper-parameters; `EVERYDAY` by default.
+        config: the search's hyper-parameters; `EVERYDAY` by default. Grids name its fields as in
+            `config__population` and `config__base__lr`.
         steps: steps of the final training; by default as many as were best for the loss among the finalists, or
             2,000 where the configuration has none.
         validation_fraction: share of rows on which the search measures errors.
@@ -100,6 +124,24 @@ class LossSearch(BaseEstimator):
         self.validation_fraction = validation_fraction
         self.time_limit = time_limit
         self.random_state = random_state
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Parameters by name; if `deep`, those of the configuration too, as in `config__population`."""
+        fields = _fields("config", EVERYDAY if self.config is None else self.config) if deep else {}
+        return fields | super().get_params(deep=False)
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters by name; `config__population=100` and `config__base__lr=0.01` change the configuration.
+
+        Raises:
+            ValueError: there is no parameter of that name, or the configuration refuses its value.
+        """
+        start = "config__"
+        changes = {name.removeprefix(start): value for name, value in params.items() if name.startswith(start)}
+        super().set_params(**{name: value for name, value in params.items() if not name.startswith(start)})
+        if changes:
+            self.config = _changed("config", EVERYDAY if self.config is None else self.config, changes)
+        return self
 
     def __sklearn_tags__(self) -> Tags:
         mixin: Any = ClassifierMixin if _is_classifier(self) else RegressorMixin

@@ -88,6 +88,36 @@ def test_it_stands_in_pipelines_and_grid_searches():
     assert grid.best_estimator_.predict(X[:3]).shape == (3,)
 
 
+def test_a_grid_goes_over_fields_of_the_configuration():
+    values = {"config__population": [2, 3], "config__base__lr": [0.01, 0.02]}
+    grid = GridSearchCV(small("regression", steps=20), values, cv=2).fit(X, Y)
+    assert len(grid.cv_results_["params"]) == 4
+    best, chosen = grid.best_estimator_.config, grid.best_params_
+    assert (best.population, best.base.lr) == (chosen["config__population"], chosen["config__base__lr"])
+    assert best.replace(population=2, base=TINY.base) == TINY
+    estimator = em.LossSearch().set_params(config=TINY, config__base__lr=0.5, config__base__momentum=0.5)
+    assert estimator.config.base == TINY.base.replace(lr=0.5, momentum=0.5)
+    assert estimator.get_params()["config__base__lr"] == 0.5
+    assert "config__base__lr" not in estimator.get_params(deep=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("config__popluation", 3, "did you mean 'population'"),
+        ("config__population", 0, "population"),
+        ("config__population__size", 3, "config__population = 2 has no parameters of its own"),
+        ("config__base__learning_rate", 3, "SGD has no field 'learning_rate'"),
+        ("confg__population", 3, "Invalid parameter 'confg'"),
+    ],
+)
+def test_a_wrong_field_of_the_configuration_is_refused_and_changes_nothing(name, value, said):
+    estimator = small("regression")
+    with pytest.raises(ValueError, match=said):
+        estimator.set_params(**{name: value})
+    assert estimator.config == TINY
+
+
 def test_a_seed_decides_everything_and_a_pickle_keeps_it():
     first, again = (clone(small("regression", random_state=5)).fit(X, Y) for _ in range(2))
     np.testing.assert_array_equal(first.predict(X), again.predict(X))

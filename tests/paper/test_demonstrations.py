@@ -1,5 +1,6 @@
 """The demonstrations of where a learned loss pays."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import sympy
@@ -58,10 +59,15 @@ def test_formulas_are_shown_whole():
 
 
 def test_a_loss_that_diverged_has_an_infinite_mean_and_no_spread():
-    rows = [("learned", 0, 1.0), ("learned", 1, 2.0), ("squared error", 0, float("inf")), ("squared error", 1, 3.0)]
+    rows = [
+        ("learned", 0, 1.0),
+        ("learned", 1, 2.0),
+        ("squared error", 0, float("inf")),
+        ("squared error", 1, 3.0),
+    ]
     trainings = pd.DataFrame(rows, columns=["loss", "data seed", "test"])
     learned, diverged = demonstrations.summary(trainings).to_dict("records")
     assert (learned["loss"], learned["test"]) == ("learned", 1.5)
-    assert diverged["test"] == float("inf")
+    assert diverged["test"] == np.inf
     assert pd.isna(diverged["sd over data seeds"])
     assert diverged["verdict"] == "undecided"
