@@ -220,7 +220,6 @@ _HOW: dict[str, dict[str, Any]] = {
     "california": {"read": readers.california, "download": _california},
     "surname": {
         "parts": ("x_train", "y_train", "x_validation", "y_validation", "x_test", "y_test"),
-        "classes": readers.NATIONALITIES,
         "conform": readers.names,
         "read": readers.surnames,
         "download": lambda _: readers.surnames(SURNAMES),

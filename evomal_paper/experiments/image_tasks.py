@@ -9,7 +9,7 @@ from torch import Tensor
 
 from evomal_core.seeds import numpy_rng
 from evomal_core.tasks import Scale, Task
-from evomal_paper.datasets.catalogue import DATASETS, SPLIT, DataSet
+from evomal_paper.datasets.catalogue import DATASETS, DataSet
 from evomal_paper.datasets.readers import Arrays
 
 DIGITS_TRAINED_ON = 1437
@@ -30,11 +30,6 @@ def image_task(name: str, classes: Sequence[int] | None = None, *, validation: f
         classes: two or more of its classes, by number; all of them if None.
         validation: the share of each class's training images that becomes the validation part.
         draw: which random draw of them.
-
-    Raises:
-        ValueError: the data set holds no images, a class is unknown or named twice, or the share is not below 1;
-        or
-            as of `DataSet.load`.
     """
     return image_tasks(name, [classes], validation=validation, draw=draw)[0]
 
@@ -43,38 +38,17 @@ def image_tasks(
     name: str, partition: Sequence[Sequence[int] | None], *, validation: float = 0.0, draw: int = 0
 ) -> list[Task]:
     """An `image_task` for each group of classes; the data set is read once."""
-    dataset = DATASETS.get(name)
-    if dataset is None or not (dataset.parts == SPLIT or name == "digits"):
-        known = [each.name for each in DATASETS.values() if each.parts == SPLIT or each.name == "digits"]
-        raise ValueError(f"{name!r} is no image data set; known are {', '.join(known)}")
-    if not 0 <= validation < 1:
-        raise ValueError(f"validation is a share of at least 0 and below 1, got {validation!r}")
-    groups = [check_classes(dataset, classes) for classes in partition]
+    dataset = DATASETS[name]
     arrays = _halves(dataset.load()) if name == "digits" else dataset.load()
-    scale = _channel_scale(arrays[0])
-    return [_image_task(dataset, arrays, scale, classes, (validation, draw)) for classes in groups]
+    scale, every = _channel_scale(arrays[0]), range(len(dataset.classes))
+    return [_image_task(dataset, arrays, scale, list(group or every), (validation, draw)) for group in partition]
 
 
-def check_classes(dataset: DataSet, classes: Sequence[int] | None) -> list[int]:
-    """The classes asked for, all of the data set if None.
-
-    Raises:
-        ValueError: there are fewer than two, or one is unknown or named twice.
-    """
-    every = range(len(dataset.classes))
-    chosen = list(every) if classes is None else list(classes)
-    if len(chosen) < 2 or len(set(chosen)) < len(chosen):
-        raise ValueError(f"a task tells two or more different classes apart, got {chosen}")
-    for each in chosen:
-        if each not in every:
-            raise ValueError(f"{dataset.name} has the classes 0 to {len(every) - 1}, got {each!r}")
-    return chosen
-
-
-def names_of(dataset: DataSet, classes: Sequence[int]) -> dict[str, Any]:
-    """A task's name, of the data set and the classes that it tells apart, and those classes."""
+def named(dataset: DataSet, classes: Sequence[int]) -> dict[str, Any]:
+    """Kind and name of a task, of the data set and the classes that it tells apart, and those classes."""
     names = tuple(dataset.classes[each] for each in classes)
-    return {"name": f"{dataset.name}: {', '.join(names)}", "classes": names}
+    kind = "binary" if len(classes) == 2 else "multiclass"
+    return {"kind": kind, "name": f"{dataset.name}: {', '.join(names)}", "classes": names}
 
 
 def labels(y: np.ndarray, classes: Sequence[int]) -> tuple[np.ndarray, Tensor]:
@@ -101,12 +75,11 @@ def _image_task(
     rows, y = labels(y_train, classes)
     kept, held = _held_back(y_train[rows], *validation)
     return Task(
-        kind="binary" if len(classes) == 2 else "multiclass",
         train=part(x_train, rows[kept], y[kept]),
         validation=part(x_train, rows[held], y[held]) if len(held) else None,
         test=part(x_test, *labels(y_test, classes)),
         x_scale=Scale(*scale),
-        **names_of(dataset, classes),
+        **named(dataset, classes),
     )
 
 

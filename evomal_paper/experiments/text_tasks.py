@@ -8,8 +8,7 @@ from torch import Tensor
 
 from evomal_core.tasks import Task
 from evomal_paper.datasets.catalogue import DATASETS
-from evomal_paper.datasets.readers import NATIONALITIES
-from evomal_paper.experiments.image_tasks import check_classes, labels, names_of
+from evomal_paper.experiments.image_tasks import labels, named
 
 PADDING, UNKNOWN = 0, 1
 """Indices of what stands before a short name, and for a letter that no training name has; letters follow."""
@@ -23,16 +22,14 @@ def surname_tasks(partition: Sequence[Sequence[int]]) -> tuple[list[Task], int]:
     of the official split: the part `unseen` holds the test part without those of the task's training part, each
     remaining one once.
 
-    The partition has for each task the numbers of its nationalities, in alphabetical order of all 18. Errors are
-    those of `check_classes` and `DataSet.load`.
+    The partition has for each task the numbers of its nationalities, in alphabetical order of all 18.
     """
     dataset = DATASETS["surname"]
-    groups = [check_classes(dataset, classes) for classes in partition]
     x_train, y_train, _, _, x_test, y_test = dataset.load()
     alphabet = "".join(sorted(set("".join(x_train))))
     length = max(map(len, x_train))
     tasks = []
-    for classes in groups:
+    for classes in partition:
         (train, train_y), (test, test_y) = labels(y_train, classes), labels(y_test, classes)
         known = set(zip(x_train[train], y_train[train], strict=True))
         pairs = list(zip(x_test[test], y_test[test], strict=True))
@@ -40,11 +37,10 @@ def surname_tasks(partition: Sequence[Sequence[int]]) -> tuple[list[Task], int]:
         x = encoded(x_test[test], alphabet, length)
         tasks.append(
             Task(
-                kind="binary" if len(classes) == 2 else "multiclass",
                 train=(encoded(x_train[train], alphabet, length), train_y),
                 test=(x, test_y),
                 unseen=(x[fresh], test_y[fresh]),
-                **names_of(dataset, classes),
+                **named(dataset, classes),
             )
         )
     return tasks, len(alphabet) + 2
@@ -52,8 +48,9 @@ def surname_tasks(partition: Sequence[Sequence[int]]) -> tuple[list[Task], int]:
 
 def surnames_of(task: Task) -> list[str]:
     """The names of the rows of a task's test part."""
-    *_, x_test, y_test = DATASETS["surname"].load()
-    rows, _ = labels(y_test, [NATIONALITIES.index(name) for name in task.classes])
+    dataset = DATASETS["surname"]
+    *_, x_test, y_test = dataset.load()
+    rows, _ = labels(y_test, [dataset.classes.index(name) for name in task.classes])
     return x_test[rows].tolist()
 
 

@@ -68,26 +68,6 @@ def test_validation_takes_the_same_share_of_every_class_and_no_image_twice(colou
     assert plain.validation is None
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("diabetes",), "'diabetes' is no image data set; known are digits, mnist, cifar10"),
-        (("digits", [3]), r"two or more different classes apart, got \[3\]"),
-        (("digits", [3, 3]), r"two or more different classes apart, got \[3, 3\]"),
-        (("digits", [3, 10]), "digits has the classes 0 to 9, got 10"),
-        (("digits", [3, -1]), "digits has the classes 0 to 9, got -1"),
-    ],
-)
-def test_what_makes_no_task_is_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        image_task(*arguments)
-
-
-def test_a_share_of_one_leaves_nothing_to_train_on():
-    with pytest.raises(ValueError, match="validation is a share of at least 0 and below 1, got 1"):
-        image_task("digits", validation=1)
-
-
 def test_a_data_set_that_is_not_at_hand_says_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setenv("EVOMAL_DATA", str(tmp_path))
     with pytest.raises(MissingDataError, match="evomal data mnist --download"):
