@@ -38,6 +38,7 @@ NINES = (tuple(range(9)), tuple(range(9, 18)))
 PARTITIONS = {"mnist": PAIRS, "cifar10": FIVES, "surname": NINES, "digits": PAIRS, "digits5": FIVES}
 """The classes of each task, by experiment."""
 
+SOURCE = "GECCO'23 section 4.1, Tables 2 and 3, Figures 5 and 6"
 UNFILTERED = {"gradient_equivalence": False}
 """GECCO has no such filter, in its text either."""
 
@@ -86,7 +87,7 @@ def _sine() -> Experiment:
     return Experiment(
         "sine",
         "Sine regression",
-        "GECCO'23 section 4.1, Tables 2 and 3, Figures 5 and 6",
+        SOURCE,
         "2",
         "02_sine",
         {
@@ -101,55 +102,36 @@ def _sine() -> Experiment:
     )
 
 
-def _paper(steps: int, batch_size: int) -> Profile:
-    """The published protocol with S_base steps, for fitness and for meta-testing."""
-    search = GECCO23.replace(base=SGD(lr=1e-3, batch_size=batch_size), fitness_steps=steps)
-    return Profile(search=search, test_steps=steps, seeds=10, points=20)
+def _profiles(
+    steps: int,
+    batch_size: int,
+    smoke_images: int,
+    base: SGD,
+    quick_steps: int,
+    sizes: Sequence[int],
+    **settings: Any,
+) -> dict[str, Profile]:
+    """The profiles of classification tasks.
 
-
-def _smoke(paper: Profile, images: int = 0) -> Profile:
-    """A few steps with so many training and test images (0: all)."""
-    search = paper.search.replace(**TINY, base=SGD(lr=1e-3, batch_size=8))
-    return paper.replace(search=search, test_steps=4, points=2, seeds=1, images=images, test_images=images)
-
-
-def _quick(paper: Profile, steps: int, base: SGD, search: dict[str, Any], sizes: dict[str, int]) -> Profile:
-    """So many steps of another base optimiser, for fitness and for meta-testing; other sizes of the search."""
-    changed = paper.search.replace(base=base, fitness_steps=steps, **search)
-    return paper.replace(search=changed, methods=whole_ml3(paper.search), test_steps=steps, **sizes)
-
-
-def _pairs(rate: float, search: dict[str, Any], images: int, learn_on: int) -> dict[str, Profile]:
-    """MNIST's profiles; in `quick` a base learning rate, sizes of the search, images per task (0: all), and the
-    pair that is learned on.
+    Args:
+        steps: the published S_base, for fitness and for meta-testing.
+        batch_size: the published one.
+        smoke_images: training and test images of `smoke` (0: all).
+        base: the base optimiser of `quick`.
+        quick_steps: its S_base.
+        sizes: population, generations and meta-steps of `quick`.
+        settings: its other settings.
     """
-    paper = _paper(250, 128)
-    sizes = {"images": images, "test_images": images // 4, "seeds": 3, "points": 10, "learn_on": learn_on}
-    quick = _quick(paper, 100, SGD(lr=rate, batch_size=32), search, sizes)
-    return {"smoke": _smoke(paper, 80), "quick": quick, "paper": paper}
-
-
-def _cifar10() -> dict[str, Profile]:
-    paper = _paper(2000, 256)
-    search = {"population": 6, "generations": 5, **few_steps(25)}
-    sizes = {"images": 1000, "test_images": 500, "seeds": 3, "points": 5}
-    quick = _quick(paper, 50, SGD(lr=0.003, batch_size=32), search, sizes)
-    quick = quick.replace(methods={})  # a meta-step of this network takes too long for all of them
-    return {"smoke": _smoke(paper, 40), "quick": quick, "paper": paper}
-
-
-def _digits5() -> dict[str, Profile]:
-    paper = _paper(2000, 256)
-    search = {"population": 12, "generations": 8, **few_steps(50)}
-    quick = _quick(paper, 100, SGD(lr=1e-3, batch_size=32), search, {"seeds": 3, "points": 10})
-    return {"smoke": _smoke(paper, 40), "quick": quick, "paper": paper}
-
-
-def _surname() -> dict[str, Profile]:
-    paper = _paper(2000, 256)
-    search = {"population": 16, "generations": 12, **few_steps(50)}
-    quick = _quick(paper, 200, SGD(lr=0.1, batch_size=64), search, {"seeds": 3, "points": 10})
-    return {"smoke": _smoke(paper), "quick": quick, "paper": paper}
+    search = GECCO23.replace(base=SGD(lr=1e-3, batch_size=batch_size), fitness_steps=steps)
+    paper = Profile(search=search, test_steps=steps, seeds=10, points=20)
+    tiny = search.replace(**TINY, base=SGD(lr=1e-3, batch_size=8))
+    few = {"points": 2, "seeds": 1, "images": smoke_images, "test_images": smoke_images}
+    population, generations, meta_steps = sizes
+    small = {"population": population, "generations": generations, **few_steps(meta_steps)}
+    small = search.replace(base=base, fitness_steps=quick_steps, **small)
+    settings = {"methods": whole_ml3(search), "seeds": 3, "points": 10} | settings
+    quick = paper.replace(search=small, test_steps=quick_steps, **settings)
+    return {"smoke": paper.replace(search=tiny, test_steps=4, **few), "quick": quick, "paper": paper}
 
 
 def _classes(
@@ -158,11 +140,10 @@ def _classes(
     """An experiment of classification tasks; minutes of `smoke`, `quick` and `paper`."""
     paper = profiles["paper"]
     profiles = profiles | {"text": literal(paper, **UNFILTERED)} | calibrated(name, paper)
-    source = "GECCO'23 section 4.1, Tables 2 and 3, Figures 5 and 6"
     return Experiment(
         name,
         title,
-        source if dataset != "digits" else f"a stand-in that needs no download, for {source}",
+        SOURCE if dataset != "digits" else f"a stand-in that needs no download, for {SOURCE}",
         "2",
         notebook,
         profiles,
@@ -173,17 +154,22 @@ def _classes(
     )
 
 
+_FAST, _SLOW = SGD(lr=0.01, batch_size=32), SGD(lr=0.003, batch_size=32)
 # On MNIST, `quick` learns on 8 and 9: the baseline tells 0 and 1 apart at once, and leaves nothing to learn.
-_MNIST = {"population": 25, "generations": 25, **few_steps(50)}
-_DIGITS = {"population": 25, "generations": 8, **few_steps(100)}
+_MNIST = _profiles(250, 128, 80, _FAST, 100, (25, 25, 50), images=2000, test_images=500, learn_on=4)
+_DIGITS = _profiles(250, 128, 80, _SLOW, 100, (25, 8, 100))
+# A meta-step of CIFAR-10's network takes too long for all of ML³'s.
+_CIFAR10 = _profiles(2000, 256, 40, _SLOW, 50, (6, 5, 25), images=1000, test_images=500, points=5, methods={})
+_DIGITS5 = _profiles(2000, 256, 40, SGD(lr=1e-3, batch_size=32), 100, (12, 8, 50))
+_SURNAME = _profiles(2000, 256, 0, SGD(lr=0.1, batch_size=64), 200, (16, 12, 50))
 
 GECCO: tuple[Experiment, ...] = (
     _sine(),
-    _classes("mnist", "MNIST, pairs", "03_mnist", "mnist", _pairs(0.01, _MNIST, 2000, 4), (0.2, 7, 2500)),
-    _classes("cifar10", "CIFAR-10, five classes", "04_cifar10", "cifar10", _cifar10(), (0.5, 9, 300_000)),
-    _classes("surname", "Surname", "05_surname", "surname", _surname(), (0.2, 10, 18_000)),
-    _classes("digits", "Digits, pairs", "03_mnist", "digits", _pairs(0.003, _DIGITS, 0, 0), (0.2, 6, 1300)),
-    _classes("digits5", "Digits, five classes", "04_cifar10", "digits", _digits5(), (0.2, 7, 18_000)),
+    _classes("mnist", "MNIST, pairs", "03_mnist", "mnist", _MNIST, (0.2, 7, 2500)),
+    _classes("cifar10", "CIFAR-10, five classes", "04_cifar10", "cifar10", _CIFAR10, (0.5, 9, 300_000)),
+    _classes("surname", "Surname", "05_surname", "surname", _SURNAME, (0.2, 10, 18_000)),
+    _classes("digits", "Digits, pairs", "03_mnist", "digits", _DIGITS, (0.2, 6, 1300)),
+    _classes("digits5", "Digits, five classes", "04_cifar10", "digits", _DIGITS5, (0.2, 7, 18_000)),
 )
 
 
