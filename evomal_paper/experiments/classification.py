@@ -29,27 +29,23 @@ from evomal_paper.experiments.protocols import TPAMI23, few_steps, whole_ml3
 from evomal_paper.networks import in_form, lenet5
 
 TITLES = {"digits": "Digits", "mnist": "MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN"}
-NETWORKS = {
-    "logistic": "logistic regression",
-    "mlp": "MLP",
-    "lenet5": "LeNet-5",
-    "alexnet": "AlexNet",
-    "vgg16": "VGG-16",
-    "allcnnc": "AllCNN-C",
-    "resnet18": "ResNet-18",
-    "preresnet": "PreResNet",
-    "wideresnet": "WideResNet",
-    "squeezenet": "SqueezeNet",
-    "pyramidnet": "PyramidNet",
+NETWORKS: dict[str, tuple[str, str, tuple[float, ...]]] = {
+    "logistic": ("logistic regression", "glorot", ()),
+    "mlp": ("MLP", "glorot", ()),
+    "lenet5": ("LeNet-5", "glorot", ()),
+    "alexnet": ("AlexNet", "he_fan_in", (0.5, 30, 140_000)),
+    "vgg16": ("VGG-16", "he_fan_in", (0.5, 75, 400_000)),
+    "allcnnc": ("AllCNN-C", "he_fan_in", (0.5, 60, 310_000)),
+    "resnet18": ("ResNet-18", "he_fan_in", (0.5, 120, 640_000)),
+    "preresnet": ("PreResNet", "he_fan_out", (0.5, 100, 470_000)),
+    "wideresnet": ("WideResNet", "he_fan_out", (5, 950, 5_200_000)),
+    "squeezenet": ("SqueezeNet", "glorot", (0.5, 30, 120_000)),
+    "pyramidnet": ("PyramidNet", "he_fan_out", (2, 170, 890_000)),
 }
+"""Title of each network, its initial weights as the authors' code draws them, and minutes of `smoke`, `quick` and
+`paper` on CIFAR and SVHN, reckoned from the measured seconds of one training step on a core of a 2.5 GHz Xeon."""
 LARGE = ("cifar10", "cifar100", "svhn")
 """Data sets whose training images are cropped and mirrored."""
-INITIALISATIONS = {
-    **dict.fromkeys(("logistic", "mlp", "lenet5", "squeezenet"), "glorot"),
-    **dict.fromkeys(("alexnet", "vgg16", "allcnnc", "resnet18"), "he_fan_in"),
-    **dict.fromkeys(("preresnet", "wideresnet", "pyramidnet"), "he_fan_out"),
-}
-"""Initial weights of each network as the authors' code draws them."""
 VALIDATION = 0.1
 """Share of the training images (TPAMI section IV-B)."""
 
@@ -61,13 +57,12 @@ def _problem(dataset: str, network: str, profile: Profile, seed: int) -> Problem
         assert task.x_scale is not None
         black = task.x_scale(torch.zeros_like(task.x_scale.mean))
         augment = Augmentation(black=tuple(black.flatten().tolist()))
-        task = replace(task, augment=augment)
-        if profile.augment_validation and task.validation is not None:
-            x, y = task.validation
-            task = replace(task, validation=(augment(x, torch_rng(draw, "augmented validation images")), y))
-        if profile.augment_test and task.test is not None:
-            x, y = task.test
-            task = replace(task, test=(augment(x, torch_rng(draw, "augmented test images")), y))
+        augmented = {"validation": profile.augment_validation, "test": profile.augment_test}
+        parts: dict[str, Any] = {}
+        for part, (x, y) in task.parts().items():
+            if augmented.get(part):
+                parts[part] = augment(x, torch_rng(draw, f"augmented {part} images")), y
+        task = replace(task, augment=augment, **parts)
     return Problem([task], [], _model(network, task, len(DATASETS[dataset].classes), profile))
 
 
@@ -84,15 +79,10 @@ def _model(network: str, task: Task, classes: int, profile: Profile) -> ModelFac
 
 def _sampled(task: Task, profile: Profile) -> Task:
     """The task with as many images as the profile uses."""
-    assert task.validation is not None
-    assert task.test is not None
     held = round(VALIDATION * profile.images)
-    return replace(
-        task,
-        train=some_images(task.train, profile.images - held),
-        validation=some_images(task.validation, held),
-        test=some_images(task.test, profile.test_images),
-    )
+    counts = {"train": profile.images - held, "validation": held, "test": profile.test_images}
+    parts: dict[str, Any] = {part: some_images(task.parts()[part], count) for part, count in counts.items()}
+    return replace(task, **parts)
 
 
 PLAIN = SGD(lr=0.01)
@@ -104,7 +94,7 @@ def _row(dataset: str, network: str, profiles: dict[str, Profile], minutes: dict
     stand_in = "; a stand-in for MNIST's rows" if dataset == "digits" else ""
     return Experiment(
         f"{dataset}-{network}",
-        f"{TITLES[dataset]}, {NETWORKS[network]}",
+        f"{TITLES[dataset]}, {NETWORKS[network][0]}",
         f"TPAMI'23 section IV-B, Table {table}{stand_in}",
         "II",
         "07_classification",
@@ -146,9 +136,10 @@ def _small(dataset: str, network: str, minutes: tuple[float, float]) -> Experime
     return _row(dataset, network, profiles, dict(zip(profiles, (0.1, *minutes, minutes[-1]), strict=True)))
 
 
-def _large(dataset: str, network: str, minutes: tuple[float, float, float]) -> Experiment:
-    """A row of the protocol for CIFAR and SVHN; minutes of `smoke`, `quick` and `paper`."""
-    search = TPAMI23.replace(initialisation=INITIALISATIONS[network], gradient_equivalence=True)
+def _large(dataset: str, network: str) -> Experiment:
+    """A row of the protocol for CIFAR and SVHN."""
+    _, initialisation, minutes = NETWORKS[network]
+    search = TPAMI23.replace(initialisation=initialisation, gradient_equivalence=True)
     paper = Profile(
         search=search,
         test_steps=150_000,
@@ -167,12 +158,7 @@ def _large(dataset: str, network: str, minutes: tuple[float, float, float]) -> E
         test_images=6,
         points=1,
     )
-    few: dict[str, Any] = few_steps(10) | {
-        "population": 6,
-        "generations": 4,
-        "fitness_steps": 30,
-        "rejection_steps": 100,
-    }
+    few = {"population": 6, "generations": 4, "fitness_steps": 30, "rejection_steps": 100, **few_steps(10)}
     quick = paper.replace(
         search=search.replace(**few, base=search.base.replace(batch_size=32)),
         test_steps=200,
@@ -186,8 +172,7 @@ def _large(dataset: str, network: str, minutes: tuple[float, float, float]) -> E
     return _row(dataset, network, profiles, dict(zip(profiles, (*minutes, minutes[-1]), strict=True)))
 
 
-# Minutes of CIFAR's and SVHN's rows, and of `paper`, are reckoned from the measured seconds of one training step
-# on a core of a 2.5 GHz Xeon. They say that a CPU is hopeless for `paper`, and for WideResNet at all.
+_MOST = ("alexnet", "vgg16", "allcnnc", "resnet18", "preresnet", "squeezenet")
 CLASSIFICATION: tuple[Experiment, ...] = (
     _small("digits", "logistic", (1, 15)),
     _small("digits", "mlp", (2.5, 900)),
@@ -195,21 +180,9 @@ CLASSIFICATION: tuple[Experiment, ...] = (
     _small("mnist", "logistic", (3, 30)),
     _small("mnist", "mlp", (6, 1000)),
     _small("mnist", "lenet5", (14, 1300)),
-    _large("cifar10", "alexnet", (0.5, 30, 140_000)),
-    _large("cifar10", "vgg16", (0.5, 75, 400_000)),
-    _large("cifar10", "allcnnc", (0.5, 60, 310_000)),
-    _large("cifar10", "resnet18", (0.5, 120, 640_000)),
-    _large("cifar10", "preresnet", (0.5, 100, 470_000)),
-    _large("cifar10", "wideresnet", (2, 950, 5_200_000)),
-    _large("cifar10", "squeezenet", (0.5, 30, 120_000)),
-    _large("cifar100", "wideresnet", (5, 950, 5_200_000)),
-    _large("cifar100", "pyramidnet", (2, 170, 890_000)),
-    _large("svhn", "wideresnet", (2, 950, 5_200_000)),
-    _large("cifar100", "alexnet", (0.5, 30, 140_000)),
-    _large("cifar100", "vgg16", (0.5, 75, 400_000)),
-    _large("cifar100", "allcnnc", (0.5, 60, 310_000)),
-    _large("cifar100", "resnet18", (0.5, 120, 640_000)),
-    _large("cifar100", "preresnet", (0.5, 100, 470_000)),
-    _large("cifar100", "squeezenet", (0.5, 30, 120_000)),
+    *(_large("cifar10", network) for network in (*_MOST[:5], "wideresnet", "squeezenet")),
+    *(_large("cifar100", network) for network in ("wideresnet", "pyramidnet")),
+    _large("svhn", "wideresnet"),
+    *(_large("cifar100", network) for network in _MOST),
 )
 """The stand-ins, the thirteen rows of Table II, and the targets of Table IV's transfers that are none of these."""

@@ -128,10 +128,13 @@ def _profiles(
     few = {"points": 2, "seeds": 1, "images": smoke_images, "test_images": smoke_images}
     population, generations, meta_steps = sizes
     small = {"population": population, "generations": generations, **few_steps(meta_steps)}
-    small = search.replace(base=base, fitness_steps=quick_steps, **small)
     settings = {"methods": whole_ml3(search), "seeds": 3, "points": 10} | settings
-    quick = paper.replace(search=small, test_steps=quick_steps, **settings)
-    return {"smoke": paper.replace(search=tiny, test_steps=4, **few), "quick": quick, "paper": paper}
+    quick = search.replace(base=base, fitness_steps=quick_steps, **small)
+    return {
+        "smoke": paper.replace(search=tiny, test_steps=4, **few),
+        "quick": paper.replace(search=quick, test_steps=quick_steps, **settings),
+        "paper": paper,
+    }
 
 
 def _classes(

@@ -17,15 +17,7 @@ from evomal_core.lazy import LazyModule
 from evomal_core.models import mlp
 from evomal_core.tasks import Scale, Task
 from evomal_paper.datasets.catalogue import DATASETS
-from evomal_paper.experiments.profiles import (
-    TINY,
-    Experiment,
-    Problem,
-    Profile,
-    literal,
-    split_name,
-    varied,
-)
+from evomal_paper.experiments.profiles import TINY, Experiment, Problem, Profile, literal, split_name, varied
 from evomal_paper.experiments.protocols import TPAMI23, few_steps, whole_ml3
 
 model_selection = LazyModule("sklearn.model_selection")
@@ -58,7 +50,10 @@ def tabular_task(name: str, split: str = "disjoint", rows: str = "sklearn0", dra
     """
     x, y = DATASETS[name].load()
     if rows == "sklearn0":
-        return _task_of_rows(name, x, y, *split_rows(len(x), split))
+        y, parts = y.reshape(-1, 1), split_rows(len(x), split)
+        x_scale, y_scale = Scale.of(x, parts[0]), Scale.of(y, parts[0])
+        train, validation, test = ((x_scale(x[part]), y_scale(y[part])) for part in parts)
+        return Task(name, "regression", train, validation, test, x_scale=x_scale, y_scale=y_scale)
     make = partial(Task.from_arrays, x, y, "regression", name=name, seed=draw)
     if split == "disjoint":
         return make(split=(0.6, 0.2, 0.2))
@@ -66,13 +61,6 @@ def tabular_task(name: str, split: str = "disjoint", rows: str = "sklearn0", dra
     assert task.validation is not None
     inputs, labels = (torch.cat(parts) for parts in zip(task.train, task.validation, strict=True))
     return replace(task, test=(inputs, labels))
-
-
-def _task_of_rows(name: str, x: np.ndarray, y: np.ndarray, *parts: np.ndarray) -> Task:
-    x, y = np.asarray(x, np.float32), np.asarray(y, np.float32).reshape(len(y), -1)
-    x_scale, y_scale = Scale.of(x, parts[0]), Scale.of(y, parts[0])
-    train, validation, test = ((x_scale(x[rows]), y_scale(y[rows])) for rows in parts)
-    return Task(name, "regression", train, validation, test, x_scale=x_scale, y_scale=y_scale)
 
 
 def tabular_problem(name: str, profile: Profile, seed: int) -> Problem:
@@ -134,12 +122,9 @@ def split_of(profile: str) -> str:
     return TABULAR[-1].profile(profile).split  # California's, which has all profiles that others have
 
 
+_MINUTES: dict[str, float] = {"smoke": 0.1, "quick": 9, "narrow": 15, "paper": 600}
 TABULAR: tuple[Experiment, ...] = (
-    _tabular("diabetes", "Diabetes regression", {"smoke": 0.1, "quick": 9, "narrow": 15, "paper": 600}),
-    _tabular("boston", "Boston Housing regression", {"smoke": 0.1, "quick": 9, "narrow": 15, "paper": 600}),
-    _tabular(
-        "california",
-        "California Housing regression",
-        {"smoke": 0.1, "quick": 9, "narrow": 15, "paper": 600, "calibrated": 600},
-    ),
+    _tabular("diabetes", "Diabetes regression", _MINUTES),
+    _tabular("boston", "Boston Housing regression", _MINUTES),
+    _tabular("california", "California Housing regression", _MINUTES | {"calibrated": 600}),
 )
