@@ -30,13 +30,8 @@ def curves_of(loss: Loss, y: float, phi: Sequence[float] | None = None) -> pd.Da
 
     f is a probability of a classification, and within y ± 3 of a regression. The loss is left as it is; phi are
     other weights than its own.
-
-    Raises:
-        ValueError: the number of weights is another than the loss's.
     """
     shown = deepcopy(loss)
-    if phi is not None and len(phi) != loss.size:
-        raise ValueError(f"the loss has {loss.size} weights, got {len(phi)}")
     if phi:
         torch.nn.utils.vector_to_parameters(torch.tensor(phi, dtype=torch.float32), shown.parameters())
     f = y + np.linspace(-3, 3, 301) if loss.kind == "regression" else np.linspace(0.005, 0.995, 301)
@@ -94,13 +89,10 @@ def explore(losses: Mapping[str, Loss]) -> Any:
     kinds.
 
     Raises:
-        ValueError: there are no losses.
         ModuleNotFoundError: ipywidgets is not installed; the extra `notebooks` of evomal brings it.
     """
     import ipywidgets as widgets
 
-    if not losses:
-        raise ValueError("there are no losses to explore")
     kinds = dict.fromkeys(loss.kind for loss in losses.values())
     choices = dict(losses) | {f"task loss, {kind}": TaskLoss(kind) for kind in kinds}
     menu, panel = widgets.Dropdown(options=list(choices), description="loss"), widgets.VBox()

@@ -145,16 +145,11 @@ def check_seeds(seeds: Any) -> list[int]:
 
 
 def load(runs: Sequence[Run]) -> Results:
-    """The tables of complete runs; a diverged training's error is inf.
+    """The tables of complete runs, those of an experiment all of one profile; a diverged training's error is inf.
 
     Raises:
-        ValueError: a run is not complete, or the runs of an experiment are of several profiles.
+        ValueError: a run is not complete.
     """
-    profiles: dict[str, str] = {}
-    for run in runs:
-        if profiles.setdefault(run.experiment, run.profile) != run.profile:
-            both = f"{profiles[run.experiment]!r} and {run.profile!r}"
-            raise ValueError(f"runs of {run.experiment} are of the profiles {both}; load one profile at a time")
     return _joined({run: _read(run) for run in runs})
 
 
