@@ -95,9 +95,10 @@ def _draw(title: str, curves: pd.DataFrame, failure: str, axis_labels: dict[str,
     log_scale(axes)
     axes.set(**axis_labels)
     key = f"line: median over n seeds, band: quartiles{', cut where the axis ends' if cut else ''}"
-    headline(figure, title, key + (f"\n{failure} seeds count as infinite, above the panel" if failed else ""))
     legend_outside(figure)
-    return figure
+    return headline(
+        figure, title, key + (f"\n{failure} seeds count as infinite, above the panel" if failed else "")
+    )
 
 
 def _end_axis(axes: Axes, curves: pd.DataFrame) -> bool:

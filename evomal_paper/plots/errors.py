@@ -50,8 +50,9 @@ def final_errors(final: pd.DataFrame, published: pd.DataFrame | None = None, met
         axes.set_ylabel(f"final error ({metric})" if axes in grid[:, 0] else "")
     log_scale(grid[0, 0])
     n = final.groupby(["method", "group", "split"], observed=True).size().max()
-    headline(figure, f"{place}: final errors, n = {count_seeds(n)}", points_key(final, published is not None))
-    return figure
+    return headline(
+        figure, f"{place}: final errors, n = {count_seeds(n)}", points_key(final, published is not None)
+    )
 
 
 def _panel(
@@ -77,8 +78,9 @@ def parameter_counts(runs: pd.DataFrame, published: pd.DataFrame | None = None) 
     log_scale(axes)
     axes.set_ylabel("trainable weights of the loss")
     n = runs.groupby("method", observed=True).size().max()
-    headline(figure, f"{place}: size of the losses, n = {count_seeds(n)}", points_key(runs, published is not None))
-    return figure
+    return headline(
+        figure, f"{place}: size of the losses, n = {count_seeds(n)}", points_key(runs, published is not None)
+    )
 
 
 @styled
@@ -102,8 +104,7 @@ def errors_by_split(final: pd.DataFrame, published: pd.DataFrame) -> Figure:
         axes.set_ylabel("final test error (MSE)" if axes is grid[0, 0] else "")
     log_scale(grid[0, 0])
     n = part.groupby(["method", "rows"], observed=True).size().max()
-    headline(figure, f"{name}: test errors, n = {count_seeds(n)}", points_key(part, "leaking" in shown))
-    return figure
+    return headline(figure, f"{name}: test errors, n = {count_seeds(n)}", points_key(part, "leaking" in shown))
 
 
 @styled
@@ -121,8 +122,7 @@ def transfer_errors(final: pd.DataFrame, metrics: dict[str, str]) -> Figure:
         axes.set_ylabel(f"{SPLITS['test']} error ({metrics[target]})")
     n = int(shown["seed"].nunique())
     title = f"Transfer, profile {shown['profile'].iloc[0]}, n = {count_seeds(n)}"
-    headline(figure, title, points_key(shown, published=False))
-    return figure
+    return headline(figure, title, points_key(shown, published=False))
 
 
 @styled
@@ -154,9 +154,8 @@ def error_by_rate(final: pd.DataFrame, stated: float, metric: str = "MSE") -> Fi
         axes.set_title(group, loc="left", pad=22 if np.isinf(part["error"]).any() else 6)
     n = int(final["seed"].nunique())
     place = f"{final['experiment'].iloc[0]}: error by learning rate, n = {count_seeds(n)} at each rate"
-    headline(figure, place, "point: one seed, line: median of the seeds that did not diverge")
     legend_outside(figure)
-    return figure
+    return headline(figure, place, "point: one seed, line: median of the seeds that did not diverge")
 
 
 def _count_diverged(axes: Axes, method: str, part: pd.DataFrame, row: int) -> None:

@@ -76,8 +76,7 @@ def picture(loss: Loss, y: float, phi: Sequence[float] | None = None, title: str
         axes.set(xlabel="error f − y" if regression else "probability f", ylabel=label)
     arsinh_scale(panels[0, 1])
     legend_outside(figure)
-    headline(figure, title or type(loss).__name__, f"label y = {y:g}".replace("-", "−"))
-    return figure
+    return headline(figure, title or type(loss).__name__, f"label y = {y:g}".replace("-", "−"))
 
 
 def explore(losses: Mapping[str, Loss]) -> Any:

@@ -50,9 +50,8 @@ def landscape_lines(lines: pd.DataFrame, kinds: dict[str, str], measure: str = "
         axes.set_ylabel(f"training {'MSE' if kinds[name] == 'regression' else HEIGHTS[measure]}")
     n = int(heights["seed"].nunique())
     key = "line: mean over seeds, band: ± 1 standard error; lines may leave a panel"
-    headline(figure, f"Landscapes, profile {lines['profile'].iloc[0]}, n = {count_seeds(n)}", key)
     legend_outside(figure)
-    return figure
+    return headline(figure, f"Landscapes, profile {lines['profile'].iloc[0]}, n = {count_seeds(n)}", key)
 
 
 @styled
@@ -82,8 +81,7 @@ def landscape_surfaces(surfaces: pd.DataFrame, kinds: dict[str, str]) -> Figure:
         axes.set_xlabel("step along the first direction")
     measured = dict.fromkeys("MSE" if kinds[name] == "regression" else HEIGHTS["task"] for name in names)
     first = f"Landscapes, profile {surfaces['profile'].iloc[0]}, seed {surfaces['seed'].iloc[0]} (n = 1)"
-    headline(figure, first, f"height: training {', '.join(measured)}")
-    return figure
+    return headline(figure, first, f"height: training {', '.join(measured)}")
 
 
 def _levels(heights: np.ndarray, count: int = 13) -> np.ndarray:

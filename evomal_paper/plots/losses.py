@@ -18,6 +18,7 @@ from evomal_paper.analysis.examples import PlainLoss
 from evomal_paper.analysis.learned import SYMBOLIC, Key, classes_of
 from evomal_paper.plots.style import (
     STYLES,
+    Picture,
     arsinh_scale,
     by_method,
     headline,
@@ -75,7 +76,7 @@ def _at_label(losses: Mapping[str, Loss], kind: Kind, y: float) -> Column:
     return Column(f"{task}, y = {y:g}".replace("-", "−"), x_label, x, curves)
 
 
-def _value_over_slope(columns: Sequence[Column], slope_label: str = "gradient ∂M/∂f") -> Figure:
+def _value_over_slope(columns: Sequence[Column], slope_label: str = "gradient ∂M/∂f") -> Picture:
     """A figure of two panels a column; values are scaled, slopes lie on an arsinh axis."""
     figure, panels = new_figure(2.8 * len(columns) + 1.4, 5.2, 2, len(columns), sharex="col")
     for (above, below), column in zip(panels.T, columns, strict=True):
@@ -119,8 +120,7 @@ def figure6(classification: Mapping[str, Loss], regression: Mapping[str, Loss]) 
     columns = [_at_label(classification, "multiclass", y) for y in (1.0, 0.0)]
     figure = _value_over_slope([*columns, _at_label(regression, "regression", BEYOND_1)])
     legend_outside(figure, "lower center", ncols=4)
-    headline(figure, "Example losses of TPAMI Table VI, value and gradient", SCALED)
-    return figure
+    return headline(figure, "Example losses of TPAMI Table VI, value and gradient", SCALED)
 
 
 @styled
@@ -137,8 +137,7 @@ def effective_losses(losses: Mapping[str, Loss], classes: int = 10) -> Figure:
         columns.append(Column(title, "probability p of the true class", P, curves))
     figure = _value_over_slope(columns, "gradient ∂V/∂p")
     legend_outside(figure, "lower center", ncols=3)
-    headline(figure, f"Behind a softmax of {classes} classes, the others sharing 1 − p equally", SCALED)
-    return figure
+    return headline(figure, f"Behind a softmax of {classes} classes, the others sharing 1 − p equally", SCALED)
 
 
 @styled
@@ -163,8 +162,7 @@ def own_losses(best: pd.DataFrame, losses: Mapping[Key, Loss], gradient: bool = 
         if gradient:
             arsinh_scale(axes)
     key = "black: task loss; colour: a line a seed, dotted where degenerate"
-    headline(figure, f"Best losses of {LABELS['evomal']}", key)
-    return figure
+    return headline(figure, f"Best losses of {LABELS['evomal']}", key)
 
 
 def _outline(loss: Loss, experiment: str, gradient: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -197,5 +195,4 @@ def complexity(best: pd.DataFrame) -> Figure:
         axes.set(xlabel="nodes of the loss", ylabel="held-out error")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend_outside(figure, "lower center", ncols=3)
-    headline(figure, "Complexity of the best losses and their held-out error", "point: one seed")
-    return figure
+    return headline(figure, "Complexity of the best losses and their held-out error", "point: one seed")

@@ -28,5 +28,4 @@ def images(task: Task, shown: pd.DataFrame, better: str, other: str, title: str 
             for name in (better, other)
         ]
         axes.set_title("\n".join(said), fontsize=7, loc="center")
-    headline(figure, title, "each network's most probable class and its probability")
-    return figure
+    return headline(figure, title, "each network's most probable class and its probability")

@@ -43,9 +43,8 @@ def seconds_by_phase(spent: pd.DataFrame) -> Figure:
         axes.grid(visible=False, axis="y")
         axes.set_title(f"{name}, n = {count_runs(part['n'])}", loc="left")
         axes.set(xlabel="seconds", ylabel="")
-    headline(figure, title, "bar: mean over runs")
     legend_outside(figure)
-    return figure
+    return headline(figure, title, "bar: mean over runs")
 
 
 @styled
@@ -72,8 +71,7 @@ def filter_frequencies(shares: pd.DataFrame) -> Figure:
         runs = count_runs(shares.loc[shares["experiment"] == name, "n"])
         row[0].set_ylabel(f"{name}\n({runs})\nshare")
     profile = shares["profile"].iloc[0]
-    headline(figure, f"profile {profile}: what becomes of EvoMAL's candidates", "bar: mean over runs")
-    return figure
+    return headline(figure, f"profile {profile}: what becomes of EvoMAL's candidates", "bar: mean over runs")
 
 
 @styled
@@ -90,5 +88,4 @@ def switched_filters(measured: pd.DataFrame) -> Figure:
     axes.grid(visible=False, axis="y")
     n = count_runs(pd.Series([measured["seed"].nunique()]))
     first = f"{measured['profile'].iloc[0]}: one filter switched, n = {n} each"
-    headline(figure, first, "point: one seed, bar: mean")
-    return figure
+    return headline(figure, first, "point: one seed, bar: mean")

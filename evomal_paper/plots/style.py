@@ -110,13 +110,13 @@ def empty_figure(first: str, second: str) -> Picture:
     """A figure that says why it shows nothing."""
     figure, grid = new_figure(6.4, 0.7)
     grid[0, 0].set_axis_off()
-    headline(figure, first, second)
-    return figure
+    return headline(figure, first, second)
 
 
-def headline(figure: Figure, first: str, second: str) -> None:
-    """Two lines above a figure: what it shows, and how its spread is drawn."""
+def headline(figure: Picture, first: str, second: str) -> Picture:
+    """A figure with two lines above it: what it shows, and how its spread is drawn."""
     figure.suptitle(f"{first}\n{second}", x=0.01, ha="left", linespacing=1.4)
+    return figure
 
 
 def save(figure: Figure, path: str | Path) -> Path:

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 
 from evomal_core.search import METHODS
 from evomal_paper.comparison.verdicts import DIRECTION, FITTED, NOT, NOT_RUN, REPRODUCED, VERDICTS, strength
-from evomal_paper.plots.style import STYLES, empty_figure, headline, log_scale, new_figure, styled
+from evomal_paper.plots.style import STYLES, Picture, empty_figure, headline, log_scale, new_figure, styled
 from evomal_paper.published.tables import LABELS, TABLES
 
 COLOURS = {REPRODUCED: "#009E73", FITTED: "#CC79A7", DIRECTION: "#56B4E9", NOT: "#E69F00", NOT_RUN: "#E8E8E8"}
@@ -44,11 +44,10 @@ def verdict_map(cells: pd.DataFrame) -> Figure:
     figure.legend(handles=keys, loc="outside lower center", ncols=len(keys), handlelength=1.2)
     first = f"Verdicts on {len(shown)} published cells, {(shown['verdict'] != NOT_RUN).sum()} of them run"
     second = "in brackets: the profile compared; of several, each cell's is the first that was run of it"
-    headline(figure, first, second)
-    return figure
+    return headline(figure, first, second)
 
 
-def _stacked(rows: list[int], height: float, gap: float, head: float) -> tuple[Figure, np.ndarray]:
+def _stacked(rows: list[int], height: float, gap: float, head: float) -> tuple[Picture, np.ndarray]:
     """A figure of panels one above the other, each as high as its number of rows; its heads are in rows, too."""
     ratios = {"height_ratios": [count + head for count in rows]}
     return new_figure(7.6, height * sum(rows) + gap * len(rows) + 0.9, len(rows), 1, gridspec_kw=ratios)
@@ -106,8 +105,7 @@ def ratios(cells: pd.DataFrame) -> Figure:
     second = (
         "filled: reproduced; bars: 95 % bootstrap interval of the difference; in brackets: the profile compared"
     )
-    headline(figure, "Measured over published mean, cell by cell", second)
-    return figure
+    return headline(figure, "Measured over published mean, cell by cell", second)
 
 
 def _draw_ratios(axes: Axes, cells: pd.DataFrame) -> None:
