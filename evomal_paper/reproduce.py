@@ -30,14 +30,8 @@ def reproduce(names: Sequence[str], *, profile: str, device: str, results_dir: P
 
     Everything is checked before the first notebook starts; the runs that a notebook finds complete are
     loaded, so that a stopped reproduction goes on where it was. Copies of another profile than `quick` have
-    its name in theirs.
-
-    Args:
-        names: experiments (`sine`), or topics of notebooks (`tabular`, `landscapes`); none for everything.
-        profile: handed to the notebooks that take one.
-        device: "cpu" or "cuda".
-        results_dir: the folder of all runs.
-        jobs: runs computed at once, 0 for one a core.
+    its name in theirs. Names are experiments (`sine`) or topics of notebooks (`tabular`, `landscapes`); the other
+    arguments are handed to the notebooks that take them.
 
     Raises:
         ValueError: a name, the profile or the device is unknown.

@@ -40,12 +40,7 @@ class Shape(NamedTuple):
 
 
 def describe(loss: Loss, classes: int = 10) -> Shape:
-    """The family of a loss: `classification` or `regression`, by its kind.
-
-    Args:
-        loss: any loss.
-        classes: number of classes of a multiclass loss, since a softmax ties them together.
-    """
+    """The family of a loss, by its kind; a softmax ties the classes of a multiclass loss together."""
     return regression(loss) if loss.kind == "regression" else classification(loss, classes)
 
 

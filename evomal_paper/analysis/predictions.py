@@ -26,16 +26,9 @@ Key = tuple[str, str, int]
 def predictions(
     name: str, profile: str, seed: int, losses: Mapping[str, Loss], device: str = "cpu"
 ) -> tuple[Task, pd.DataFrame]:
-    """Train networks as in meta-testing on the first new task, and predict its test rows.
+    """Train networks as in meta-testing on the first new task of an experiment, and predict its test rows.
 
     The same seed gives the same networks as the run of that seed, whose errors they have.
-
-    Args:
-        name: an experiment of classification with new tasks.
-        profile: the profile that says how they are trained.
-        seed: decides their initial weights and batches.
-        losses: losses by name, for example of methods.
-        device: "cpu" or "cuda".
 
     Returns:
         The task, and a table of its test rows: row, label (a number), and for each loss the class that its network

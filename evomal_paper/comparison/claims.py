@@ -75,9 +75,6 @@ def judge_claims(evidence: Evidence) -> pd.DataFrame:
     `fairest` chooses, named in the column `profile`. A claim without any run of a profile that counts begins with
     a row "not run"; so does one that only stand-ins were run for. `covered` is the share of its experiments that
     were run whole. Notebook 13 states these rules.
-
-    Args:
-        evidence: as `evidence.gather` returns it.
     """
     rows = []
     for claim in CLAIMS:
@@ -107,11 +104,7 @@ def fairest(claim: Claim, findings: Mapping[str, Finding]) -> dict[str, str]:
 
     It is the fairest one that counts of those with several seeds behind every comparison; of these, of those with
     all runs that the rule asks for, or else with some. An experiment without such a profile is left out, unless
-    none has one: single seeds decide nothing.
-
-    Args:
-        claim: whose experiments they are.
-        findings: those of the claim under each profile, the fairest first.
+    none has one: single seeds decide nothing. Findings are those of the claim by profile, the fairest first.
     """
     counted = {profile: finding for profile, finding in findings.items() if is_counted(profile)}
     best = {}

@@ -58,14 +58,10 @@ PLACE = ["experiment", "group"]
 def judged(
     comparisons: pd.DataFrame, reproduced: bool, direction: bool, text: str, whole: Iterable[str] | None = None
 ) -> Finding:
-    """The finding of two tests; a single seed behind any comparison decides nothing.
+    """The finding of two tests, with n after the text; a single seed behind any comparison decides nothing.
 
-    Args:
-        comparisons: a row each, with the columns experiment and n (seeds).
-        reproduced: whether the claim holds.
-        direction: whether it holds in direction.
-        text: the numbers, without n.
-        whole: the experiments that were compared as the rule asks; all of them if None.
+    Comparisons have a row each, with the columns experiment and n (seeds); `whole` are the experiments that were
+    compared as the rule asks, all of them if None.
     """
     names, n = comparisons["experiment"], comparisons["n"].astype(int)
     verdict = NOT if n.min() < 2 else REPRODUCED if reproduced else DIRECTION if direction else NOT
@@ -125,11 +121,7 @@ def beats(
 ) -> Finding:
     """Compare EvoMAL's final errors with its rivals', seed by seed, on the part that each table is compared with.
 
-    Args:
-        evidence: the runs.
-        tables: of `paper.TABLES`.
-        rivals: methods that the claim names.
-        leave_out: experiments that the claim itself excepts.
+    The claim names the tables and rivals, and excepts the experiments to leave out.
     """
     rows = []
     for table in tables:

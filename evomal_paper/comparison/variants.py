@@ -35,13 +35,10 @@ def one_change(profile: str) -> tuple[str, str] | None:
 
 
 def variants(values: pd.DataFrame) -> pd.DataFrame:
-    """Final errors under varied profiles beside those of the unvaried ones, over the seeds that both have.
+    """Final errors of `Evidence.values` under varied profiles beside those of the unvaried ones, over the seeds that both have.
 
     One common seed decides nothing, and is left out; so is a profile that states a setting as it is. Where errors
     from new starts are known, they are the variant `test_start=new`, which takes no runs of its own.
-
-    Args:
-        values: `Evidence.values`.
 
     Returns:
         One row per experiment, single change (`one_change`), group and method: the published mean, medians of both

@@ -87,10 +87,7 @@ class DataSet:
     """Gets the arrays from where they are published, by way of files in a folder."""
 
     def load(self, *, download: bool = False) -> Arrays:
-        """The arrays that `parts` names, for example the features x and labels y.
-
-        Args:
-            download: whether to get the data set from where it is published if it is not at hand.
+        """The arrays that `parts` names, for example x and y; if not at hand, they may be downloaded.
 
         Raises:
             MissingDataError: it is not at hand.

@@ -88,12 +88,8 @@ def surnames(path: Path | str) -> Arrays:
 def torchvision_images(path: Path, source: str, download: bool = False) -> Arrays:
     """Images and classes of torchvision's data set of a class name, from the place where it keeps them.
 
-    Of the pickles that CIFAR comes in, torchvision opens none whose MD5 is not the published one.
-
-    Args:
-        path: a file or folder of the data set, beside which its others lie.
-        source: the name of torchvision's class.
-        download: whether torchvision gets what is not there.
+    Of the pickles that CIFAR comes in, torchvision opens none whose MD5 is not the published one. The path is a
+    file or folder of the data set, beside which its others lie; torchvision may download what is not there.
     """
     reader = getattr(import_torchvision().datasets, source)
     splits = [{"split": "train"}, {"split": "test"}] if source == "SVHN" else [{"train": True}, {"train": False}]

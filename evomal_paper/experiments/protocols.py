@@ -5,16 +5,14 @@ where it speaks, and the text elsewhere: its baselines meet the published ones. 
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 from evomal_core.config import SGD, SearchConfig
 from evomal_paper.published.tables import facts
 
-
-def switches() -> tuple[Mapping[str, Any], ...]:
-    """The settings in which code and text differ, or may: name, what each says, and the values here."""
-    return facts("switches", "switch")
+SWITCHES = facts("switches", "switch")
+"""The settings in which code and text differ, or may: name, what each says, and the values here."""
 
 
 def parsed(text: str) -> Any:
@@ -27,7 +25,7 @@ def parsed(text: str) -> Any:
 
 def stated(protocol: str, known: Collection[str]) -> dict[str, Any]:
     """The settings among `known` of a protocol, "paper" or "text", but for those that vary between experiments."""
-    rows = [row for row in switches() if row["name"] in known and not row[protocol].startswith("by ")]
+    rows = [row for row in SWITCHES if row["name"] in known and not row[protocol].startswith("by ")]
     return {row["name"]: parsed(row[protocol]) for row in rows}
 
 

@@ -32,10 +32,7 @@ from evomal_paper.sentences import count_seeds
 def final_errors(final: pd.DataFrame, published: pd.DataFrame | None = None, metric: str = "MSE") -> Figure:
     """Error after the last step: a point per seed and the mean as a bar, one panel per group and split.
 
-    Args:
-        final: `Results.final` or `Results.compared` of one experiment.
-        published: rows of `paper.published` of that experiment, drawn beside as mean ± standard deviation.
-        metric: name of the error on the axis.
+    Of `Results.final` or `Results.compared` of one experiment, beside its rows of `paper.published`.
     """
     place = one_experiment(final)
     splits = [split for split in SPLITS if split in set(final["split"])]

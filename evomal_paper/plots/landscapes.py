@@ -23,10 +23,7 @@ def landscape_lines(lines: pd.DataFrame, kinds: dict[str, str], measure: str = "
     A line is the mean over seeds, the band one standard error to each side. Seeds that diverged are counted in the
     panel and left out. The top of a panel is where the baseline's mean or EvoMAL's ends: other lines may leave it.
 
-    Args:
-        lines: the table of `landscapes.load_or_compute` with one dimension.
-        kinds: kind of task of each experiment.
-        measure: "task" or "error".
+    The table is that of `landscapes.load_or_compute` with one dimension; kinds are of the experiments' tasks.
     """
     heights = per_seed(lines, measure)
     names = list(dict.fromkeys(heights["experiment"]))

@@ -16,7 +16,7 @@ from evomal_paper.comparison.verdicts import of_sample
 from evomal_paper.experiments.catalogue import EXPERIMENTS, experiment
 from evomal_paper.experiments.image_tasks import image_task
 from evomal_paper.experiments.profiles import Profile
-from evomal_paper.experiments.protocols import CODE, TEXT, switches
+from evomal_paper.experiments.protocols import CODE, SWITCHES, TEXT
 from evomal_paper.networks import in_form
 from evomal_paper.runs.compute import compute
 from evomal_paper.runs.run import Run
@@ -29,7 +29,7 @@ def value_of(profile, name):
     return getattr(owner, name)
 
 
-@pytest.mark.parametrize("row", switches(), ids=lambda row: row["name"])
+@pytest.mark.parametrize("row", SWITCHES, ids=lambda row: row["name"])
 def test_every_switch_is_a_setting_with_its_stated_values(row):
     name = row["name"]
     assert name in {*SearchConfig.model_fields, *Profile.model_fields}
@@ -50,13 +50,13 @@ def test_every_switch_is_a_setting_with_its_stated_values(row):
 
 
 def test_code_and_text_set_only_documented_switches():
-    assert {*CODE, *TEXT} == {row["name"] for row in switches()} & {*CODE, *TEXT}
+    assert {*CODE, *TEXT} == {row["name"] for row in SWITCHES} & {*CODE, *TEXT}
 
 
 def test_list_shows_the_switches(capsys):
     assert cli.main(["list"]) == 0
     shown = capsys.readouterr().out
-    assert all(row["in_code"] in shown for row in switches())
+    assert all(row["in_code"] in shown for row in SWITCHES)
 
 
 def test_fresh_batches_are_the_first_rows_of_a_new_permutation_at_each_step():
