@@ -35,10 +35,11 @@ def one_change(profile: str) -> tuple[str, str] | None:
 
 
 def variants(values: pd.DataFrame) -> pd.DataFrame:
-    """Final errors of `Evidence.values` under varied profiles beside those of the unvaried ones, over the seeds that both have.
+    """Final errors under varied profiles beside those of the unvaried ones, over the seeds that both have.
 
     One common seed decides nothing, and is left out; so is a profile that states a setting as it is. Where errors
     from new starts are known, they are the variant `test_start=new`, which takes no runs of its own.
+    Values are those of `Evidence`.
 
     Returns:
         One row per experiment, single change (`one_change`), group and method: the published mean, medians of both
