@@ -272,8 +272,7 @@ def learned_losses(trainings: pd.DataFrame, kind: Kind) -> dict[int, LearnedLoss
 def formulas(trainings: pd.DataFrame, kind: Kind) -> pd.DataFrame:
     """The learned loss of each data seed, whole and simplified, with its learning rate and steps."""
     rows = trainings[trainings["loss"] == "learned"].groupby("data seed")[["lr", "steps"]].first()
-    losses = learned_losses(trainings, kind)
-    return rows.assign(loss=[str(rounded(losses[seed].sympy())) for seed in rows.index])
+    return rows.assign(loss=[str(rounded(loss.sympy())) for loss in learned_losses(trainings, kind).values()])
 
 
 def carried(trainings: pd.DataFrame, names: Sequence[str], initialisations: int = 4) -> pd.DataFrame:

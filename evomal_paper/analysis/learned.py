@@ -153,13 +153,9 @@ def complexity_and_error(best: pd.DataFrame) -> pd.DataFrame:
             others = [_centred_ranks(group[outcome]) for group in groups]
             rho, p = _stratified(ranks, others, outcome, *methods)
             names = ", ".join(LABELS[name] for name in methods if (part["method"] == name).any())
-            row: dict[str, Any] = {
-                "outcome": "fitness" if outcome == "fitness" else "held-out error",
-                "methods": names,
-            }
-            row |= {"rho": rho, "p": p, "n": sum(map(len, groups)), "groups": len(groups)}
-            rows.append(row | {"verdict": _verdict(rho, p)})
-    return pd.DataFrame(rows)
+            shown = "fitness" if outcome == "fitness" else "held-out error"
+            rows.append((shown, names, rho, p, sum(map(len, groups)), len(groups), _verdict(rho, p)))
+    return pd.DataFrame(rows, columns=["outcome", "methods", "rho", "p", "n", "groups", "verdict"])
 
 
 def _centred_ranks(values: pd.Series) -> np.ndarray:

@@ -30,7 +30,7 @@ from evomal_paper.experiments.image_tasks import image_tasks, some_images
 from evomal_paper.experiments.profiles import TINY, Experiment, Problem, Profile, calibrated, literal
 from evomal_paper.experiments.protocols import GECCO23, few_steps, whole_ml3
 from evomal_paper.experiments.text_tasks import surname_tasks
-from evomal_paper.networks import gecco_cnn, lenet5, surname_lstm
+from evomal_paper.networks import LetterLSTM, gecco_cnn, lenet5
 
 PAIRS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))
 FIVES = (tuple(range(5)), tuple(range(5, 10)))
@@ -66,7 +66,7 @@ def _image_problem(dataset: str, partition: Sequence[Sequence[int]], profile: Pr
 
 def _surname_problem(profile: Profile, seed: int) -> Problem:
     tasks, symbols = surname_tasks(PARTITIONS["surname"])
-    return Problem(*_learned_and_new(tasks, profile), partial(surname_lstm, tasks[0].outputs, symbols))
+    return Problem(*_learned_and_new(tasks, profile), partial(LetterLSTM, tasks[0].outputs, symbols))
 
 
 def _learned_and_new(tasks: list[Task], profile: Profile) -> tuple[list[Task], list[Task]]:

@@ -7,7 +7,7 @@ from torch import nn
 
 from evomal_paper.networks.cifar import alexnet, allcnn_c, squeezenet, vgg16
 from evomal_paper.networks.residual import preresnet, pyramidnet, resnet18, wide_resnet
-from evomal_paper.networks.small import gecco_cnn, lenet5, surname_lstm
+from evomal_paper.networks.small import LetterLSTM, gecco_cnn, lenet5
 
 MODELS: dict[str, Callable[[int], nn.Module]] = {
     "alexnet": alexnet,
@@ -32,4 +32,4 @@ def in_form(name: str, form: str) -> Callable[[int], nn.Module]:
     return _AS_CODE.get(name, MODELS[name]) if form == "code" else MODELS[name]
 
 
-__all__ = ["MODELS", "gecco_cnn", "in_form", "lenet5", "surname_lstm"]
+__all__ = ["MODELS", "LetterLSTM", "gecco_cnn", "in_form", "lenet5"]

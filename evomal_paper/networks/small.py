@@ -49,8 +49,9 @@ def _after_two_convolutions(size: int) -> int:
 
 
 class LetterLSTM(nn.Module):
-    """An embedding, an LSTM over the letters, and two dense layers on its last state.
+    """The recurrent network of GECCO's Surname tasks (section 4.1): an embedding, an LSTM, and two dense layers.
 
+    The paper leaves open: the dense layer sees the state after the last letter, and has a ReLU.
     The cell is written from elementary operations, which all engines can differentiate. A symbol's embedding
     passes through the input weights once, not at each of its occurrences.
     """
@@ -69,11 +70,3 @@ class LetterLSTM(nn.Module):
         """Indices of symbols (rows, letters), int64 → logits (rows, outputs)."""
         gates = functional.embedding(x, self.inputs(self.embedding.weight))
         return self.output(torch.relu(self.hidden(lstm_state(gates, self.recurrent.weight))))
-
-
-def surname_lstm(outputs: int, symbols: int) -> LetterLSTM:
-    """The recurrent network of GECCO's Surname tasks (section 4.1): embedding 256, LSTM 64, dense 256.
-
-    The paper leaves open: the dense layer sees the state after the last letter, and has a ReLU.
-    """
-    return LetterLSTM(outputs, symbols)

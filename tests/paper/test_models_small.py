@@ -13,8 +13,7 @@ from evomal_core.population.convolutions import layers_of
 from evomal_core.population.networks import NetworkStack
 from evomal_core.training import train
 from evomal_core.unroll import ENGINES, meta_gradient
-from evomal_paper.networks import gecco_cnn, lenet5, surname_lstm
-from evomal_paper.networks.small import LetterLSTM
+from evomal_paper.networks import LetterLSTM, gecco_cnn, lenet5
 
 
 def weights(network):
@@ -39,7 +38,7 @@ def dense(*sizes):
             gecco_cnn(5),
             convolution(3, 32) + 2 * 32 + convolution(32, 64) + 2 * 64 + dense(64 * 5 * 5, 256, 128, 5),
         ),
-        (surname_lstm(9, 80), 80 * 256 + 4 * 64 * (256 + 64 + 1) + dense(64, 256, 9)),
+        (LetterLSTM(9, 80), 80 * 256 + 4 * 64 * (256 + 64 + 1) + dense(64, 256, 9)),
     ],
     ids=["lenet5-32", "lenet5-28", "lenet5-16", "cnn", "lstm"],
 )

@@ -36,7 +36,7 @@ from evomal_core.losses import LearnedLoss
 from evomal_core.population.local_search import batched_local_search, batched_meta_gradients
 from evomal_core.unroll import meta_gradient
 from evomal_paper.experiments.catalogue import experiment
-from evomal_paper.networks import gecco_cnn, lenet5, surname_lstm
+from evomal_paper.networks import LetterLSTM, gecco_cnn, lenet5
 from tests.speed.cases import TABULAR, meta_step_flops, population, sine_learners
 from tests.speed.networks import LETTERS, LONGEST
 
@@ -101,7 +101,7 @@ def cases(tiny: bool = False) -> list[Case]:
         return _learners(images(3, coloured), 5, partial(gecco_cnn, 5, coloured), cifar10)
 
     def lstm() -> list[Learner]:
-        return _learners(letters(), 9, partial(surname_lstm, 9, LETTERS), surname)
+        return _learners(letters(), 9, partial(LetterLSTM, 9, LETTERS), surname)
 
     found = [
         Case("Sine, 5 × MLP 1-40-40-1", sine_learners, "regression", _search("sine")),

@@ -12,7 +12,7 @@ import torch
 from evomal_core.engines import fitness
 from evomal_core.learners import Learner
 from evomal_paper.experiments.catalogue import experiment
-from evomal_paper.networks import surname_lstm
+from evomal_paper.networks import LetterLSTM
 from tests.speed import reference
 from tests.speed.cases import SINE, Row, effort, meta_step_flops, population, row, searching, sine_learners
 from tests.speed.measure import interleaved, ratio
@@ -24,7 +24,7 @@ SURNAME = experiment("surname").profile("paper").search
 def _surname_learners() -> list[Learner]:
     """Random names with nine classes, as long as the longest of the data."""
     names = torch.randint(0, LETTERS, (512, LONGEST), generator=torch.Generator().manual_seed(0))
-    return _learners(names, 9, partial(surname_lstm, 9, LETTERS), SURNAME)
+    return _learners(names, 9, partial(LetterLSTM, 9, LETTERS), SURNAME)
 
 
 def surname_search(rounds: int) -> list[Row]:
