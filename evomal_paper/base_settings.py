@@ -168,11 +168,7 @@ def measure_base_rates(name: str, profile: Profile, rates: Sequence[float] = BAS
 
 
 def largest_rate(name: str, measured: pd.DataFrame) -> float:
-    """The largest rate that trains.
-
-    Raises:
-        ValueError: none does.
-    """
+    """The largest rate that trains; a ValueError if none does."""
     worst = measured.groupby("rate")["error"].max()
     if not (worst < 1).any():
         raise ValueError(f"none of the rates {', '.join(f'{rate:g}' for rate in worst.index[::-1])} trains {name}")

@@ -151,11 +151,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Seeds from text such as `0-9` or `0,3,5-7`.
-
-    Raises:
-        ValueError: the text is something else, or a seed occurs twice.
-    """
+    """Seeds from text such as `0-9` or `0,3,5-7`; a ValueError for other text, or a seed that occurs twice."""
     seeds: list[int] = []
     for part in text.split(","):
         found = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", part.strip())

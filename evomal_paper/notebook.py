@@ -128,10 +128,7 @@ def choose_dataset(value: str, real: str, stand_in: str) -> tuple[str, str]:
     """The experiment that a notebook runs, and a line of Markdown that says why.
 
     The parameter `dataset` is the paper's experiment, the stand-in that needs no download, or "auto": the first if
-    its data is at hand.
-
-    Raises:
-        ValueError: the value is another one.
+    its data is at hand; a ValueError refuses another value.
     """
     refuse_unknown("data set", value, ["auto", real, stand_in])
     missing = experiment(real).missing() if value == "auto" else None

@@ -100,11 +100,7 @@ def _everything(profile: str) -> dict[str, list[str]]:
 
 
 def execute(stem: str, parameters: dict[str, Any], target: Path) -> None:
-    """Execute one notebook with parameters, and write the executed copy.
-
-    Raises:
-        RuntimeError: a cell failed; the copy shows where.
-    """
+    """Execute one notebook, and write the executed copy; a RuntimeError names it if a cell failed."""
     check_writable(target)
     print(f"{stem} …", flush=True)
     begin = time.perf_counter()
@@ -141,9 +137,7 @@ def execute_notebook(source: Any, target: str | Path, parameters: dict[str, Any]
 def write_report(results_dir: Path | str, output: Path | str) -> None:
     """Execute the notebook with the runs of a results folder, and write it without its code as HTML.
 
-    Raises:
-        RuntimeError: a cell failed.
-        OSError: the output can't be written.
+    Errors are those of `execute` and `check_writable`.
     """
     output = Path(output)
     check_writable(output)

@@ -41,11 +41,7 @@ class Transfer:
 
     @classmethod
     def parse(cls, text: str) -> Transfer:
-        """A transfer written `sine-to-diabetes`.
-
-        Raises:
-            ValueError: the text has no `-to-`, or as the class says.
-        """
+        """A transfer written `sine-to-diabetes`; a ValueError for other text."""
         source, joint, target = text.partition(JOINT)
         if not joint:
             raise ValueError(

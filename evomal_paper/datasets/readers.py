@@ -31,8 +31,7 @@ def table(x: np.ndarray, y: np.ndarray) -> Arrays:
 def images(*arrays: np.ndarray, rows: Sequence[int], shape: tuple[int, ...], classes: int) -> Arrays:
     """Images (rows, height, width[, 3]) of bytes, and their classes (rows,) as int64, of each part.
 
-    Raises:
-        ValueError: the numbers of images, their size or their classes are others.
+    A ValueError says that the numbers of images, their size or their classes are others.
     """
     conformed: list[np.ndarray] = []
     for x, y, count in zip(arrays[::2], arrays[1::2], rows, strict=True):

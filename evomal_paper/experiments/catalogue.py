@@ -18,21 +18,13 @@ EXPERIMENTS: dict[str, Experiment] = {entry.name: entry for entry in (*GECCO, *T
 
 
 def experiment(name: str) -> Experiment:
-    """The experiment of a name.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The experiment of a name; a ValueError if there is none."""
     refuse_unknown("experiment", name, list(EXPERIMENTS))
     return EXPERIMENTS[name]
 
 
 def check_methods(methods: list[str] | None) -> list[str]:
-    """The methods asked for, in the order of METHODS; all if None.
-
-    Raises:
-        ValueError: one is unknown, or none is named.
-    """
+    """The methods asked for, in the order of METHODS, all if None; a ValueError if one is unknown."""
     if methods is None:
         return list(METHODS)
     if isinstance(methods, str) or not methods:

@@ -70,11 +70,7 @@ def _surname_problem(profile: Profile, seed: int) -> Problem:
 
 
 def _learned_and_new(tasks: list[Task], profile: Profile) -> tuple[list[Task], list[Task]]:
-    """The task that the loss is learned on, and the others.
-
-    Raises:
-        ValueError: there are not as many tasks.
-    """
+    """The task that the loss is learned on, and the others; a ValueError if there are not as many tasks."""
     if profile.learn_on >= len(tasks):
         raise ValueError(f"learn_on is one of 0 to {len(tasks) - 1}, got {profile.learn_on}")
     return [tasks[profile.learn_on]], [task for i, task in enumerate(tasks) if i != profile.learn_on]

@@ -108,8 +108,7 @@ SPLITS: tuple[str, ...] = get_args(Profile.model_fields["split"].annotation)
 def with_split(profile: str, split: str) -> str:
     """The name of a profile with a split: `quick` and `quick@split=leaking`, `paper@split=disjoint` and `paper`.
 
-    Raises:
-        ValueError: the name says a split already.
+    A ValueError says that the name has a split already.
     """
     base, changes = split_name(profile)
     if any(change.startswith("split=") for change in changes):

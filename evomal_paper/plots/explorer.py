@@ -85,10 +85,7 @@ def explore(losses: Mapping[str, Loss]) -> Any:
     The picture is an image widget: the output widget that `interact` draws in sometimes hangs a batch run, as
     nbclient sends its state back to the kernel and may then miss the kernel's next message. Where no one can move
     a slider, `picture` gives the same figure. The menu shows the losses by name, and the task losses of their
-    kinds.
-
-    Raises:
-        ModuleNotFoundError: ipywidgets is not installed; the extra `notebooks` of evomal brings it.
+    kinds. ipywidgets comes with the extra `notebooks` of evomal.
     """
     import ipywidgets as widgets
 

@@ -16,11 +16,7 @@ ADDRESS = re.compile(r"^inproc://|[^:]:[0-9]+(/|$)")
 
 
 def check_cluster(cluster: str) -> str:
-    """The text, if it names a cluster or none.
-
-    Raises:
-        ValueError: it is `local:` without a number of workers, or an address without a port.
-    """
+    """The text, if it names a cluster or none; a ValueError says what a cluster is."""
     kind, _, count = cluster.partition(":")
     good = count.isdecimal() and int(count) > 0 if kind == "local" else ADDRESS.search(cluster)
     if cluster and not good:
@@ -46,11 +42,7 @@ def scheduler(cluster: str) -> Iterator[str]:
 
 @contextmanager
 def executor_of(address: str) -> Iterator[Executor | None]:
-    """An executor of the scheduler's workers; None without an address.
-
-    Raises:
-        OSError: no scheduler answers there.
-    """
+    """An executor of the scheduler's workers, None without an address; an OSError if no scheduler answers."""
     if not address:
         yield None
         return

@@ -100,12 +100,7 @@ class Pack:
         return _read(self.index, _lines)
 
     def finished(self, key: Key) -> Finished:
-        """The content of a complete run.
-
-        Raises:
-            KeyError: the run is not here.
-            ValueError: a file is damaged.
-        """
+        """The content of a complete run; a KeyError if it is not here, a ValueError if a file is damaged."""
         found = self.content(key)
         if part := found.damaged():
             path = self.folder / ("losses.jsonl" if part == "loss" else f"{part}.csv.gz")

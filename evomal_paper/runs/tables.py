@@ -126,11 +126,7 @@ def load_or_run(
 
 
 def check_seeds(seeds: Any) -> list[int]:
-    """A list of distinct seeds from a number of seeds or a list.
-
-    Raises:
-        ValueError: the list is empty or has a repeated, negative or fractional seed.
-    """
+    """Seeds from their number or a list; a ValueError for an empty one, or repeated or negative seeds."""
     if isinstance(seeds, int) and not isinstance(seeds, bool):
         if seeds < 1:
             raise ValueError(f"the number of seeds is at least 1, got {seeds}")
@@ -145,11 +141,7 @@ def check_seeds(seeds: Any) -> list[int]:
 
 
 def load(runs: Sequence[Run]) -> Results:
-    """The tables of complete runs, those of an experiment all of one profile; a diverged training's error is inf.
-
-    Raises:
-        ValueError: a run is not complete.
-    """
+    """The tables of complete runs, those of an experiment of one profile; a diverged training's error is inf."""
     return _joined({run: _read(run) for run in runs})
 
 
@@ -199,8 +191,7 @@ def _read(run: Run) -> tuple[dict[str, pd.DataFrame], Loss]:
 def read_table(path: Path, columns: set[str]) -> pd.DataFrame:
     """A table that an analysis wrote; an error of NaN, of a diverged training, is inf.
 
-    Raises:
-        ValueError: the file is no table, lacks a column, or ends within a row.
+    A ValueError says that the file is no table, lacks a column, or ends within a row.
     """
     try:
         table = pd.read_csv(path)
