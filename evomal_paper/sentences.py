@@ -18,23 +18,22 @@ def interval(row: dict) -> str:
     return f"n = {row['n']}{lost}, lower in {row['wins']:g}"
 
 
-def mean_and_sd(mean: float, sd: float, n: float, diverged: float = 0, digits: int = 4) -> str:
-    """A cell of a printed table: `0.3829 ± 0.0065 (5)`, with n in brackets; "–" for what is not known."""
+def printed(cell: Mapping[str, Any] | pd.Series, whose: str = "") -> str:
+    """A cell of a printed table: `0.3829 ± 0.0065 (5)`, with n in brackets; "–" for what is not known.
+
+    The numbers are a row's mean, sd, n and, if there, diverged, or the columns whose names begin with `whose`.
+    """
 
     def short(value: float) -> str:
-        return f"{value:.{digits}f}" if abs(value) < 1e5 else f"{value:.{digits}g}"
+        return f"{value:.4f}" if abs(value) < 1e5 else f"{value:.4g}"
 
+    mean, sd, n = (cell[f"{whose}{name}"] for name in ("mean", "sd", "n"))
     if np.isnan(n):
         return "–"
-    spread = "" if np.isnan(sd) else f" ± {short(sd)}"
-    count = f"{n:.0f}" + (f", {diverged:.0f} diverged" if diverged else "")
-    return f"{short(mean)}{spread} ({count})" if np.isfinite(mean) else f"– ({count})"
-
-
-def printed(cell: Mapping[str, Any] | pd.Series, whose: str = "") -> str:
-    """`mean_and_sd` of a row's mean, sd, n and, if there, diverged, or of the columns whose names begin so."""
     diverged = cell.get(f"{whose}diverged", 0)
-    return mean_and_sd(cell[f"{whose}mean"], cell[f"{whose}sd"], cell[f"{whose}n"], diverged)
+    count = f"{n:.0f}" + (f", {diverged:.0f} diverged" if diverged else "")
+    spread = "" if np.isnan(sd) else f" ± {short(sd)}"
+    return f"{short(mean)}{spread} ({count})" if np.isfinite(mean) else f"– ({count})"
 
 
 def text_table(rows: Mapping[tuple[str, ...], Mapping[str, str]], names: Sequence[str]) -> pd.DataFrame:

@@ -74,13 +74,4 @@ def published(table: str | None = None) -> pd.DataFrame:
 @cache
 def _whole() -> pd.DataFrame:
     with (files("evomal_paper") / "published" / "tables.csv").open(encoding="utf-8") as file:
-        whole = pd.read_csv(file, dtype={"table": str}).fillna({"group": ""})
-    return whole.assign(experiment=[_own_name(row) for row in whole.itertuples()])
-
-
-def _own_name(row: Any) -> str:
-    """This project's name of an experiment: TPAMI's image data sets come with a model each."""
-    images = row.experiment in ("mnist", "cifar10", "cifar100", "svhn")
-    if row.paper == "tpami23" and images:
-        return f"{row.experiment}-{row.model.lower().replace('-', '')}"
-    return row.experiment
+        return pd.read_csv(file, dtype={"table": str}).fillna({"group": ""})
