@@ -16,8 +16,7 @@ have been favoured. The commands:
 import argparse
 import itertools
 import sys
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,7 @@ def baseline_errors(name: str, profile: Profile, seed: int, purpose: str, *, new
 # ---- calibration ------------------------------------------------------------------------------------
 
 
-def calibrate(name: str, folder: Path) -> dict[str, float | int]:
+def calibrate(name: str, folder: Path = MEASURED) -> dict[str, float | int]:
     """Screen all settings with one seed, measure the nearest with all seeds, and freeze the nearest of these."""
     cells = [published_error(name, group) for group in GROUPS]
     screened = scores(measure_grid(name, folder, GRID, SEEDS[:1]), *cells).assign(seeds=1)
@@ -187,22 +186,20 @@ def nearest_rate(name: str, measured: pd.DataFrame) -> float:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the experiments named, and print the settings found."""
     in_table_2 = list(dict.fromkeys(published("2")["experiment"]))
-    known = {
-        "calibration": in_table_2,
-        "base-rate": [entry.name for entry in TABULAR],
-        "quick-rate": [*in_table_2, *STANDS_FOR],
+    known: dict[str, tuple[Callable[[str], Any], list[str]]] = {
+        "calibration": (calibrate, in_table_2),
+        "base-rate": (_base_rate, [entry.name for entry in TABULAR]),
+        "quick-rate": (_quick_rate, [*in_table_2, *STANDS_FOR]),
     }
     parser = argparse.ArgumentParser(prog="python -m evomal_paper.base_settings")
     commands = parser.add_subparsers(dest="command", required=True)
-    for command, names in known.items():
+    for command, (_, names) in known.items():
         each = commands.add_parser(command)
         each.add_argument("names", nargs="+", choices=names, metavar="EXPERIMENT", help=", ".join(names))
     chosen = parser.parse_args(arguments)
-    calibrated = partial(calibrate, folder=MEASURED)
-    kinds: dict[str, Any] = {"calibration": calibrated, "base-rate": _base_rate, "quick-rate": _quick_rate}
     for name in chosen.names:
         with one_thread():
-            print(name, kinds[chosen.command](name))
+            print(name, known[chosen.command][0](name))
     return 0
 
 

@@ -6,6 +6,7 @@ comparison of its loss with tuned rivals are one function of the problem and the
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -225,26 +226,23 @@ def measured(
     """The trainings of a demonstration at one data seed, from the folder if they are there: see TRAINING."""
     demonstration = DEMONSTRATIONS[name]
     config = config or demonstration.config
+
+    def compute() -> pd.DataFrame:
+        result = demonstration.search(seed, config)
+        found = demonstration.compare(result, initialisations)
+        assert isinstance(result.best, LearnedLoss)
+        formula = write(result.best)
+        tables = []
+        for tuning in (found.learned, *found.rivals):
+            parts = {split: tuning.errors(split) for split in ("validation", "test")}
+            errors = pd.DataFrame({"demonstration": name, "data seed": seed, **parts})
+            whole = errors.assign(loss=tuning.name, lr=tuning.lr, steps=tuning.steps, training=range(len(errors)))
+            tables.append(whole.assign(formula=formula if tuning is found.learned else "")[TRAINING])
+        return pd.concat(tables, ignore_index=True)
+
     settings = {"name": name, "seed": seed, "initialisations": initialisations}
     settings |= {"search": config.model_dump(mode="json", exclude_defaults=True)}
-    piece = Piece(folder, f"{name.replace(' ', '-')}-{seed}", settings)
-    return piece.load_or_compute(lambda: _measure(name, demonstration, seed, config, initialisations))
-
-
-def _measure(
-    name: str, demonstration: Demonstration, seed: int, config: em.SearchConfig, initialisations: int
-) -> pd.DataFrame:
-    result = demonstration.search(seed, config)
-    found = demonstration.compare(result, initialisations)
-    assert isinstance(result.best, LearnedLoss)
-    formula = write(result.best)
-    tables = []
-    for tuning in (found.learned, *found.rivals):
-        parts = {split: tuning.errors(split) for split in ("validation", "test")}
-        errors = pd.DataFrame({"demonstration": name, "data seed": seed, **parts})
-        whole = errors.assign(loss=tuning.name, lr=tuning.lr, steps=tuning.steps, training=range(len(errors)))
-        tables.append(whole.assign(formula=formula if tuning is found.learned else "")[TRAINING])
-    return pd.concat(tables, ignore_index=True)
+    return Piece(folder, f"{name.replace(' ', '-')}-{seed}", settings).load_or_compute(compute)
 
 
 def summary(trainings: pd.DataFrame) -> pd.DataFrame:
@@ -301,6 +299,7 @@ TREES = (
 )  # fmt: skip
 """Expressions whose weights are tuned to show what local search does to them."""
 LOW = em.SGD(lr=1e-3, batch_size=128)
+_pair_model = partial(em.models.mlp, 196, [16], 1)
 TUNINGS: dict[str, dict[str, Any]] = {
     "none": {"meta_steps": 0},
     "plain steps, 1e-3 × 1000": {"meta_optimizer": "sgd", "meta_lr": 1e-3, "meta_steps": 1000},
@@ -342,10 +341,6 @@ def inert_table() -> pd.DataFrame:
         row = {"tuning": name, "change of weights": np.median(moved), "test error": np.median(errors)}
         rows.append(row | {"(y − f)²": errors[0]})
     return pd.DataFrame(rows)
-
-
-def _pair_model() -> torch.nn.Module:
-    return em.models.mlp(196, [16], 1)
 
 
 def _change(tuned: Loss, loss: Loss) -> float:

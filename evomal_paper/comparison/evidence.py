@@ -86,7 +86,15 @@ class Evidence:
 
 def gather(results_dir: Path | str) -> Evidence:
     """The evidence of a results folder; a folder without runs, or none at all, gives empty tables."""
-    return with_analyses(collect(by_profile(complete_runs(results_dir)).values()), Path(results_dir))
+    found = collect(by_profile(complete_runs(results_dir)).values())
+    transfers = _table("transfers", [*_transfers(Path(results_dir, "transfer"), found.values)])
+    columns = {"x", "measure", "height", "task", "diverged"}
+    lines = _pieces(Path(results_dir, "landscapes"), "line-[0-9]*", columns)
+    landscapes = _table("landscapes", _one_grid([table for _, table in lines]))
+    published_ones = [is_published(row.source, row.experiment) for row in transfers.itertuples()]
+    iv = transfers.loc[published_ones].rename(columns={"error": "value"}).assign(table="IV")
+    values = _table("values", [found.values, iv])
+    return replace(found, values=values, transfers=transfers, landscapes=landscapes)
 
 
 def by_profile(runs: Iterable[Run]) -> dict[tuple[str, str], Results]:
@@ -97,17 +105,6 @@ def by_profile(runs: Iterable[Run]) -> dict[tuple[str, str], Results]:
             groups.setdefault((run.experiment, run.profile), []).append(run)
     loaded = {key: load_readable(runs) for key, runs in groups.items()}
     return {key: results for key, results in loaded.items() if results is not None}
-
-
-def with_analyses(found: Evidence, results_dir: Path) -> Evidence:
-    """Evidence of runs with the transfers and landscapes that were measured beside them."""
-    transfers = _table("transfers", [*_transfers(results_dir / "transfer", found.values)])
-    lines = _pieces(results_dir / "landscapes", "line-[0-9]*", {"x", "measure", "height", "task", "diverged"})
-    landscapes = _table("landscapes", _one_grid([table for _, table in lines]))
-    published_ones = [is_published(row.source, row.experiment) for row in transfers.itertuples()]
-    iv = transfers.loc[published_ones].rename(columns={"error": "value"}).assign(table="IV")
-    values = _table("values", [found.values, iv])
-    return replace(found, values=values, transfers=transfers, landscapes=landscapes)
 
 
 def collect(results: Iterable[Results]) -> Evidence:
