@@ -16,12 +16,14 @@ No weights make g what V-C says of it: it sees the prediction as |f| only, so it
 GECCO shows one learned loss, as a tree in a figure (Figure 3a); its text gives no formula.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from evomal_core.expression import Expression
 from evomal_core.kinds import Kind
-from evomal_core.losses import LearnedLoss
+from evomal_core.losses import LearnedLoss, Loss
 from evomal_paper.published.tables import facts
 
 
@@ -60,6 +62,18 @@ class Example:
         """The loss with weights of 1 and without the outermost bars, where it has any."""
         nodes = Expression.parse(self.expression).nodes
         return LearnedLoss(Expression(nodes[nodes[0] == "abs" :]), self.kind).requires_grad_(False)
+
+
+class PlainLoss(Loss):
+    """A loss of one output that is a function of PyTorch, without weights."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor], kind: Kind) -> None:
+        super().__init__(kind)
+        self.function = function
+
+    def elementwise(self, f: Tensor, y: Tensor) -> Tensor:
+        """Values of the loss for each pair of prediction `f` and label `y`, in their common shape."""
+        return self.function(f, y)
 
 
 EXAMPLES = {

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from evomal_core.kinds import Kind
-from evomal_core.known import known_losses, read
 from evomal_core.losses import Loss, TaskLoss
 from evomal_paper.analysis.curves import effective_loss, value_and_slope
+from evomal_paper.analysis.examples import PlainLoss
 from evomal_paper.analysis.learned import SYMBOLIC, Key, classes_of
 from evomal_paper.plots.style import (
     STYLES,
@@ -45,6 +46,9 @@ X_LABELS = {
 TASK_LOSSES = {"regression": "squared error", "binary": "cross-entropy", "multiclass": "cross-entropy"}
 SCALE = "loss, scaled to [0, 1]"
 SCALED = "values are shifted and scaled to [0, 1] in each panel; a constant one lies at 0.5"
+
+FOCAL = PlainLoss(lambda f, y: -y * (1 - f) ** 2 * torch.log(f), "multiclass")
+"""The focal loss with γ = 2 (Lin et al. 2017)."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +124,8 @@ def effective_losses(losses: Mapping[str, Loss], classes: int = 10) -> Figure:
 
     The other classes share 1 − p equally (`curves.effective_loss`). Families are told by this.
     """
-    smoothed = read(f"mul(-1, mul(add(0.9*y, {0.1 / classes!r}*1), log(f)))", "multiclass")
-    known = {"focal loss, γ = 2": known_losses("multiclass")["focal 2"], "label smoothing, 0.1": smoothed}
+    smoothed = PlainLoss(lambda f, y: -(0.9 * y + 0.1 / classes) * torch.log(f), "multiclass")
+    known: dict[str, Loss] = {"focal loss, γ = 2": FOCAL, "label smoothing, 0.1": smoothed}
     columns = []
     for part, title in ((known, "known losses"), (losses, "losses shown")):
         behind = {TASK_LOSSES["multiclass"]: TaskLoss("multiclass"), **part}
