@@ -77,23 +77,45 @@ def check_derivatives(name: str, arity: int, operation: Callable[..., Any], own:
     """Refuse derivatives that differ from those of the operation by PyTorch, by which other engines go.
 
     Raises:
-        ValueError: they differ.
+        ValueError: they differ, or fail.
     """
     a, b, *directions = points()
     z = operation(*(a, b)[:arity])
     da, db = directions[1], directions[2] * (arity == 2)
-    tangent = a, b, z, own[0](a, b, z)[0], da, db
-    by_torch = differentiated(operation, arity)
-    for what, arguments, mine_of, wanted_of in zip(
-        ("slopes", "curvatures"), ((a, b, z), tangent), own, by_torch, strict=True
-    ):
-        for mine, wanted in zip(mine_of(*arguments), wanted_of(*arguments), strict=True):
-            left, right = (torch.as_tensor(x, dtype=z.dtype).expand_as(z) for x in (mine, wanted))
-            if not torch.allclose(left, right, rtol=1e-5, atol=1e-8, equal_nan=True):
-                raise ValueError(
-                    f"{what} of operation {name!r} are not its derivatives; leave them out, and PyTorch "
-                    "differentiates it"
-                )
+    slopes, curvatures = differentiated(operation, arity)
+    given = a, b, z
+    found = _pair("slopes", "(a, b, z)", name, own[0], given)
+    _check_pair("slopes", name, found, slopes(*given))
+    given = a, b, z, found[0], da, db
+    found = _pair("curvatures", "(a, b, z, h_a, da, db)", name, own[1], given)
+    _check_pair("curvatures", name, found, curvatures(*given))
+
+
+def _pair(
+    what: str, signature: str, name: str, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> tuple[Tensor, ...]:
+    """Both values of a function of derivatives, in the shape of its arguments."""
+    try:
+        found = function(*arguments)
+        if isinstance(found, Tensor):
+            raise TypeError("it returned a single tensor")
+        first, second = (torch.as_tensor(x, dtype=arguments[0].dtype).expand_as(arguments[0]) for x in found)
+    except Exception as error:  # whatever a user's function raises
+        raise ValueError(
+            f"{what} of operation {name!r} fails: {type(error).__name__}: {error}; it is a function of "
+            f"{signature} that returns two tensors or numbers, the second 0 for an operation of one argument"
+        ) from error
+    return first, second
+
+
+def _check_pair(what: str, name: str, found: tuple[Tensor, ...], wanted: tuple[Slope, Slope]) -> None:
+    for mine, right in zip(found, wanted, strict=True):
+        right = torch.as_tensor(right, dtype=mine.dtype).expand_as(mine)
+        if not torch.allclose(mine, right, rtol=1e-5, atol=1e-8, equal_nan=True):
+            raise ValueError(
+                f"{what} of operation {name!r} are not its derivatives; leave them out, and PyTorch "
+                "differentiates it"
+            )
 
 
 def check_source(name: str, arity: int, operation: Callable[..., Any], source: str) -> None:

@@ -161,6 +161,15 @@ def test_a_file_names_the_operations_that_it_needs(tmp_path):
             },
             "curvatures of operation 'mine' are not its derivatives",
         ),
+        (
+            {"slopes": lambda a: torch.cos(a)},
+            r"slopes of operation 'mine' fails: TypeError.*a function of \(a, b, z\) that returns two tensors",
+        ),
+        ({"slopes": lambda a, b, z: torch.cos(a)}, "slopes of operation 'mine' fails: .* a single tensor"),
+        (
+            {"slopes": lambda a, b, z: (torch.cos(a), 0.0), "curvatures": lambda a, b, z: (0.0, 0.0)},
+            r"curvatures of operation 'mine' fails: TypeError.*a function of \(a, b, z, h_a, da, db\)",
+        ),
     ],
 )
 def test_an_operation_that_can_not_be_one_is_refused(changes, message):
