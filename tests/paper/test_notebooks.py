@@ -20,7 +20,7 @@ SMOKE = {
     "01_quickstart": {"generations": 1, "population": 3, "trainings": 2},
     "02_sine": {"profile": "smoke", "seeds": [0, 1], "jobs": 1},
     "03_mnist": {"profile": "smoke", "jobs": 1, "dataset": "digits"},
-    "04_cifar10": {"profile": "smoke", "jobs": 1, "dataset": "digits5"},
+    "04_cifar10": {"profile": "smoke", "jobs": 1, "dataset": "digits5", "methods": ["baseline", "evomal"]},
     "05_surname": {"profile": "smoke", "jobs": 1},
     "06_tabular": {"profile": "smoke", "jobs": 1},
     "07_classification": {"profile": "smoke", "jobs": 1, "rows": ["digits-logistic"]},
