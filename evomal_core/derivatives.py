@@ -83,12 +83,11 @@ def check_derivatives(name: str, arity: int, operation: Callable[..., Any], own:
     z = operation(*(a, b)[:arity])
     da, db = directions[1], directions[2] * (arity == 2)
     slopes, curvatures = differentiated(operation, arity)
-    given = a, b, z
-    found = _pair("slopes", "(a, b, z)", name, own[0], given)
-    _check_pair("slopes", name, found, slopes(*given))
-    given = a, b, z, found[0], da, db
-    found = _pair("curvatures", "(a, b, z, h_a, da, db)", name, own[1], given)
-    _check_pair("curvatures", name, found, curvatures(*given))
+    found = _pair("slopes", "(a, b, z)", name, own[0], (a, b, z))
+    _check_pair("slopes", name, found, slopes(a, b, z))
+    tangent = a, b, z, found[0], da, db
+    found = _pair("curvatures", "(a, b, z, h_a, da, db)", name, own[1], tangent)
+    _check_pair("curvatures", name, found, curvatures(*tangent))
 
 
 def _pair(
