@@ -681,12 +681,11 @@ def _tangent(layers, theta, batch, hidden, direction, moved, tangent, other, pro
 @_jit
 def _link(kind, logits, f):
     """f = logits, their sigmoid, or their softmax; both (batch, outputs)."""
-    if kind == REGRESSION:
-        for row in range(logits.shape[0]):
-            _copy(logits[row], f[row])
-        return
     zero, one = logits.dtype.type(0), logits.dtype.type(1)
     for row in range(logits.shape[0]):
+        if kind == REGRESSION:
+            _copy(logits[row], f[row])
+            continue
         if kind == BINARY:
             for column in range(logits.shape[1]):
                 f[row, column] = one / (one + math.exp(-logits[row, column]))
@@ -851,14 +850,12 @@ def train(kind, softplus, trees, lengths, phi, layers, x, y, orders, adam, setti
         tree, w = trees[p][:, : lengths[p]], phi[p]
         for t in range(tasks):
             weights = theta[p, t]
-            for row in range(batch):  # the whole data, where that is the batch
-                _copy(x[t, row], inputs[row])
-                _copy(y[t, row], labels[row])
             for step in range(steps):
-                if batch < x.shape[1]:
+                if step == 0 or batch < x.shape[1]:
                     for row in range(batch):
-                        _copy(x[t, orders[t, step, row]], inputs[row])
-                        _copy(y[t, orders[t, step, row]], labels[row])
+                        number = orders[t, step, row] if batch < x.shape[1] else row  # the whole data as it is
+                        _copy(x[t, number], inputs[row])
+                        _copy(y[t, number], labels[row])
                 _forward(layers, weights, inputs, hidden)
                 _link(kind, hidden[hidden.size - batch * outputs :].reshape(batch, outputs), f)
                 _expression_slope(tree, w, softplus, f.reshape(-1), labels.reshape(-1), work[0], work[1], work[2],
