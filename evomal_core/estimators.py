@@ -127,7 +127,7 @@ class LossSearch(BaseEstimator):
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Parameters by name; if `deep`, those of the configuration too, as in `config__population`."""
-        fields = _fields("config", EVERYDAY if self.config is None else self.config) if deep else {}
+        fields = _fields("config", self._config()) if deep else {}
         return fields | super().get_params(deep=False)
 
     def set_params(self, **params: Any) -> Self:
@@ -140,8 +140,11 @@ class LossSearch(BaseEstimator):
         changes = {name.removeprefix(start): value for name, value in params.items() if name.startswith(start)}
         super().set_params(**{name: value for name, value in params.items() if not name.startswith(start)})
         if changes:
-            self.config = _changed("config", EVERYDAY if self.config is None else self.config, changes)
+            self.config = _changed("config", self._config(), changes)
         return self
+
+    def _config(self) -> SearchConfig:
+        return EVERYDAY if self.config is None else self.config
 
     def __sklearn_tags__(self) -> Tags:
         mixin: Any = ClassifierMixin if _is_classifier(self) else RegressorMixin
@@ -170,7 +173,7 @@ class LossSearch(BaseEstimator):
             raise ValueError(f"a search needs training and validation rows, got n_samples = {len(x)}")
         kind, labels = self._labels(y)
         seed = int(check_random_state(self.random_state).randint(2**31))
-        config = self.config or EVERYDAY
+        config = self._config()
         held_out = min(max(round(self.validation_fraction * len(x)), 1), len(x) - 1) / len(x)
         task = Task.from_arrays(x, labels, kind=kind, split=(1 - held_out, held_out, 0.0), seed=seed)
         whole = Task.from_arrays(x, labels, kind=kind, split=(1.0, 0.0, 0.0), seed=seed)

@@ -30,8 +30,14 @@ def reproduce(names: Sequence[str], *, profile: str, device: str, results_dir: P
 
     Everything is checked before the first notebook starts; the runs that a notebook finds complete are
     loaded, so that a stopped reproduction goes on where it was. Copies of another profile than `quick` have
-    its name in theirs. Names are experiments (`sine`) or topics of notebooks (`tabular`, `landscapes`); the other
-    arguments are handed to the notebooks that take them.
+    its name in theirs.
+
+    Args:
+        names: experiments (`sine`), or topics of notebooks (`tabular`, `landscapes`); none for everything.
+        profile: handed to the notebooks that take one.
+        device: "cpu" or "cuda".
+        results_dir: the folder of all runs.
+        jobs: runs computed at once, 0 for one a core.
 
     Raises:
         ValueError: a name, the profile or the device is unknown.
@@ -100,7 +106,11 @@ def _everything(profile: str) -> dict[str, list[str]]:
 
 
 def execute(stem: str, parameters: dict[str, Any], target: Path) -> None:
-    """Execute one notebook, and write the executed copy; a RuntimeError names it if a cell failed."""
+    """Execute one notebook with parameters, and write the executed copy.
+
+    Raises:
+        RuntimeError: a cell failed; the copy shows where.
+    """
     check_writable(target)
     print(f"{stem} …", flush=True)
     begin = time.perf_counter()
@@ -137,7 +147,9 @@ def execute_notebook(source: Any, target: str | Path, parameters: dict[str, Any]
 def write_report(results_dir: Path | str, output: Path | str) -> None:
     """Execute the notebook with the runs of a results folder, and write it without its code as HTML.
 
-    Errors are those of `execute` and `check_writable`.
+    Raises:
+        RuntimeError: a cell failed.
+        OSError: the output can't be written.
     """
     output = Path(output)
     check_writable(output)

@@ -16,6 +16,7 @@ from evomal_core.population.kernels import (
     _add,
     _add_to_rows,
     _backward,
+    _copy,
     _forward,
     _jit,
     _matrix,
@@ -30,13 +31,6 @@ none), and the symbol whose embedding has no gradient."""
 
 # ---- the cell of one row -----------------------------------------------------------------------------
 # Loops over few vectors each: LLVM vectorises a loop only if it can check that no two vectors overlap.
-
-
-@_jit
-def _copy(out, a):
-    """Copy a into out; `out[:] = a` takes seconds to compile."""
-    for n in range(out.size):
-        out[n] = a[n]
 
 
 @_jit
@@ -111,7 +105,7 @@ def _cell(gates, letter, c, forget, output, h, state):
     _forget_gate(f, c, forget)
     _next_state(c, forget, i, g)
     _input_gates(i, g)
-    _copy(state, c)
+    _copy(c, state)
     _tanh_in_place(state)
     _output_gate(o, state, output, h)
 
@@ -147,7 +141,7 @@ def _embedded(shape, theta, used):
     rows = np.empty((used.size, shape[WIDTH]), theta.dtype)
     for k in range(used.size):
         place = shape[EMBEDDING] + used[k] * shape[WIDTH]
-        _copy(rows[k], theta[place : place + shape[WIDTH]])
+        _copy(theta[place : place + shape[WIDTH]], rows[k])
     return rows
 
 
@@ -202,7 +196,7 @@ def pullback(
     letters, rows = x.shape
     u, dtype = shape[UNITS], theta.dtype
     gradient[:] = 0  # of the embeddings of symbols that the batch lacks
-    _copy(one[: cotangent.size], cotangent.reshape(-1))
+    _copy(cotangent.reshape(-1), one[: cotangent.size])
     first = _backward(layers, theta, np.ones(rows, dtype), hidden, one, two, gradient)
     dh, dc = np.empty((rows, u), dtype), np.zeros((rows, u), dtype)
     width = layers[0, 1]
@@ -236,7 +230,7 @@ def _table_back(shape, theta, used, table, gradient):
     for k in range(used.size):
         if used[k] != shape[PADDING]:
             place = shape[EMBEDDING] + used[k] * width
-            _copy(gradient[place : place + width], rows[k])
+            _copy(rows[k], gradient[place : place + width])
 
 
 @_jit
@@ -263,6 +257,6 @@ def pushforward(shape, layers, theta, used, x, slopes, forget, output, h, hidden
             if t:
                 _add(gates[t, row], more[row])
             _cell_along(slopes[t, row], forget[t, row], output[t, row], gates[t, row], dc[row], dh[row])
-    _copy(one[: dh.size], dh.reshape(-1))
+    _copy(dh.reshape(-1), one[: dh.size])
     found = _tangent(layers, theta, rows, hidden, direction, True, one, two, three)
-    _copy(change.reshape(-1), found[: change.size])
+    _copy(found[: change.size], change.reshape(-1))

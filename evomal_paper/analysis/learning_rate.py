@@ -130,8 +130,13 @@ def remaining_gain(final: pd.DataFrame, stated: float) -> pd.DataFrame:
     Of a table of `grid` and the experiment's own rate. Columns: group, split, comparison, baseline and evomal
     (means over seeds), those of `paired_interval` (negative differences: EvoMAL is better), and share: the
     difference as a share of that at the stated rate, where the latter's interval lies below 0.
+
+    Raises:
+        ValueError: no seed has both methods at every rate.
     """
     final = common_seeds(final)
+    if final.empty:
+        raise ValueError("no seed has all methods at every rate; run the same seeds for each")
     rates = tuned(final).pivot(index="seed", columns="method", values="rate").assign(stated=stated)
     rows = []
     for (group, split), part in final.astype({"method": str}).groupby(["group", "split"], sort=False):

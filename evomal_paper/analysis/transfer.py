@@ -41,7 +41,11 @@ class Transfer:
 
     @classmethod
     def parse(cls, text: str) -> Transfer:
-        """A transfer written `sine-to-diabetes`; a ValueError for other text."""
+        """A transfer written `sine-to-diabetes`.
+
+        Raises:
+            ValueError: the text has no `-to-`, or as the class says.
+        """
         source, joint, target = text.partition(JOINT)
         if not joint:
             raise ValueError(
@@ -85,8 +89,12 @@ def load_or_transfer(
     `<results_dir>/transfer/<source>-to-<target>/<profile>/<method>/seed-<k>/test.csv`, and computed anew if
     another seed of the source has become the best one.
 
-    The profile is of both experiments. The baseline is always there beside the methods named, and may be alone.
-    Seeds are those of the target, and as many of the source. Options are those of `load_or_run`.
+    Args:
+        transfer: source and target.
+        profile: of both experiments.
+        methods: of METHODS beside the baseline, which is always there and may be alone; all if None.
+        seeds: of the target, and as many of the source; None for as many as each profile has.
+        options: of `load_or_run`; pieces are computed one by one.
 
     Returns:
         What was chosen (`best_of_seeds`), and the target's errors after the last step: source, target, profile,

@@ -87,7 +87,10 @@ class DataSet:
     """Gets the arrays from where they are published, by way of files in a folder."""
 
     def load(self, *, download: bool = False) -> Arrays:
-        """The arrays that `parts` names, for example x and y; if not at hand, they may be downloaded.
+        """The arrays that `parts` names, for example the features x and labels y.
+
+        Args:
+            download: whether to get the data set from where it is published if it is not at hand.
 
         Raises:
             MissingDataError: it is not at hand.
@@ -217,6 +220,7 @@ _HOW: dict[str, dict[str, Any]] = {
     "california": {"read": readers.california, "download": _california},
     "surname": {
         "parts": ("x_train", "y_train", "x_validation", "y_validation", "x_test", "y_test"),
+        "classes": readers.NATIONALITIES,
         "conform": readers.names,
         "read": readers.surnames,
         "download": lambda _: readers.surnames(SURNAMES),

@@ -10,6 +10,11 @@ from evomal_paper.datasets.torchvision import import_torchvision
 
 Arrays = tuple[np.ndarray, ...]
 
+NATIONALITIES = (
+    *("Arabic", "Chinese", "Czech", "Dutch", "English", "French", "German", "Greek"),
+    *("Irish", "Italian", "Japanese", "Korean", "Polish", "Portuguese", "Russian"),
+    *("Scottish", "Spanish", "Vietnamese"),
+)
 BOSTON = ("CRIM", "ZN", "INDUS", "CHAS", "NOX", "RM", "AGE", "DIS", "RAD", "TAX", "PTRATIO", "B", "LSTAT", "MEDV")
 
 
@@ -31,7 +36,8 @@ def table(x: np.ndarray, y: np.ndarray) -> Arrays:
 def images(*arrays: np.ndarray, rows: Sequence[int], shape: tuple[int, ...], classes: int) -> Arrays:
     """Images (rows, height, width[, 3]) of bytes, and their classes (rows,) as int64, of each part.
 
-    A ValueError says that the numbers of images, their size or their classes are others.
+    Raises:
+        ValueError: the numbers of images, their size or their classes are others.
     """
     conformed: list[np.ndarray] = []
     for x, y, count in zip(arrays[::2], arrays[1::2], rows, strict=True):
@@ -77,9 +83,9 @@ def california(path: Path) -> Arrays:
 
 
 def surnames(path: Path | str) -> Arrays:
-    """Surnames and the places of their nationalities in the alphabet, in the CSV's own three parts and order."""
+    """Surnames and the indices of their nationalities, in the CSV's own three parts and order."""
     table = pd.read_csv(path, keep_default_na=False)
-    y = table["nationality"].astype("category").cat.codes
+    y = table["nationality"].map(NATIONALITIES.index)
     parts = [table["split"] == split for split in ("train", "val", "test")]
     return tuple(column[rows].to_numpy() for rows in parts for column in (table["surname"], y))
 
@@ -87,8 +93,12 @@ def surnames(path: Path | str) -> Arrays:
 def torchvision_images(path: Path, source: str, download: bool = False) -> Arrays:
     """Images and classes of torchvision's data set of a class name, from the place where it keeps them.
 
-    Of the pickles that CIFAR comes in, torchvision opens none whose MD5 is not the published one. The path is a
-    file or folder of the data set, beside which its others lie; torchvision may download what is not there.
+    Of the pickles that CIFAR comes in, torchvision opens none whose MD5 is not the published one.
+
+    Args:
+        path: a file or folder of the data set, beside which its others lie.
+        source: the name of torchvision's class.
+        download: whether torchvision gets what is not there.
     """
     reader = getattr(import_torchvision().datasets, source)
     splits = [{"split": "train"}, {"split": "test"}] if source == "SVHN" else [{"train": True}, {"train": False}]

@@ -99,6 +99,7 @@ def _sine() -> Experiment:
 
 
 def _profiles(
+    *,
     steps: int,
     batch_size: int,
     smoke_images: int,
@@ -155,12 +156,54 @@ def _classes(
 
 _FAST, _SLOW = SGD(lr=0.01, batch_size=32), SGD(lr=0.003, batch_size=32)
 # On MNIST, `quick` learns on 8 and 9: the baseline tells 0 and 1 apart at once, and leaves nothing to learn.
-_MNIST = _profiles(250, 128, 80, _FAST, 100, (25, 25, 50), images=2000, test_images=500, learn_on=4)
-_DIGITS = _profiles(250, 128, 80, _SLOW, 100, (25, 8, 100))
+_MNIST = _profiles(
+    steps=250,
+    batch_size=128,
+    smoke_images=80,
+    base=_FAST,
+    quick_steps=100,
+    sizes=(25, 25, 50),
+    images=2000,
+    test_images=500,
+    learn_on=4,
+)
+_DIGITS = _profiles(
+    steps=250,
+    batch_size=128,
+    smoke_images=80,
+    base=_SLOW,
+    quick_steps=100,
+    sizes=(25, 8, 100),
+)
 # A meta-step of CIFAR-10's network takes too long for all of ML³'s.
-_CIFAR10 = _profiles(2000, 256, 40, _SLOW, 50, (6, 5, 25), images=1000, test_images=500, points=5, methods={})
-_DIGITS5 = _profiles(2000, 256, 40, SGD(lr=1e-3, batch_size=32), 100, (12, 8, 50))
-_SURNAME = _profiles(2000, 256, 0, SGD(lr=0.1, batch_size=64), 200, (16, 12, 50))
+_CIFAR10 = _profiles(
+    steps=2000,
+    batch_size=256,
+    smoke_images=40,
+    base=_SLOW,
+    quick_steps=50,
+    sizes=(6, 5, 25),
+    images=1000,
+    test_images=500,
+    points=5,
+    methods={},
+)
+_DIGITS5 = _profiles(
+    steps=2000,
+    batch_size=256,
+    smoke_images=40,
+    base=SGD(lr=1e-3, batch_size=32),
+    quick_steps=100,
+    sizes=(12, 8, 50),
+)
+_SURNAME = _profiles(
+    steps=2000,
+    batch_size=256,
+    smoke_images=0,
+    base=SGD(lr=0.1, batch_size=64),
+    quick_steps=200,
+    sizes=(16, 12, 50),
+)
 
 GECCO: tuple[Experiment, ...] = (
     _sine(),

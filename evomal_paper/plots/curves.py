@@ -31,11 +31,19 @@ def learning_curves(tests: pd.DataFrame, group: str, split: str, metric: str = "
 
     A seed's error is the mean over its tasks. GECCO's figure shows means; here one seed that explodes would be all
     that a mean shows, and a mean would have to leave out those that diverged. In the median they count as
-    infinite, and the legend says how many. The axis ends by the medians; a band may be cut. The table is
-    `Results.curves` of one experiment.
+    infinite, and the legend says how many. The axis ends by the medians; a band may be cut.
+
+    Args:
+        tests: `Results.curves` of one experiment; a ValueError says which group and split it has not.
+        group: "in-sample" or "out-of-sample".
+        split: "train", "validation" or "test".
+        metric: name of the error on the axis.
     """
     place = one_experiment(tests)
     part = tests[(tests["group"] == group) & (tests["split"] == split)]
+    if part.empty:
+        known = tests[["group", "split"]].drop_duplicates().agg(", ".join, axis=1)
+        raise ValueError(f"no rows of group {group!r} and split {split!r}; there are {'; '.join(known)}")
     labels = {"xlabel": "base gradient steps", "ylabel": f"{SPLITS[split]} error ({metric})"}
     return _draw(f"{place}: {group} tasks", _curves(part, "step", "error"), "diverged", labels)
 

@@ -30,8 +30,13 @@ def curves_of(loss: Loss, y: float, phi: Sequence[float] | None = None) -> pd.Da
 
     f is a probability of a classification, and within y ± 3 of a regression. The loss is left as it is; phi are
     other weights than its own.
+
+    Raises:
+        ValueError: the number of weights is another than the loss's.
     """
     shown = deepcopy(loss)
+    if phi is not None and len(phi) != loss.size:
+        raise ValueError(f"the loss has {loss.size} weights, got {len(phi)}")
     if phi:
         torch.nn.utils.vector_to_parameters(torch.tensor(phi, dtype=torch.float32), shown.parameters())
     f = y + np.linspace(-3, 3, 301) if loss.kind == "regression" else np.linspace(0.005, 0.995, 301)
@@ -76,7 +81,8 @@ def picture(loss: Loss, y: float, phi: Sequence[float] | None = None, title: str
         axes.set(xlabel="error f − y" if regression else "probability f", ylabel=label)
     arsinh_scale(panels[0, 1])
     legend_outside(figure)
-    return headline(figure, title or type(loss).__name__, f"label y = {y:g}".replace("-", "−"))
+    headline(figure, title or type(loss).__name__, f"label y = {y:g}".replace("-", "−"))
+    return figure
 
 
 def explore(losses: Mapping[str, Loss]) -> Any:
@@ -85,10 +91,16 @@ def explore(losses: Mapping[str, Loss]) -> Any:
     The picture is an image widget: the output widget that `interact` draws in sometimes hangs a batch run, as
     nbclient sends its state back to the kernel and may then miss the kernel's next message. Where no one can move
     a slider, `picture` gives the same figure. The menu shows the losses by name, and the task losses of their
-    kinds. ipywidgets comes with the extra `notebooks` of evomal.
+    kinds.
+
+    Raises:
+        ValueError: there are no losses.
+        ModuleNotFoundError: ipywidgets is not installed; the extra `notebooks` of evomal brings it.
     """
     import ipywidgets as widgets
 
+    if not losses:
+        raise ValueError("there are no losses to explore")
     kinds = dict.fromkeys(loss.kind for loss in losses.values())
     choices = dict(losses) | {f"task loss, {kind}": TaskLoss(kind) for kind in kinds}
     menu, panel = widgets.Dropdown(options=list(choices), description="loss"), widgets.VBox()

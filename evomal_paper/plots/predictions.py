@@ -14,9 +14,12 @@ def images(task: Task, shown: pd.DataFrame, better: str, other: str, title: str 
 
     They are rows of `predictions.predictions`, for example of `predictions.only_right_by`, at least one; the loss
     `better` is named first. The `x_scale` of the task undoes its standardisation.
+
+    Raises:
+        ValueError: there is nothing to show.
     """
-    assert task.test is not None
-    assert task.x_scale is not None
+    if shown.empty or task.test is None or task.x_scale is None:
+        raise ValueError("no image is to be shown")
     figure, panels = new_panels(len(shown), 1.6, 2.0, columns=6)
     for axes, row in zip(panels, shown.to_dict("records"), strict=True):
         axes.set_axis_off()
@@ -28,4 +31,5 @@ def images(task: Task, shown: pd.DataFrame, better: str, other: str, title: str 
             for name in (better, other)
         ]
         axes.set_title("\n".join(said), fontsize=7, loc="center")
-    return headline(figure, title, "each network's most probable class and its probability")
+    headline(figure, title, "each network's most probable class and its probability")
+    return figure

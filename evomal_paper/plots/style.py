@@ -145,9 +145,11 @@ def present(table: pd.DataFrame) -> list[str]:
 
 
 def one_experiment(table: pd.DataFrame) -> str:
-    """`sine, profile quick`: what a figure of one experiment shows; a ValueError for a table of several."""
-    (name,) = table["experiment"].unique()
-    return f"{name}, profile {table['profile'].iloc[0]}"
+    """`sine, profile quick`: what a figure of one experiment shows; a table of several is refused."""
+    names = table["experiment"].unique()
+    if len(names) != 1:
+        raise ValueError(f"a figure shows one experiment, got {', '.join(names) or 'none'}; select one first")
+    return f"{names[0]}, profile {table['profile'].iloc[0]}"
 
 
 def legend_outside(figure: Figure, where: Any = "right center", **options: Any) -> None:

@@ -37,8 +37,13 @@ def compute(
 ) -> str:
     """Compute a run into its pack, from its last generation if it was stopped; a complete one is left alone.
 
-    The workers of a Dask scheduler evaluate the candidates and meta-test, or else this process. Where another
-    process computes the run, wait for it, or return what it is; "" stands for a complete run.
+    Args:
+        run, device, progress: see `computed`.
+        wait: wait for another process that computes the run, or leave it to that.
+        scheduler_address: of Dask, whose workers evaluate the candidates and meta-test; none for this process.
+
+    Returns:
+        "" if the run is complete, else the process that computes it.
 
     Raises:
         ValueError: the run on disk is of another configuration, or the device is not there.

@@ -30,8 +30,10 @@ def _processor() -> str:
 def versions() -> dict[str, str]:
     """Versions of Python, of what computes, and the commit of this project where it is a checkout."""
     found = {name: version(name) for name in ("evomal", "torch", "numpy", "deap", "cmaes")}
-    commit = _commit()
-    return found | {"python": platform.python_version()} | ({"commit": commit} if commit else {})
+    found["python"] = platform.python_version()
+    if commit := _commit():
+        found["commit"] = commit
+    return found
 
 
 def _commit() -> str | None:

@@ -32,7 +32,8 @@ INDIFFERENT: Any = {"seeds": True, "methods": True, "search": {"engine"}}
 class Run:
     """One run: in the pack `results/<experiment>/<profile>` once it is complete, in a working folder before.
 
-    Unknown experiments, profiles, methods and seeds are refused with a ValueError.
+    Raises:
+        ValueError: the experiment, profile, method or seed is unknown.
     """
 
     experiment: str
@@ -48,7 +49,11 @@ class Run:
 
     @classmethod
     def named(cls, name: str, results_dir: Path) -> Run:
-        """The run of a name such as `sine/quick/evomal/seed-0`; a ValueError for one of another form."""
+        """The run of a name such as `sine/quick/evomal/seed-0`.
+
+        Raises:
+            ValueError: the name has another form, or an unknown part.
+        """
         parts = name.split("/")
         number = parts[-1].removeprefix("seed-")
         if len(parts) != 4 or parts[-1] != f"seed-{number}" or not number.isdecimal():
@@ -97,7 +102,8 @@ class Run:
     def record(self) -> Mapping[str, Any] | None:
         """The record of the run, complete or under way, or None if it was never started.
 
-        A ValueError says that it is of another configuration, or a file damaged.
+        Raises:
+            ValueError: it is of another configuration, or a file is damaged.
         """
         place, record = self.pack.folder, self.pack.records().get(self.key)
         if record is None:
@@ -124,7 +130,11 @@ class Run:
         return record
 
     def finished(self) -> Finished:
-        """The content of the complete run; a ValueError if it is not complete, or a file is damaged."""
+        """The content of the complete run.
+
+        Raises:
+            ValueError: the run is not complete, or a file is damaged.
+        """
         if not self.is_complete:
             raise ValueError(
                 f"{self.pack.folder} has no complete run of {self.method}, seed {self.seed}; "

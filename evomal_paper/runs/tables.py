@@ -126,7 +126,11 @@ def load_or_run(
 
 
 def check_seeds(seeds: Any) -> list[int]:
-    """Seeds from their number or a list; a ValueError for an empty one, or repeated or negative seeds."""
+    """A list of distinct seeds from a number of seeds or a list.
+
+    Raises:
+        ValueError: the list is empty or has a repeated, negative or fractional seed.
+    """
     if isinstance(seeds, int) and not isinstance(seeds, bool):
         if seeds < 1:
             raise ValueError(f"the number of seeds is at least 1, got {seeds}")
@@ -141,7 +145,16 @@ def check_seeds(seeds: Any) -> list[int]:
 
 
 def load(runs: Sequence[Run]) -> Results:
-    """The tables of complete runs, those of an experiment of one profile; a diverged training's error is inf."""
+    """The tables of complete runs; a diverged training's error is inf.
+
+    Raises:
+        ValueError: a run is not complete, or the runs of an experiment are of several profiles.
+    """
+    profiles: dict[str, str] = {}
+    for run in runs:
+        if profiles.setdefault(run.experiment, run.profile) != run.profile:
+            both = f"{profiles[run.experiment]!r} and {run.profile!r}"
+            raise ValueError(f"runs of {run.experiment} are of the profiles {both}; load one profile at a time")
     return _joined({run: _read(run) for run in runs})
 
 
@@ -191,7 +204,8 @@ def _read(run: Run) -> tuple[dict[str, pd.DataFrame], Loss]:
 def read_table(path: Path, columns: set[str]) -> pd.DataFrame:
     """A table that an analysis wrote; an error of NaN, of a diverged training, is inf.
 
-    A ValueError says that the file is no table, lacks a column, or ends within a row.
+    Raises:
+        ValueError: the file is no table, lacks a column, or ends within a row.
     """
     try:
         table = pd.read_csv(path)

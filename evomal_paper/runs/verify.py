@@ -29,7 +29,8 @@ def chosen_runs(
 ) -> list[Run]:
     """The complete runs of an experiment and profile, of some methods and seeds or of all that there are.
 
-    A ValueError says that a name is unknown, or a run that was asked for not complete.
+    Raises:
+        ValueError: a name is unknown, or a run that was asked for is not complete.
     """
     experiment(name).profile(profile)
     wanted = check_methods(None if methods is None else list(methods))

@@ -50,6 +50,8 @@ def test_other_weights_leave_the_loss_as_it_is(losses):
         before = weights_of(loss)
         curves_of(loss, 1.0, [weight + 1 for weight in before])
         assert weights_of(loss) == before
+    with pytest.raises(ValueError, match="has 2 weights, got 3"):
+        curves_of(losses["line"], 1.0, [1, 2, 3])
 
 
 def test_the_band_is_the_reach_of_single_weights(losses):
@@ -105,3 +107,9 @@ def test_no_widget_of_the_explorer_needs_an_answer_of_the_front_end(losses):
         assert not isinstance(widget, widgets.Output)
         found += getattr(widget, "children", ())
     assert len(found) > 5
+
+
+def test_an_explorer_of_nothing_is_refused():
+    pytest.importorskip("ipywidgets")
+    with pytest.raises(ValueError, match="no losses"):
+        module.explore({})

@@ -73,6 +73,8 @@ def test_only_seeds_with_both_methods_at_every_rate_are_compared(final):
     assert set(gains["n"]) == {2}
     assert set(gains.query("comparison == 'stated'")["diverged"]) == {0}
     pd.testing.assert_frame_equal(gains, lr.remaining_gain(final[final["seed"] < 2], stated=0.1))
+    with pytest.raises(ValueError, match="no seed has all methods at every rate"):
+        lr.remaining_gain(final[(final["method"] == "evomal") == (final["seed"] == 0)], stated=0.1)
 
 
 def test_the_grid_is_made_of_runs_whose_search_used_the_rate(tmp_path):

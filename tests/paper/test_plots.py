@@ -125,9 +125,13 @@ def test_one_seed_has_no_band(tests):
     assert _legend(figure)[0] == "Baseline (n = 1)"
 
 
-def test_several_experiments_are_refused(tests):
+def test_a_wrong_group_or_several_experiments_are_refused(tests):
+    with pytest.raises(
+        ValueError, match="no rows of group 'outside' and split 'test'; there are in-sample, train"
+    ):
+        plots.learning_curves(tests, "outside", "test")
     both = pd.concat([tests, tests.assign(experiment="diabetes")])
-    with pytest.raises(ValueError, match="too many values"):
+    with pytest.raises(ValueError, match="a figure shows one experiment, got sine, diabetes"):
         plots.learning_curves(both, "in-sample", "test")
 
 

@@ -39,6 +39,10 @@ def test_rows_are_counted_by_who_gets_them_right():
     assert counts.to_dict() == {"both right": 1, "only a right": 2, "only b right": 1, "both wrong": 1}
     assert only_right_by(table, "a", "b")["row"].tolist() == [1, 3]
     assert only_right_by(table, "a", "b", most=1)["row"].tolist() == [1]
+    with pytest.raises(ValueError, match="no image"):
+        plots_predictions.images(
+            experiment("digits").problem(experiment("digits").profile("smoke"), 0).test[0], table.head(0), "a", "b"
+        )
 
 
 def test_the_probability_of_a_binary_task_is_that_of_the_class_said():

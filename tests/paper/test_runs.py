@@ -449,6 +449,16 @@ def test_experiments_with_different_numbers_of_steps_keep_their_own_last_step():
     assert found == {("sine", profile): 1.0, ("diabetes", profile): 2.0, ("sine", "paper"): 2.0}
 
 
+def test_runs_of_one_experiment_under_two_profiles_are_refused(tmp_path):
+    runs = [Run("sine", profile, "baseline", 0, tmp_path) for profile in ("smoke", "smoke@points=1")]
+    compute(*runs)
+    with pytest.raises(
+        ValueError, match="runs of sine are of the profiles 'smoke' and 'smoke@points=1'; load one"
+    ):
+        load(runs)
+    assert [len(load([run]).final()) > 0 for run in runs] == [True, True]
+
+
 def test_an_error_written_as_nan_is_a_diverged_one_and_is_not_averaged_away(tmp_path):
     run = made(Run("sine", "smoke", "baseline", 0, tmp_path))
     finished = run.finished()
