@@ -10,6 +10,7 @@ The same runs give the same bytes, in whatever order they were added.
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
 import io
@@ -23,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from evomal_core.files import encode, read_json, write_atomic, write_json
 from evomal_core.search import METHODS
@@ -128,14 +128,14 @@ class Pack:
         write_atomic(self.folder / "losses.jsonl", _as_lines(losses))
         for name in TABLES:
             texts = {key: run.tables[name] for key, run in content.items()}
-            write_atomic(self.folder / f"{name}.csv.gz", _compressed(_joined(name, texts)))
+            write_atomic(self.folder / f"{name}.csv.gz", _compressed(joined(name, texts)))
         write_atomic(self.index, _as_lines({key: run.record for key, run in content.items()}))
 
     def content(self, key: Key) -> Finished:
         """Parts of a finished run as they are found; one that is missing is empty."""
         record = self.records()[key]
         read = {name: _read(self.folder / f"{name}.csv.gz", _texts) for name in TABLES}
-        tables = {name: texts.get(key) or _canonical(name, pd.DataFrame()) for name, texts in read.items()}
+        tables = {name: texts.get(key) or _canonical(name, {}) for name, texts in read.items()}
         loss = dict(_read(self.folder / "losses.jsonl", _lines).get(key, {"weights": []}))
         if loss["weights"] is None:
             loss["weights"] = _read(self.folder / "losses.npz", _weights).get(key, [])
@@ -152,27 +152,40 @@ def _digests(tables: Mapping[str, str], loss: Mapping[str, Any]) -> dict[str, st
     return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}
 
 
-def _cells(text: str) -> pd.DataFrame:
-    """The cells of a CSV as text."""
-    return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False) if text.strip() else pd.DataFrame()
+def _cells(text: str) -> dict[str, Sequence[str]]:
+    """The cells of a CSV as text, by column."""
+    rows = [row for row in csv.reader(io.StringIO(text)) if row]
+    return {name: cells for name, *cells in zip(*rows, strict=True)}
 
 
-def _canonical(name: str, table: pd.DataFrame) -> str:
+def _length(cells: Mapping[str, Sequence[str]]) -> int:
+    return len(next(iter(cells.values()), ()))
+
+
+def _canonical(name: str, cells: Mapping[str, Sequence[str]], first: Sequence[str] = ()) -> str:
     """A table as CSV, without extra columns that are empty throughout."""
-    extra = sorted(column for column in {*table} - {*TABLES[name]} if (table[column] != "").any())
-    return _csv(table.reindex(columns=[*TABLES[name], *extra], fill_value=""))
+    length = _length(cells)
+    known = [*first, *TABLES[name]]
+    extra = sorted(column for column in {*cells} - {*known} if any(cells[column]))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*known, *extra])
+    writer.writerows(zip(*(cells.get(column, [""] * length) for column in [*known, *extra]), strict=True))
+    return text.getvalue()
 
 
-def _csv(table: pd.DataFrame) -> str:
-    return table.to_csv(index=False, lineterminator="\n")
-
-
-def _joined(name: str, texts: Mapping[Key, str]) -> str:
+def joined(name: str, texts: Mapping[Key, str]) -> str:
     """The tables of several runs as one, method and seed first."""
-    tables = [_cells(text).assign(method=method, seed=str(seed)) for (method, seed), text in texts.items()]
-    whole = pd.concat(tables, ignore_index=True).fillna("")
-    first = [*KEY, *TABLES[name]]
-    return _csv(whole[[*first, *sorted({*whole} - {*first})]])
+    whole: dict[str, list[str]] = {}
+    length = 0
+    for (method, seed), text in texts.items():
+        cells = _cells(text)
+        more = _length(cells)
+        cells |= {"method": [method] * more, "seed": [str(seed)] * more}
+        for column in {*whole, *cells}:
+            whole.setdefault(column, [""] * length).extend(cells.get(column, [""] * more))
+        length += more
+    return _canonical(name, whole, KEY)
 
 
 def _compressed(text: str) -> bytes:
@@ -204,11 +217,15 @@ def _read(path: Path, parse: Any) -> Mapping[Key, Any]:
     return _parsed(path, parse, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
 
 
+_DAMAGES = (ValueError, LookupError, TypeError, EOFError, OSError, csv.Error, zlib.error, zipfile.BadZipFile)
+"""Errors that a damaged file raises when it is read."""
+
+
 @lru_cache(maxsize=64)
 def _parsed(path: Path, parse: Any, _stamp: tuple[int, ...]) -> Mapping[Key, Any]:
     try:
         return parse(path)
-    except (ValueError, LookupError, TypeError, EOFError, OSError, zlib.error, zipfile.BadZipFile) as error:
+    except _DAMAGES as error:
         remedy = f"restore it, or delete {path.parent}, and its runs are computed again"
         raise ValueError(f"{path} is damaged: {error or type(error).__name__}; {remedy}") from None
 
@@ -225,9 +242,15 @@ def _lines(path: Path) -> dict[Key, dict[str, Any]]:
 
 
 def _texts(path: Path) -> dict[Key, str]:
+    cells = _cells(gzip.decompress(path.read_bytes()).decode())
+    rows: dict[Key, list[int]] = {}
+    for row, (method, seed) in enumerate(zip(cells.pop("method"), cells.pop("seed"), strict=True)):
+        rows.setdefault((method, int(seed)), []).append(row)
     name = path.name.partition(".")[0]
-    groups = _cells(gzip.decompress(path.read_bytes()).decode()).groupby(KEY, sort=False)
-    return {(method, int(seed)): _canonical(name, rows.drop(columns=KEY)) for (method, seed), rows in groups}
+    return {
+        key: _canonical(name, {column: [values[row] for row in own] for column, values in cells.items()})
+        for key, own in rows.items()
+    }
 
 
 def _weights(path: Path) -> dict[Key, list[float]]:

@@ -16,7 +16,7 @@ from evomal_core.search import METHODS
 from evomal_core.seeds import check_seed
 from evomal_paper.experiments.catalogue import check_methods, experiment
 from evomal_paper.runs.compute import computed
-from evomal_paper.runs.packed import TABLES
+from evomal_paper.runs.packed import TABLES, joined
 from evomal_paper.runs.run import Run, leave_out
 from evomal_paper.statistics import spread
 
@@ -182,8 +182,8 @@ class _Record(BaseModel):
     seconds: dict[str, float]
 
 
-def _read(run: Run) -> tuple[dict[str, pd.DataFrame], Loss]:
-    """The tables of one run, its row of `Results.runs` as "runs", and its loss."""
+def _read(run: Run) -> tuple[Mapping[str, str], dict[str, Any], Loss]:
+    """The tables of one run as CSV text, its row of `Results.runs`, and its loss."""
     finished = run.finished()
     try:
         record = _Record.model_validate(finished.record)
@@ -192,13 +192,9 @@ def _read(run: Run) -> tuple[dict[str, pd.DataFrame], Loss]:
         reason = f"lacks a usable {where!r}: it is damaged, or another version's"
         raise ValueError(f"{run.pack.index}: {run.method}, seed {run.seed}, {reason}; delete that line") from None
     seconds = {f"seconds {phase}": value for phase, value in record.seconds.items()}
-    tables = {name: pd.read_csv(StringIO(text)) for name, text in finished.tables.items()}
-    # A diverged training may have been written as NaN; it is never to be averaged away.
-    tables["test"] = tables["test"].fillna({"error": np.inf})
-    tables["runs"] = pd.DataFrame([record.model_dump(exclude={"seconds"}) | seconds])
-    keys = {key: getattr(run, key) for key in KEYS}
+    row = {key: getattr(run, key) for key in KEYS} | record.model_dump(exclude={"seconds"}) | seconds
     loss = loss_from_record(finished.loss, f"{run.pack.folder}/losses.jsonl").requires_grad_(False)
-    return {name: table.assign(**keys) for name, table in tables.items()}, loss
+    return finished.tables, row, loss
 
 
 def read_table(path: Path, columns: set[str]) -> pd.DataFrame:
@@ -216,16 +212,24 @@ def read_table(path: Path, columns: set[str]) -> pd.DataFrame:
     return table.fillna({"error": np.inf})
 
 
-def _joined(parts: Mapping[Run, tuple[dict[str, pd.DataFrame], Loss]]) -> Results:
+def _joined(parts: Mapping[Run, tuple[Mapping[str, str], dict[str, Any], Loss]]) -> Results:
+    packs: dict[tuple[str, str], list[Run]] = {}
+    for run in parts:
+        packs.setdefault((run.experiment, run.profile), []).append(run)
     tables = {}
-    for name in ("runs", *TABLES):
-        single = [found[name] for found, _ in parts.values()]
-        # A front without rows (no usable loss) has no say in the columns' types.
-        filled = [table for table in single if len(table)] or single[:1]
-        tables[name] = ordered(pd.concat(filled, ignore_index=True))
-    runs = tables["runs"].astype({"fitness": float})
-    losses = {(run.experiment, run.method, run.seed): loss for run, (_, loss) in parts.items()}
-    return Results(runs, tables["history"], tables["test"], tables["front"], losses)
+    for table in TABLES:
+        read = []
+        for (name, profile), runs in packs.items():
+            text = joined(table, {run.key: parts[run][0][table] for run in runs})
+            read.append(pd.read_csv(StringIO(text)).assign(experiment=name, profile=profile))
+        # Tables without rows (a front without a usable loss) have no say in the columns' types.
+        filled = [part for part in read if len(part)] or read[:1]
+        tables[table] = ordered(pd.concat(filled, ignore_index=True))
+    # A diverged training may have been written as NaN; it is never to be averaged away.
+    tests = tables["test"].fillna({"error": np.inf})
+    records = ordered(pd.DataFrame([row for _, row, _ in parts.values()])).astype({"fitness": float})
+    losses = {(run.experiment, run.method, run.seed): loss for run, (_, _, loss) in parts.items()}
+    return Results(records, tables["history"], tests, tables["front"], losses)
 
 
 def ordered(table: pd.DataFrame) -> pd.DataFrame:
