@@ -190,5 +190,7 @@ def complexity(best: pd.DataFrame) -> Figure:
         axes.set_title(f"{experiment}, n = {len(part)}" + (f" ({lost} diverged)" if lost else ""), loc="left")
         axes.set(xlabel="nodes of the loss", ylabel="held-out error")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if finite["complexity"].nunique() == 1:  # whole numbers need room
+            axes.set_xlim(finite["complexity"].min() - 2, finite["complexity"].max() + 2)
     legend_outside(figure, "lower center", ncols=3)
     return headline(figure, "Complexity of the best losses and their held-out error", "point: one seed")

@@ -15,7 +15,14 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    LogFormatterMathtext,
+    LogLocator,
+    NullFormatter,
+    NullLocator,
+)
 from PIL import Image
 
 from evomal_core.search import METHODS
@@ -167,7 +174,8 @@ def legend_outside(figure: Figure, where: Any = "right center", **options: Any) 
 def log_scale(axes: Axes, axis: str = "y") -> None:
     """A logarithmic axis with plain numbers, labelled also where it spans less than a decade.
 
-    It stays linear if nothing above 0 is drawn.
+    Where some are a million or more, or below 0.0001, all are powers of 10. It stays linear if nothing above 0 is
+    drawn.
     """
     together = getattr(axes, f"get_shared_{axis}_axes")().get_siblings(axes)
     if not any(np.isfinite(getattr(each.dataLim, f"minpos{axis}")) for each in together):
@@ -176,8 +184,9 @@ def log_scale(axes: Axes, axis: str = "y") -> None:
     low, high = getattr(axes, f"get_{axis}lim")()
     wide, scale = high / low > 300, getattr(axes, f"{axis}axis")
     plain = FuncFormatter(lambda value, _: f"{value:g}")
+    powers = wide and (high >= 1e6 or low < 1e-4)
     scale.set_major_locator(LogLocator(10, subs=(1.0,) if wide else (1.0, 2.0, 5.0), numticks=20))
-    scale.set_major_formatter(plain)
+    scale.set_major_formatter(LogFormatterMathtext() if powers else plain)
     scale.set_minor_formatter(NullFormatter() if high / low > 4 else plain)
 
 

@@ -14,7 +14,7 @@ import evomal_core as em
 from evomal_core.losses import TaskLoss
 from evomal_core.search import METHODS
 from evomal_paper import plots
-from evomal_paper.plots.style import new_figure
+from evomal_paper.plots.style import log_scale, new_figure
 from evomal_paper.published import tables as paper
 
 SEEDS = (0, 1, 2)
@@ -200,6 +200,21 @@ def test_where_nothing_is_above_zero_the_axis_stays_linear(tests, final, error, 
     plots.save(figure, tmp_path / "errors.png")
     assert figure.axes[0].get_yscale() == "linear"
     plots.save(plots.learning_curves(tests.assign(error=error), "in-sample", "test"), tmp_path / "curves.png")
+
+
+@pytest.mark.parametrize(
+    ("largest", "labels"),
+    [(4e3, ["0.1", "1", "10", "100", "1000"]), (4e6, [rf"$\mathdefault{{10^{{{n}}}}}$" for n in range(-1, 7)])],
+)
+def test_a_log_axis_has_plain_numbers_or_powers_of_ten(largest, labels):
+    figure, grid = new_figure(3, 2)
+    axes = grid[0, 0]
+    axes.plot([0.05, largest])
+    log_scale(axes)
+    figure.draw_without_rendering()
+    low, high = axes.get_ylim()
+    shown = [tick.label1.get_text() for tick in axes.yaxis.get_major_ticks() if low <= tick.get_loc() <= high]
+    assert shown == labels
 
 
 def test_errors_from_new_starts_stand_hollow_beside(final):
