@@ -206,8 +206,9 @@ OPTIMISERS: dict[str, Any] = {
 class SearchConfig(Config):
     """Everything that a search depends on beside its tasks, base network and seed.
 
-    For problems of your own start from `EVERYDAY`. The defaults are those of TPAMI 2023, sections III and IV;
-    GECCO 2023's values are set by the experiments that come from it.
+    For problems of your own start from `EVERYDAY`. The defaults are the sizes and rates of TPAMI 2023,
+    sections III and IV; where its text is silent or its authors' code differs, they are this project's choice. The
+    papers' experiments set all of them.
     """
 
     # Genetic programming (GECCO section 3.1, TPAMI section III-B)

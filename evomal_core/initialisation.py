@@ -175,6 +175,14 @@ class Redraw:
         Raises:
             ValueError: the weights are to be redrawn, and can't be.
         """
+        if self.initialisation != "default" and torch.equal(
+            *(flat_weights(self.build(self.seed + n)) for n in (0, 1))
+        ):
+            log.warning(
+                "initialisation=%r replaces the weights of model(), which are the same each time, as a pretrained "
+                "network's are; initialisation='default' keeps them",
+                self.initialisation,
+            )
         if self.theta0 == "fixed":
             return None
         if self.initialisation != "default":

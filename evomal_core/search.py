@@ -107,7 +107,7 @@ def learn_loss(
         model: makes a new base network, e.g. `lambda: models.mlp(10, [40, 40], 1)`. It returns predictions
             or logits of the shape of the labels.
         method: one of METHODS, or "glo".
-        config: hyper-parameters; EVERYDAY by default. `SearchConfig()` is TPAMI's protocol.
+        config: hyper-parameters; EVERYDAY by default. `SearchConfig()` has TPAMI's sizes and rates.
         seed: decides everything random; the same seed gives the same result.
         checkpoint: a folder to save the state in after each generation; a search that was stopped goes on
             from there when it is called again. A second search on the same folder waits for the first.

@@ -20,7 +20,7 @@ from evomal_paper.analysis.runtime import minutes
 from evomal_paper.datasets.catalogue import DATASETS
 from evomal_paper.experiments.catalogue import EXPERIMENTS, check_methods
 from evomal_paper.experiments.profiles import PROFILES, Experiment
-from evomal_paper.experiments.protocols import SWITCHES
+from evomal_paper.experiments.protocols import DIFFERENCES, SWITCHES
 from evomal_paper.reproduce import reproduce, write_report
 from evomal_paper.runs.packing import fold_all, take_from
 from evomal_paper.runs.run import Run
@@ -185,6 +185,9 @@ def _list(options: argparse.Namespace) -> None:
     for row in SWITCHES:
         print(f"  {row['name']:<22}{row['paper']:<14}{row['text']:<13}code: {row['in_code']}")
         print(f"  {'':<49}text: {row['in_text']}")
+    print("Where both profiles differ from the authors' code")
+    for row in DIFFERENCES:
+        print(f"  {row['what']}\n{'':<8}code: {row['in_code']}\n{'':<8}here: {row['here']}")
     for title, known in (("Profiles", PROFILES), ("Methods", METHODS)):
         print(title)
         for name, text in known.items():

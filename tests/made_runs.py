@@ -18,7 +18,12 @@ KIND = {"sine": "regression", "diabetes": "regression"}
 
 
 def made(
-    run: Run, error: float = 1.0, loss: Loss | None = None, held_out: float | None = None, **record: Any
+    run: Run,
+    error: float = 1.0,
+    loss: Loss | None = None,
+    held_out: float | None = None,
+    new: float = 1.0,
+    **record: Any,
 ) -> Run:
     """The run as if it had been computed: `error` is the last on every task, twice as large before.
 
@@ -26,6 +31,7 @@ def made(
         run: the run; it is added to its pack.
         error: the last error of each group, task and split.
         held_out: the last error on test rows, if it is another.
+        new: the factor by which errors from new starts are larger.
         loss: what was learned; by default one that fits the method.
         record: other values of the run's record, for example `fitness`.
     """
@@ -47,7 +53,7 @@ def made(
     } | record
     tables = {
         "history": _history(run, given["fitness"]),
-        "test": _test(run, error, error if held_out is None else held_out),
+        "test": _test(run, error, error if held_out is None else held_out, new),
         "front": _front(given),
     }
     texts = {name: table.to_csv(index=False) for name, table in tables.items()}
@@ -69,14 +75,14 @@ def _front(record: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame([{"complexity": 4, "fitness": record["fitness"], "score": None, "loss": record["loss"]}])
 
 
-def _test(run: Run, error: float, held_out: float) -> pd.DataFrame:
+def _test(run: Run, error: float, held_out: float, new: float) -> pd.DataFrame:
     table = experiment(run.experiment).table
     splits = ("train", "test") if table == "2" else ("train", "validation", "test")
     steps = sorted({*run.sizes.recorded_steps(), run.sizes.test_steps})
     rows = [
         {"start": start, "group": group, "task": 0, "step": step, "split": split}
-        | {"error": (held_out if split == "test" else error) * (1 + (step != steps[-1]))}
-        for start in ("new", "search")
+        | {"error": factor * (held_out if split == "test" else error) * (1 + (step != steps[-1]))}
+        for start, factor in (("new", new), ("search", 1.0))
         for group in (GROUPS if table == "2" else GROUPS[:1])
         for step in steps
         for split in splits

@@ -40,7 +40,7 @@ class Evidence:
         histories: one row a generation, as `Results.histories`.
         curves: errors while a network is trained, as `Results.tests`.
         rates: final errors where base learning rates were varied: column rate, the profile without that change.
-        transfers: final errors of networks trained with losses of another experiment, the source.
+        transfers: final errors of networks trained with losses of another experiment, the source, from new starts.
         landscapes: heights around trained networks along one direction, as `landscapes.load_or_compute`.
     """
 
@@ -92,7 +92,8 @@ def gather(results_dir: Path | str) -> Evidence:
     lines = _pieces(Path(results_dir, "landscapes"), "line-[0-9]*", columns)
     landscapes = _table("landscapes", _one_grid([table for _, table in lines]))
     published_ones = [is_published(row.source, row.experiment) for row in transfers.itertuples()]
-    iv = transfers.loc[published_ones].rename(columns={"error": "value"}).assign(table="IV")
+    iv = transfers.loc[published_ones].assign(table="IV", value=lambda table: table["error"])
+    iv = iv.rename(columns={"error": "new"})
     values = _table("values", [found.values, iv])
     return replace(found, values=values, transfers=transfers, landscapes=landscapes)
 
@@ -177,7 +178,7 @@ def _one_grid(lines: list[pd.DataFrame]) -> list[pd.DataFrame]:
 
 
 def _transfers(folder: Path, values: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    """Final errors of transfers, with those of the target's own baseline at the same profile."""
+    """Final errors of transfers and of the target's own baseline at the same profile, both from new starts."""
     baselines: set[tuple[str, str]] = set()
     for name, piece in _pieces(folder, "test", {"group", "task", "step", "split", "error"}):
         source, _, target = name.partition(JOINT)
@@ -190,7 +191,7 @@ def _transfers(folder: Path, values: pd.DataFrame) -> Iterator[pd.DataFrame]:
             own = values.query(
                 "experiment == @target and profile == @profile and method == 'baseline' and group != ''"
             )
-            yield own.rename(columns={"value": "error"}).assign(source=source)
+            yield own.drop(columns="value").rename(columns={"new": "error"}).assign(source=source)
 
 
 def _table(name: str, parts: list[pd.DataFrame]) -> pd.DataFrame:

@@ -50,6 +50,8 @@ class Profile(Config):
     """Number of the random order of the rows of tabular data, with rows="draw"; the same for all seeds."""
     validation_draw: Literal["seed", "fixed"] = "seed"
     """Whether the validation images differ from seed to seed."""
+    augment_train: Flag = False
+    """Whether training images are cropped and mirrored, anew in each batch."""
     augment_validation: Flag = False
     """Whether validation images are cropped and mirrored too, once, before the search."""
     augment_test: Flag = False
@@ -143,7 +145,7 @@ def varied(profile: str, *changes: str) -> str:
 
 OPTIONAL = (
     *("hidden", "split", "rows", "draw", "learn_on", "images", "test_images", "validation_draw", "network"),
-    *("augment_validation", "augment_test"),
+    *("augment_train", "augment_validation", "augment_test"),
 )
 """Settings of profiles that only some experiments have."""
 

@@ -1,7 +1,7 @@
 """The two protocols: as the authors' code runs, and as the papers' sentences read.
 
 `published/switches.toml` says of each setting what the code and the text say. The profile `paper` follows the code
-where it speaks, and the text elsewhere: its baselines meet the published ones. `text` takes the text literally.
+where it speaks, and the text elsewhere. `text` takes the text literally.
 """
 
 import json
@@ -13,6 +13,9 @@ from evomal_paper.published.tables import facts
 
 SWITCHES = facts("switches", "switch")
 """The settings in which code and text differ, or may: name, what each says, and the values here."""
+
+DIFFERENCES = facts("switches", "difference")
+"""Points in which this project differs from the authors' code in both profiles: the code, here, and why."""
 
 
 def parsed(text: str) -> Any:

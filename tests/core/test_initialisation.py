@@ -195,6 +195,17 @@ def test_a_pretrained_network_keeps_its_weights_and_one_line_says_so(factory, ca
     ]
 
 
+@pytest.mark.parametrize("theta0", ["auto", "fixed"])
+@pytest.mark.parametrize(("factory", "said"), [(lambda: copy.deepcopy(PRETRAINED), 1), (None, 0)])
+def test_one_line_says_that_an_initialisation_replaces_pretrained_weights(factory, said, theta0, caplog):
+    made = learners(factory, initialisation="glorot", theta0=theta0)
+    with caplog.at_level(logging.WARNING, "evomal"):
+        assert all(learner.redraws == (theta0 == "auto") for learner in made)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == said
+    assert all(text.startswith("initialisation='glorot' replaces the weights of model()") for text in messages)
+
+
 def test_redrawn_asked_for_a_pretrained_network_is_an_error_with_the_remedy():
     with pytest.raises(ValueError, match=r"theta0='redrawn' needs a model that draws.*write theta0='fixed'"):
         em.learn_loss(

@@ -653,7 +653,7 @@ def folder(tmp_path_factory):
     """Two runs, and analyses as their modules write them."""
     place = tmp_path_factory.mktemp("results")
     for method, error in (("baseline", 2.0), ("evomal", 0.5)):
-        made(Run("sine", "quick", method, 0, place), error=error)
+        made(Run("sine", "quick", method, 0, place), error=error, new=1.5)
     analyses = {
         "landscapes/sine/quick/evomal/seed-0/line-3.csv": (
             "x,measure,height,task,diverged\n-1,task,2,0,False\n0,task,1.5,0,False\n"
@@ -662,6 +662,9 @@ def folder(tmp_path_factory):
         "landscapes/sine/quick/baseline/seed-0/line-3.csv": "x,measure,height,task,diverged\n0,task,8,0,False\n",
         "transfer/cifar10-allcnnc-to-cifar100-allcnnc/quick/evomal/seed-0/test.csv": (
             "group,task,step,split,error\nin-sample,0,0,test,0.9\nin-sample,0,5,test,0.25\n"
+        ),
+        "transfer/diabetes-to-sine/quick/evomal/seed-0/test.csv": (
+            "group,task,step,split,error\nin-sample,0,100,test,0.4\n"
         ),
         "transfer/sine-to-sine/smoke/evomal/seed-0/test.csv": "group,task,step,split,error\n",
     }
@@ -689,6 +692,11 @@ def test_gathered_evidence_holds_what_the_files_hold(folder):
         ["sine", "evomal", 0, 1.5],
     ]
     assert set(judge_claims(found)["verdict"]) <= set(VERDICTS)
+
+
+def test_a_transfer_is_compared_with_the_baseline_from_new_starts_as_it_is_itself(folder):
+    found = gather(folder).transfers.query("experiment == 'sine' and split == 'test' and group == 'in-sample'")
+    assert found.set_index("method")["error"].to_dict() == {"evomal": 0.4, "baseline": 3.0}
 
 
 def test_a_folder_that_is_not_there_is_no_evidence(tmp_path):

@@ -16,7 +16,7 @@ from evomal_paper.comparison.verdicts import of_sample
 from evomal_paper.experiments.catalogue import EXPERIMENTS, experiment
 from evomal_paper.experiments.image_tasks import image_task
 from evomal_paper.experiments.profiles import Profile
-from evomal_paper.experiments.protocols import CODE, SWITCHES, TEXT
+from evomal_paper.experiments.protocols import CODE, DIFFERENCES, SWITCHES, TEXT
 from evomal_paper.networks import in_form
 from evomal_paper.runs.compute import compute
 from evomal_paper.runs.run import Run
@@ -49,6 +49,47 @@ def test_every_switch_is_a_setting_with_its_stated_values(row):
             assert found == {row[profile]}
 
 
+BY_EXPERIMENT = {
+    # initialisation, gradient equivalence, rejection steps, momentum, task loss, images augmented
+    "sine": ("glorot", False, 0, 0.0, "same", ""),
+    "mnist": ("glorot", False, 0, 0.0, "same", ""),
+    "diabetes": ("glorot", False, 1000, 0.9, "validation", ""),
+    "mnist-logistic": ("glorot", False, 100, 0.0, "validation", ""),
+    "mnist-mlp": ("glorot", False, 100, 0.0, "validation", ""),
+    "mnist-lenet5": ("glorot", True, 100, 0.0, "validation", ""),
+    "cifar10-alexnet": ("he_fan_in", True, 1000, 0.9, "validation", "train validation"),
+    "cifar10-resnet18": ("he_fan_in", True, 1000, 0.9, "validation", "train validation"),
+    "cifar10-preresnet": ("he_fan_out", True, 1000, 0.9, "validation", "train validation"),
+    "cifar10-squeezenet": ("glorot", True, 1000, 0.9, "validation", "train validation"),
+    "cifar100-pyramidnet": ("he_fan_out", True, 1000, 0.9, "validation", "train validation"),
+    "svhn-wideresnet": ("he_fan_out", True, 1000, 0.9, "validation", "train validation test"),
+}
+"""Values in the profile `paper` of settings that vary between experiments."""
+
+
+@pytest.mark.parametrize("name", BY_EXPERIMENT)
+def test_settings_that_vary_between_experiments_are_the_codes(name):
+    profile = EXPERIMENTS[name].profile("paper")
+    search = profile.search
+    augmented = " ".join(part for part in ("train", "validation", "test") if getattr(profile, f"augment_{part}"))
+    found = (search.initialisation, search.gradient_equivalence, search.rejection_steps)
+    assert (*found, search.base.momentum, search.task_loss_on, augmented) == BY_EXPERIMENT[name]
+
+
+def test_the_text_of_mnist_has_momentum_and_augmented_training_images():
+    for network in ("logistic", "mlp", "lenet5"):
+        profile = EXPERIMENTS[f"mnist-{network}"].profile("text")
+        assert (profile.search.base.momentum, profile.search.rejection_steps) == (0.9, 1000)
+        assert (profile.augment_train, profile.augment_validation, profile.augment_test) == (True, False, False)
+    entry = EXPERIMENTS["digits-mlp"]
+    changed = entry.profile("smoke").replace(augment_train=True)
+    (plain,), (task,) = (entry.problem(profile, 0).train for profile in (entry.profile("smoke"), changed))
+    assert plain.augment is None
+    x = task.train[0]
+    assert not torch.equal(task.augment(x, torch.Generator().manual_seed(0)), x)
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(plain.parts().values(), task.parts().values(), strict=True))
+
+
 def test_code_and_text_set_only_documented_switches():
     assert {*CODE, *TEXT} == {row["name"] for row in SWITCHES} & {*CODE, *TEXT}
 
@@ -56,7 +97,8 @@ def test_code_and_text_set_only_documented_switches():
 def test_list_shows_the_switches(capsys):
     assert cli.main(["list"]) == 0
     shown = capsys.readouterr().out
-    assert all(row["in_code"] in shown for row in SWITCHES)
+    assert all(row["in_code"] in shown for row in [*SWITCHES, *DIFFERENCES])
+    assert all(row["here"] in shown for row in DIFFERENCES)
 
 
 def test_fresh_batches_are_the_first_rows_of_a_new_permutation_at_each_step():
