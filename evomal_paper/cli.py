@@ -23,7 +23,7 @@ from evomal_paper.experiments.profiles import PROFILES, Experiment
 from evomal_paper.experiments.protocols import DIFFERENCES, SWITCHES
 from evomal_paper.reproduce import reproduce, write_report
 from evomal_paper.runs.packing import fold_all, take_from
-from evomal_paper.runs.run import Run
+from evomal_paper.runs.run import WORK, Run
 from evomal_paper.runs.tables import check_seeds, load_or_run
 from evomal_paper.runs.verify import chosen_runs, verify
 
@@ -241,19 +241,31 @@ def _reproduce(options: argparse.Namespace) -> None:
     reproduce(options.experiments, results_dir=Path(options.results_dir), **given)
 
 
+def _with_runs(folder: str) -> Path:
+    """The folder; a FileNotFoundError if it holds neither packed runs nor runs under way."""
+    path = Path(folder)
+    if not path.is_dir():
+        raise FileNotFoundError(f"no results folder at {folder}; name one that holds runs")
+    if not any(path.glob("*/*/runs.jsonl")) and not (path / WORK).is_dir():
+        raise FileNotFoundError(
+            f"{folder} holds no runs; name a results folder, or compute some with `evomal run`"
+        )
+    return path
+
+
 def _report(options: argparse.Namespace) -> None:
+    _with_runs(options.results_dir)
     write_report(options.results_dir, options.output)
     print(options.output)
 
 
 def _pack(options: argparse.Namespace) -> None:
-    folder = Path(options.results_dir)
+    sources = [_with_runs(source) for source in options.sources]
+    folder = Path(options.results_dir) if sources else _with_runs(options.results_dir)
     for run, state in fold_all(folder):
         print(f"{run}: {state}")
-    for source in options.sources:
-        if not Path(source).is_dir():
-            raise FileNotFoundError(f"no results folder at {source}; name one that holds packed runs")
-        for run, state in take_from(Path(source), folder):
+    for source in sources:
+        for run, state in take_from(source, folder):
             print(f"{run}: {state}")
 
 

@@ -112,7 +112,7 @@ def _table(cells: pd.DataFrame) -> list[str]:
         numbers = [text for cell in found for text in (_measured(cell), _error(cell, "published "))]
         verdict = of["evomal"]["verdict"] if "evomal" in of else NOT_RUN
         tuned = part["tuned"].iloc[0]
-        new = [*(_error(cell, "new ") for cell in found), _error(tuned)]
+        new = [*(_error(cell, "new ") for cell in found), _error(tuned) if tuned is None else _measured(tuned)]
         rows.append([title, f"`{profile}`", *numbers, verdict, *new])
         if share := _share(of, tuned):
             shares.append(f"{title} (`{profile}`) {share}")
@@ -162,9 +162,12 @@ def _error(cell: dict | None, kind: str = "") -> str:
 
 
 def _share(rows: Mapping[str, dict], tuned: dict | None) -> str:
-    """Share of EvoMAL's gain that the baseline has at its tuned rate; nothing where one of them was not run."""
+    """Share of EvoMAL's gain that the baseline has at its tuned rate; empty where a run is missing or diverged."""
     if tuned is None or not all(method in rows for method in METHODS):
         return ""
+    seeds = {(tuned["n"], tuned["diverged"]), *((rows[name]["n"], rows[name]["new diverged"]) for name in METHODS)}
+    if seeds != {(tuned["n"], 0)}:
+        return ""  # means over different seeds
     before, after = (rows[method]["new mean"] for method in METHODS)
     return f"{(before - tuned['mean']) / (before - after):.0%}" if after < before else ""
 

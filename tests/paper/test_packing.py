@@ -101,6 +101,24 @@ def made_elsewhere(run: Run, folder: Path):
     return made(replace(run, results_dir=folder / "made")).finished()
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["report", "--results-dir", "absent"], "no results folder at absent"),
+        (["report", "--results-dir", "empty"], "empty holds no runs"),
+        (["pack", "--results-dir", "absent"], "no results folder at absent"),
+        (["pack", "--results-dir", "empty"], "empty holds no runs"),
+        (["pack", "empty"], "empty holds no runs"),
+    ],
+)
+def test_a_folder_without_runs_is_named(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
 def test_pack_says_how_each_run_stands(tmp_path, capsys):
     (done,) = finished_in(tmp_path, [0])
     stopped, running = (replace(done, seed=seed) for seed in (1, 2))

@@ -46,7 +46,15 @@ def test_the_tuned_baseline_stands_beside_where_other_rates_were_run(folder):
     (row,) = [
         line for line in blocks(folder)["results"].splitlines() if "in-sample" in line and "out-of" not in line
     ]
-    assert row.strip("|").split("|")[-1].strip() == "1.5 ± 0.71"
+    assert row.strip("|").split("|")[-1].strip() == "1.5 ± 0.71 (2)"
+
+
+@pytest.mark.parametrize(("errors", "said"), [([3.0, 3.0], True), ([3.0], False)], ids=str)
+def test_a_share_of_the_gain_is_of_the_same_seeds(errors, said, tmp_path):
+    folder = made_runs(tmp_path)
+    for seed, error in enumerate(errors):
+        made(Run("sine", "quick@base.lr=0.01", "baseline", seed, folder), error=error)
+    assert ("Of EvoMAL's gain over the task loss" in blocks(folder)["results"]) == said
 
 
 def test_single_runs_are_said_to_decide_nothing(tmp_path):
