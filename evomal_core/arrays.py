@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +37,8 @@ def as_array(values: Any, name: str) -> np.ndarray:
         raise ValueError(f"{name} has rows of unequal lengths; pad or cut them to one length") from None
     if array.dtype.kind in "mM":
         raise ValueError(f"{name} holds dates or times ({array.dtype}); make numbers or classes of them")
+    if name == "y" and array.dtype.kind == "U" and isinstance(values, list | tuple):
+        return np.asarray(values, dtype=object)  # with numbers as numbers, for `labels` to refuse
     if name == "x" and array.dtype == object and hasattr(values, "select_dtypes"):
         if columns := list(values.select_dtypes(exclude=["number", "bool"]).columns):
             raise ValueError(
@@ -46,15 +48,49 @@ def as_array(values: Any, name: str) -> np.ndarray:
     return array
 
 
-def check_order(x: Any, y: Any) -> None:
-    """Raise ValueError if x and y are tables of the same rows in different orders: rows are paired by position."""
-    if not all(hasattr(table, "index") and hasattr(table, "iloc") for table in (x, y)) or x.index.equals(y.index):
-        return
-    if len(x) == len(y) and x.index.is_unique and set(x.index) == set(y.index):
+def as_tensor(values: Any, name: str) -> Tensor:
+    """Return a tensor of numbers: tensors as they are, others as a copy."""
+    if isinstance(values, Tensor):
+        return values
+    array = as_array(values, name)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} must be an array of real numbers, got dtype {array.dtype}")
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
+
+
+def check_order(given: Mapping[str, Any], where: str = "") -> None:
+    """Raise ValueError if tables have the same rows in different orders: rows are paired by position.
+
+    Args:
+        given: x, y, and what else has a value a row, by name; the first table is compared with the others.
+        where: the part that they are of, for the message.
+    """
+    tables = {name: table for name, table in given.items() if hasattr(table, "index") and hasattr(table, "iloc")}
+    (first, x), *others = tables.items() or [("", None)]
+    for name, y in others:
+        if x.index.equals(y.index) or len(x) != len(y) or not x.index.is_unique:
+            continue
+        if set(x.index) == set(y.index):
+            raise ValueError(
+                f"{first} and {name}{where} have the same index in different orders, and rows are paired by "
+                f"position; give {name}.loc[{first}.index], or {name}.to_numpy() if they fit as they are"
+            )
+
+
+def rows_of(values: Any, name: str) -> int:
+    """Number of rows of an array or a table.
+
+    Raises:
+        ValueError: it has none, as a number.
+    """
+    if isinstance(values, Dataset | DataLoader) or hasattr(values, "toarray"):
+        as_array(values, name)  # which refuses them
+    try:
+        return len(values)
+    except TypeError:
         raise ValueError(
-            "x and y have the same index in different orders, and rows are paired by position; give "
-            "y.loc[x.index], or y.to_numpy() if they fit as they are"
-        )
+            f"{name} must be an array (rows, …), got {type(values).__name__} {values!r:.40}"
+        ) from None
 
 
 def features(x: np.ndarray) -> np.ndarray:
@@ -128,15 +164,30 @@ def labels(y: np.ndarray, kind: Kind) -> tuple[np.ndarray, tuple[str, ...]]:
         raise ValueError(f"y of a {kind} task has shape (rows,) or (rows, …), got {y.shape}")
     if y.dtype == object and (missing := sum(map(_is_missing, y.flat))):
         raise ValueError(f"y has {missing} missing value(s); drop those rows")
+    if y.dtype == object:
+        y = _of_one_type(y)
     if kind == "regression":
         return _numbers(y), ()
     if y.dtype == object:
-        if not all(isinstance(label, str) for label in y.flat):
+        if not all(isinstance(label, int | float | np.number | np.bool_) for label in y.flat):
             raise ValueError("y has dtype object; give class labels of one type, numbers or strings")
-        y = y.astype(str)  # a pandas column of strings
+        y = np.array(y.tolist())  # 1 and 1.0 are one class
     if np.issubdtype(y.dtype, np.complexfloating):
         raise ValueError(f"y of a {kind} task holds class labels, got complex numbers")
     return _binary(y) if kind == "binary" else _multiclass(y)
+
+
+def _of_one_type(y: np.ndarray) -> np.ndarray:
+    """Text as such, such as a pandas column of strings; other labels as they are."""
+    text = np.array([isinstance(label, str) for label in y.flat])
+    if text.all():
+        return y.astype(str)
+    if text.any():
+        raise ValueError(
+            f"y has labels of text and of other types, such as {y.flat[text.argmax()]!r} and "
+            f"{y.flat[text.argmin()]!r}; give labels of one type, numbers or strings, in all parts"
+        )
+    return y
 
 
 def _is_missing(label: Any) -> bool:
@@ -266,20 +317,27 @@ def weights(values: Any) -> Tensor:
     return torch.from_numpy(array.astype(np.float32))
 
 
-def joined(x: Any, y: Any, others: Sequence[tuple[Any, ...] | None]) -> tuple[Any, Any, list[np.ndarray]]:
+def joined(
+    x: Any, y: Any, others: Mapping[str, tuple[Any, ...] | None], *, tables: bool = False
+) -> tuple[Any, Any, list[np.ndarray]]:
     """Append the user's own parts to the arrays; return the arrays and the row numbers of each part.
 
     Tables stay tables, with the columns of the first.
 
+    Args:
+        x: features.
+        y: labels.
+        others: the parts by name.
+        tables: whether x of each part has to be a table if one is, as a transformer may go by names of columns.
+
     Raises:
-        ValueError: a part is no (x, y), perhaps with weights, or a table lacks a column of x.
+        ValueError: a part is no (x, y), perhaps with weights, has no rows or is in another order than its labels,
+            or a table lacks a column of x.
     """
-    if all(part is None for part in others):
-        return x, y, [np.arange(0) for _ in others]
+    end = _check_lengths(x, y)
     columns: list[tuple[Any, Any]] = [(x, y)]
     places: list[np.ndarray] = []
-    end = len(x)
-    for part in others:
+    for name, part in others.items():
         if part is None:
             places.append(np.arange(0))
             continue
@@ -287,22 +345,49 @@ def joined(x: Any, y: Any, others: Sequence[tuple[Any, ...] | None]) -> tuple[An
             raise ValueError(
                 f"validation and test are arrays (x, y), or (x, y, weight), got a {type(part).__name__}"
             )
+        where = f" of the {name} part"
+        rows = _check_lengths(part[0], part[1], where)
+        if not rows:
+            raise ValueError(f"the {name} part has no rows; leave it out to split x")
+        check_order(dict(zip(("x", "y", "weight"), part, strict=False)), where)
+        if tables and hasattr(x, "columns") != hasattr(part[0], "columns"):
+            array, table = (f"x{where}", "x") if hasattr(x, "columns") else ("x", f"x{where}")
+            raise ValueError(
+                f"{table} is a table and {array} is not; give a table of the same columns for transform"
+            )
         columns.append((part[0], part[1]))
-        places.append(np.arange(end, end + len(part[0])))
-        end += len(part[0])
+        places.append(np.arange(end, end + rows))
+        end += rows
+    if len(columns) == 1:
+        return x, y, places
     first, second = ([pair[number] for pair in columns] for number in range(2))
     return _stacked(first, "x"), _stacked(second, "y"), places
 
 
+def _check_lengths(x: Any, y: Any, where: str = "") -> int:
+    rows, labels = rows_of(x, f"x{where}"), rows_of(y, f"y{where}")
+    if rows != labels:
+        raise ValueError(f"x{where} has {rows} rows but y{where} has {labels}; they must be equally many")
+    return rows
+
+
+def in_order(table: Any, columns: Sequence[Any], name: str) -> Any:
+    """A table with these columns in this order; anything else as it is."""
+    if not columns or not hasattr(table, "columns") or list(table.columns) == list(columns):
+        return table
+    if missing := [column for column in columns if column not in table.columns]:
+        raise ValueError(f"{name} lacks column {missing[0]!r}")
+    return table[list(columns)]
+
+
 def _stacked(tables: list[Any], name: str) -> Any:
     if hasattr(tables[0], "columns") and all(hasattr(table, "columns") for table in tables):
-        wanted = list(tables[0].columns)
-        for table in tables[1:]:
-            if missing := [column for column in wanted if column not in table.columns]:
-                raise ValueError(f"a part's {name} lacks column {missing[0]!r}")
-        return pd.concat([table[wanted] for table in tables], ignore_index=True)
+        ordered = [in_order(table, list(tables[0].columns), f"a part's {name}") for table in tables]
+        return pd.concat(ordered, ignore_index=True)
     rows = [as_array(table, name) for table in tables]
     shapes = {array.shape[1:] for array in rows}
     if len(shapes) > 1:
         raise ValueError(f"rows of {name} differ in shape between parts: {', '.join(map(str, sorted(shapes)))}")
+    if len({array.dtype.kind == "U" for array in rows}) > 1:  # NumPy would make text of numbers
+        rows = [array.astype(object) for array in rows]
     return np.concatenate(rows)

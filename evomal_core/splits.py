@@ -25,9 +25,14 @@ def check_shares(split: Shares) -> np.ndarray:
     Raises:
         ValueError: they are not three shares that sum to 1, the first above 0.
     """
-    shares = np.asarray(split, dtype=float)
+    try:
+        shares = np.asarray(split, dtype=float)
+    except (TypeError, ValueError):
+        shares = np.zeros(0)
     if shares.shape != (3,) or (shares < 0).any() or not np.isclose(shares.sum(), 1) or shares[0] == 0:
-        raise ValueError(f"split is three shares that sum to 1, the first above 0, got {split}")
+        raise ValueError(
+            f"split is three shares that sum to 1, the first above 0, such as (0.6, 0.2, 0.2), got {split!r:.40}"
+        )
     return shares
 
 
@@ -108,9 +113,26 @@ def _by_strata(strata: np.ndarray, shares: np.ndarray, rng: np.random.Generator)
 
 
 def transformed(transformer: Any, x: Any, rows: np.ndarray) -> tuple[Any, Any]:
-    """Fit a scikit-learn transformer on some rows; return it and all rows transformed."""
+    """Fit a scikit-learn transformer on some rows; return it and all rows transformed.
+
+    Raises:
+        ValueError: it is no transformer, needs labels, or does not keep the rows.
+    """
     if not (hasattr(transformer, "fit") and hasattr(transformer, "transform")):
         raise ValueError(f"transform is a scikit-learn transformer, got a {type(transformer).__name__}")
-    fitted = base.clone(transformer).fit(x.iloc[rows] if hasattr(x, "iloc") else np.asarray(x)[rows])
+    try:
+        fitted = base.clone(transformer).fit(x.iloc[rows] if hasattr(x, "iloc") else np.asarray(x)[rows])
+    except (TypeError, ValueError) as error:
+        if "requires y" in str(error) or "argument: 'y'" in str(error):
+            raise ValueError(
+                f"transform is fitted without y, but {transformer!r:.60} needs it; transform x before, by one fitted "
+                "on the training rows only, and give each part as validation=… and test=…"
+            ) from error
+        raise
     made = fitted.transform(x)
+    if np.shape(made)[:1] != (len(x),):
+        raise ValueError(
+            f"transform made an array of shape {np.shape(made)} of {len(x)} rows of x; it has to keep the rows: drop "
+            "them from x and y before"
+        )
     return fitted, made.toarray() if hasattr(made, "toarray") else made

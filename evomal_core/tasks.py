@@ -27,6 +27,8 @@ class Scale:
 
     mean: Tensor
     spread: Tensor
+    columns: tuple[Any, ...] = ()
+    """Names of the columns of the table that it is of, if any: other tables are read by them."""
 
     @classmethod
     def of(cls, array: np.ndarray, rows: np.ndarray) -> Scale:
@@ -57,9 +59,9 @@ class Scale:
         """Standardised rows, float32; of one column also (rows,), as `Task.from_arrays` takes them.
 
         Raises:
-            ValueError: the rows have another shape than those that the scale is of.
+            ValueError: the rows have another shape than those that the scale is of, or lack a column.
         """
-        rows = array if isinstance(array, Tensor) else torch.tensor(arrays.as_array(array, "x"))
+        rows = arrays.as_tensor(arrays.in_order(array, self.columns, "x"), "x")
         rows = rows.unsqueeze(1) if rows.ndim == 1 and self.mean.shape == (1,) else rows
         try:
             fits = torch.broadcast_shapes(rows.shape, self.mean.shape) == rows.shape
@@ -71,7 +73,7 @@ class Scale:
 
     def undo(self, array: Any) -> Tensor:
         """Standardised rows in their own unit again, float32."""
-        array = torch.as_tensor(array)
+        array = arrays.as_tensor(array, "y")
         return (array * self.spread.to(array.device) + self.mean.to(array.device)).float()
 
 
@@ -146,7 +148,7 @@ class Task:
 
     def _check_weights(self) -> None:
         given = self.sample_weight
-        weights = {"train": given} if isinstance(given, Tensor) else dict(given or {})
+        weights = given if isinstance(given, Mapping) else {} if given is None else {"train": given}
         for split, weight in weights.items():
             if split not in self.parts():
                 raise ValueError(f"sample_weight is by part, {', '.join(self.parts())}, got {split!r}")
@@ -209,28 +211,31 @@ class Task:
         for option, value in {"standardise": standardise, "stratify": stratify, "indices": indices}.items():
             if not isinstance(value, bool):
                 raise ValueError(f"{option} is True or False, got {type(value).__name__} {value!r:.40}")
-        arrays.check_order(x, y)
-        x, y, own = arrays.joined(x, y, (validation, test))
-        x, y = x if transform is not None else arrays.as_array(x, "x"), arrays.as_array(y, "y")
+        arrays.check_order({"x": x, "y": y, "groups": groups, "sample_weight": sample_weight})
+        theirs = {"validation": validation, "test": test}
+        x, y, own = arrays.joined(x, y, theirs, tables=transform is not None)
+        columns, y = getattr(x, "columns", ()), arrays.as_array(y, "y")
         if transform is None:
+            x = arrays.as_array(x, "x")
             x = arrays.indices(x) if indices else arrays.features(x)
-        if y.ndim and len(x) != len(y):
-            raise ValueError(f"x has {len(x)} rows but y has {len(y)}; they must be equally many")
         y, classes = arrays.labels(y, kind)
         parts = splits.split_own(
             len(y), split, own, check_seed(seed), groups, _strata(y, kind) if stratify else None
         )
         if transform is not None:
             transform, x = splits.transformed(transform, x, parts[0])
+            columns = getattr(x, "columns", ())
             x = arrays.features(arrays.as_array(x, "x"))
-        x_scale = Scale.of(x, parts[0]) if standardise and not indices else None
+        x_scale = None
+        if standardise and not indices:
+            x_scale = replace(Scale.of(x, parts[0]), columns=tuple(columns))
         y_scale = Scale.of_labels(y, parts[0]) if standardise and kind == "regression" else None
         x_rows, y_rows = (torch.from_numpy(np.ascontiguousarray(array)) for array in (x, y))
         whole = x_scale(x_rows) if x_scale else x_rows, y_scale(y_rows) if y_scale else y_rows
         numbered = zip(splits.PARTS, map(torch.from_numpy, parts), strict=True)
         rows = {split: numbers for split, numbers in numbered if len(numbers)}
         made: dict[str, Any] = {split: (whole[0][numbers], whole[1][numbers]) for split, numbers in rows.items()}
-        weights = _weights(sample_weight, whole[1], rows, {"validation": validation, "test": test}, kind)
+        weights = _weights(sample_weight, whole[1], rows, theirs, kind)
         return cls(
             name, kind, **made, x_scale=x_scale, y_scale=y_scale, classes=classes, sample_weight=weights,
             transform=transform,

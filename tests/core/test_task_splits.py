@@ -9,6 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.compose import ColumnTransformer
+from sklearn.feature_selection import SelectKBest
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 import evomal_core as em
@@ -95,3 +97,116 @@ def test_what_does_not_fit_is_refused(options, said):
         em.Task.from_arrays(X, Y, "multiclass", **options)
     with pytest.raises(ValueError, match="labels that are classes"):
         em.Task.from_arrays(X, X[:, 0], "regression", stratify=True)
+
+
+@pytest.mark.parametrize("part", [(X[:0], Y[:0]), ([], []), (pd.DataFrame(X[:0]), pd.Series(Y[:0]))])
+@pytest.mark.parametrize("name", ["validation", "test"])
+def test_a_part_of_ones_own_without_rows_is_refused(name, part):
+    with pytest.raises(ValueError, match=f"the {name} part has no rows; leave it out to split x"):
+        em.Task.from_arrays(X, Y, "multiclass", **{name: part})
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"validation": (X[:5], Y[:4])}, "x of the validation part has 5 rows but y of the validation part has 4"),
+        ({"validation": (3, Y)}, r"x of the validation part must be an array \(rows, …\), got int 3"),
+        ({"test": (X, None)}, r"y of the test part must be an array \(rows, …\), got NoneType None"),
+        ({"x": 3, "validation": (X, Y)}, r"x must be an array \(rows, …\), got int 3"),
+        ({"x": X[:9]}, "x has 9 rows but y has 50"),
+    ],
+)
+def test_each_part_has_as_many_labels_as_rows(parts, said):
+    with pytest.raises(ValueError, match=said):
+        em.Task.from_arrays(parts.pop("x", X), Y, "multiclass", **parts)
+
+
+@pytest.mark.parametrize(
+    ("y", "own"),
+    [
+        (Y, Y.astype(str)),
+        (Y.astype(str), Y.astype(float)),
+        (pd.Series(Y.astype(str), dtype=object), Y),
+        (["a", *Y[1:]], Y),
+        (np.array(["a", *Y[1:]], dtype=object), None),
+        (["a", *Y[1:].tolist()], None),
+    ],
+)
+def test_labels_of_text_and_of_numbers_are_not_mixed(y, own):
+    parts = {} if own is None else {"validation": (X, own)}
+    with pytest.raises(ValueError, match="y has labels of text and of other types, such as '.' and .*one type"):
+        em.Task.from_arrays(X, y, "multiclass", **parts)
+
+
+def test_whole_floats_and_integers_are_the_same_classes():
+    task = em.Task.from_arrays(X, Y, "multiclass", validation=(X, Y.astype(float)), test=(X, Y.astype(object)))
+    assert task.outputs == 3
+    assert task.validation[1].tolist() == task.test[1].tolist() == Y.tolist()
+    mixed = np.array([1, 1.0, 2, 2.0, 0] * 10, dtype=object)
+    assert em.Task.from_arrays(X, mixed, "multiclass").outputs == 3
+    with pytest.raises(ValueError, match=r"y has 1 missing value\(s\)"):
+        em.Task.from_arrays(X, [float("nan"), *"ab" * 24, "a"], "binary")
+
+
+def test_all_that_has_a_value_a_row_is_in_the_order_of_x():
+    x, y, weight = pd.DataFrame(X), pd.Series(Y), pd.Series(np.ones(50))
+    other = RNG.permutation(50)
+    said = "same index in different orders.*"
+    for name, option in {"groups": y, "sample_weight": weight}.items():
+        with pytest.raises(ValueError, match=f"x and {name} have the {said}{name}.loc"):
+            em.Task.from_arrays(x, y, "multiclass", **{name: option.iloc[other]})
+    with pytest.raises(ValueError, match=f"y and groups have the {said}groups.loc"):
+        em.Task.from_arrays(X, y, "multiclass", groups=y.iloc[other])
+    with pytest.raises(ValueError, match=f"x and y of the test part have the {said}"):
+        em.Task.from_arrays(X, Y, "multiclass", test=(x.iloc[other], y))
+    with pytest.raises(ValueError, match=f"x and weight of the validation part have the {said}"):
+        em.Task.from_arrays(X, Y, "multiclass", validation=(x, y, weight.iloc[other]))
+    em.Task.from_arrays(x, y, "multiclass", groups=y, sample_weight=weight, validation=(x, y, weight))
+
+
+def test_a_scale_takes_arrays_of_any_layout_and_tables_by_column_names():
+    table = pd.DataFrame(X, columns=["a", "b"])
+    task = em.Task.from_arrays(table, X[:, 0], "regression")
+    scaled = task.x_scale(X)
+    torch.testing.assert_close(task.x_scale(X[::-1]), scaled.flip(0))
+    torch.testing.assert_close(task.x_scale(X.astype(">f8")), scaled)
+    torch.testing.assert_close(task.y_scale.undo(X[::-1, :1]), task.y_scale.undo(X[:, :1]).flip(0))
+    torch.testing.assert_close(task.x_scale(table[["b", "a"]]), scaled)
+    torch.testing.assert_close(task.x_scale(table.assign(c="text")), scaled)
+    with pytest.raises(ValueError, match="x lacks column 'b'"):
+        task.x_scale(table[["a"]])
+    with pytest.raises(ValueError, match="x must be an array of real numbers, got dtype <U"):
+        task.x_scale(X.astype(str))
+
+
+class Dropping(StandardScaler):
+    def transform(self, X):  # noqa: N803 - scikit-learn's name
+        return super().transform(X)[3:]
+
+
+@pytest.mark.parametrize(
+    ("transform", "said"),
+    [
+        (Dropping(), r"transform made an array of shape \(47, 2\) of 50 rows of x; .* drop them from x and y"),
+        (SelectKBest(k=1), r"transform is fitted without y, but SelectKBest\(k=1\) needs it; transform x before"),
+        (make_pipeline(SelectKBest(k=1)), "transform is fitted without y, but Pipeline"),
+    ],
+)
+def test_transformers_keep_rows_and_are_fitted_without_labels(transform, said):
+    with pytest.raises(ValueError, match=said):
+        em.Task.from_arrays(X, Y, "multiclass", transform=transform)
+
+
+def test_a_transformer_gets_tables_or_arrays_and_not_both():
+    table = pd.DataFrame({"c": list("ab") * 25, "d": Y})
+    columns = ColumnTransformer([("c", OneHotEncoder(), ["c"])])
+    with pytest.raises(ValueError, match="x is a table and x of the validation part is not; give a table"):
+        em.Task.from_arrays(table, Y, "multiclass", transform=columns, validation=(table.to_numpy(), Y))
+    with pytest.raises(ValueError, match="x of the test part is a table and x is not; give a table"):
+        em.Task.from_arrays(table.to_numpy(), Y, "multiclass", transform=columns, test=(table, Y))
+
+
+@pytest.mark.parametrize("split", ["60/20/20", (0.6, "a", 0.2), {"train": 0.6}, None, 0.6])
+def test_a_split_that_is_no_three_numbers_is_refused(split):
+    with pytest.raises(ValueError, match=r"three shares that sum to 1, .* such as \(0.6, 0.2, 0.2\), got "):
+        em.Task.from_arrays(X, Y, "multiclass", split=split)
