@@ -23,6 +23,8 @@ from torch import Tensor
 from evomal_core.kinds import IGNORED, Kind
 
 Reduction = Literal["mean", "sum", "none"]
+ROUNDING = 1e-3
+"""What a probability may exceed 0 and 1 by."""
 ClassWeight = Sequence[float] | Tensor | Literal["balanced"]
 
 
@@ -170,14 +172,18 @@ def read_labels(
         class_weight: a number for each class, or "balanced": the batch's rows / (classes · rows of the class).
 
     Raises:
-        ValueError: a class index is out of range, or `weight` or `class_weight` has a shape that does not fit.
+        ValueError: a class index or a probability is out of range, a weight is negative or not finite, or
+            `weight` or `class_weight` has a shape that does not fit.
     """
     if _is_index(y_true, kind):
         labels = _indices(y_true, outputs, dtype, ignore_index)
     else:
         labels = _numbers(y_true, kind, dtype, ignore_index)
     if weight is not None:
-        labels = _times(labels, _weight_rows(weight, y_true, kind).to(dtype))
+        rows = _weight_rows(weight, y_true, kind)
+        if _is_readable(rows) and _any(bad := _no_weight(rows)):
+            raise ValueError(_weight_remedy(rows[bad]))
+        labels = _times(labels, rows.to(dtype))
     if class_weight is not None:
         labels = _times(labels, _class_weights(labels, class_weight, kind))
     return labels
@@ -209,13 +215,28 @@ def _numbers(y_true: Tensor, kind: Kind, dtype: torch.dtype, ignore_index: int) 
         missing = missing.any(dim=1, keepdim=True)
     y = y.to(dtype)
     if _any(missing) is False:
-        return Labels(y)
-    return Labels(torch.where(missing, 0.0, y), (~missing).to(dtype))
+        labels = Labels(y)
+    else:
+        labels = Labels(torch.where(missing, 0.0, y), (~missing).to(dtype))
+    if kind != "regression" and _is_readable(y):
+        wrong = (labels.y < -ROUNDING) | (labels.y > 1 + ROUNDING)
+        if _any(wrong):
+            raise ValueError(
+                f"labels of a {kind} loss are 0, 1 or probabilities between, got "
+                f"{float(labels.y[wrong][0].detach()):g}; of −1 and 1, write (y_true + 1) / 2; labels to leave out "
+                f"are NaN" + (f" or ignore_index={ignore_index}" if kind == "binary" else "")
+            )
+    return labels
+
+
+def _is_readable(array: Tensor) -> bool:
+    """Whether a value can be looked at without waiting for a GPU or breaking a compiled function."""
+    return array.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _any(condition: Tensor) -> bool | None:
     """Whether any is true; None where that can't be read at once, on a GPU or in a compiled or mapped function."""
-    if condition.device.type != "cpu" or torch.compiler.is_compiling():
+    if not _is_readable(condition):
         return None
     try:
         return bool(condition.any())
@@ -235,8 +256,8 @@ def check_weight(weight: Tensor, y_true: Tensor, kind: Kind) -> None:
         ValueError: their shape does not fit the labels, they are negative or not finite, or all of a row are 0.
     """
     _weight_rows(weight, y_true, kind)
-    if bool((bad := ~(torch.isfinite(weight) & (weight >= 0))).any()):
-        raise ValueError(f"weights are finite and at least 0, got {float(weight[bad][0]):g}")
+    if bool((bad := _no_weight(weight)).any()):
+        raise ValueError(_weight_remedy(weight[bad]))
     none = (weight.reshape(len(weight), -1) == 0).all(dim=1)
     if bool(none.any()):
         raise ValueError(
@@ -245,8 +266,23 @@ def check_weight(weight: Tensor, y_true: Tensor, kind: Kind) -> None:
         )
 
 
+def _no_weight(weight: Tensor) -> Tensor:
+    return ~(torch.isfinite(weight) & (weight >= 0))
+
+
+def _weight_remedy(bad: Tensor) -> str:
+    return (
+        f"weights are finite and at least 0, got {float(bad[0].detach()):g}; give 0 to what is not to count, or clamp "
+        "them"
+    )
+
+
 def _weight_rows(weight: Tensor, y_true: Tensor, kind: Kind) -> Tensor:
     """Weights as (rows, outputs) or (rows, 1)."""
+    if not isinstance(weight, Tensor):
+        raise ValueError(f"weight is a tensor, got a {type(weight).__name__}; write torch.as_tensor(weight)")
+    if weight.is_complex():
+        raise ValueError(f"weight holds real numbers, got {weight.dtype}")
     lead = tuple(y_true.shape) if _is_index(y_true, kind) else row_shape(y_true, kind)
     if weight.shape == lead:
         return weight.reshape(-1, 1)

@@ -142,7 +142,8 @@ class Loss(nn.Module):
                 Face Trainer; this batch's sum is divided by it, whatever the reduction.
 
         Raises:
-            ValueError: the shapes do not fit each other or the kind, or a class index is out of range.
+            ValueError: the shapes do not fit each other or the kind, a class index or a probability is out of
+                range, or a weight is negative or not finite. On a GPU, values are not looked at.
         """
         y_pred, y_true = logits_and_labels(y_pred, y_true)
         check_shapes(y_pred, y_true, self.kind)

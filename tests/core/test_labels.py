@@ -484,3 +484,58 @@ def test_the_losses_of_a_result_are_fixed_copies_and_looking_at_them_changes_not
             loss.requires_grad_().phi.zero_()
     assert torch.equal(result.best.phi, tuned.phi)
     assert not result.evaluations[0].loss.phi.requires_grad
+
+
+@pytest.mark.parametrize("name", ["learned", "task"])
+@pytest.mark.parametrize(
+    ("kind", "y", "said"),
+    [
+        ("binary", [[-1.0], [1.0]], "labels of a binary loss are 0, 1 or .* got -1; of −1 and 1, write"),
+        ("binary", [[0], [2]], "labels of a binary loss .* got 2"),
+        ("multiclass", [[0.5, 0.5], [-0.5, 1.5]], "labels of a multiclass loss .* got -0.5"),
+    ],
+)
+def test_labels_that_are_no_probabilities_are_refused(kind, y, said, name):
+    y_pred, y_true = torch.randn(2, len(y[0])), torch.tensor(y)
+    with pytest.raises(ValueError, match=said):
+        losses(kind)[name](y_pred, y_true)
+    # softmax and bicubic interpolation round, and what is left out may have any mark
+    losses("binary")[name].replace(ignore_index=7)(torch.randn(3), torch.tensor([1.0001, -1e-6, 7.0]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("weight", "said"),
+    [
+        (-torch.ones(2), "finite and at least 0, got -1; give 0 to what is not to count"),
+        (torch.tensor([1.0, math.nan]), "finite and at least 0, got nan"),
+        (torch.tensor([math.inf, 1.0]), "finite and at least 0, got inf"),
+        ([1, 1], r"weight is a tensor, got a list; write torch.as_tensor\(weight\)"),
+        (np.ones(2), r"weight is a tensor, got a ndarray; write torch.as_tensor\(weight\)"),
+        (torch.ones(2, dtype=torch.complex64), "weight holds real numbers, got torch.complex64"),
+    ],
+)
+def test_weights_of_a_loss_that_make_no_sense_are_refused(kind, weight, said):
+    y_pred = torch.randn(2, 2)
+    y_true = torch.tensor([0, 1]) if kind == "multiclass" else torch.ones(2, 2)
+    with pytest.raises(ValueError, match=said):
+        em.TaskLoss(kind)(y_pred, y_true, weight=weight)
+    with pytest.raises(ValueError, match=said):
+        em.Task("t", kind, (torch.zeros(2, 1), y_true), sample_weight=weight)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_checks_of_values_leave_compiled_and_transformed_losses_as_they_are(kind):
+    loss = em.TaskLoss(kind)
+    y_pred, weight = torch.randn(4, 2), torch.rand(4)
+    y_true = torch.rand(4, 2).softmax(dim=1)
+    plain = torch.func.grad(loss)(y_pred, y_true, weight)
+    compiled = torch.compile(loss, backend="eager", fullgraph=True)
+    leaf = y_pred.clone().requires_grad_()
+    compiled(leaf, y_true.requires_grad_(), weight).backward()
+    torch.testing.assert_close(leaf.grad, plain)
+    _, slope = torch.func.jvp(lambda f: loss(f, y_true, weight), (y_pred,), (torch.ones_like(y_pred),))
+    torch.testing.assert_close(slope, plain.sum())
+    rows = torch.vmap(lambda f, y, w: loss(f[None], y[None], w[None]))(y_pred, y_true, weight)
+    torch.testing.assert_close((rows * weight).sum() / weight.sum(), loss(y_pred, y_true, weight))
+    torch.func.vmap(loss)(y_pred[None], -y_true[None], weight[None])  # which can't be looked at
