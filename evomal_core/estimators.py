@@ -40,6 +40,18 @@ def _is_classifier(estimator: LossSearch) -> bool:
     return estimator.kind == "classification"
 
 
+def _check_numbers(y: Any) -> None:
+    """Refuse text among labels of a regression, which scikit-learn does not name."""
+    for label in np.asarray(y, dtype=object).flat if np.asarray(y).dtype.kind in "SUO" else ():
+        try:
+            float(label) if isinstance(label, str | bytes) else None
+        except ValueError:
+            raise ValueError(
+                f"y of a regression holds real numbers, got {label!r:.40}; encode it, or write "
+                "kind='classification'"
+            ) from None
+
+
 def _fields(name: str, value: Any) -> dict[str, Any]:
     """The fields of a configuration, and of those within it, by their names for `set_params`."""
     if not isinstance(value, Config):
@@ -168,6 +180,8 @@ class LossSearch(BaseEstimator):
             ValueError: an argument of the estimator is out of range, or the data can't be learned from.
         """
         sizes = self._check()
+        if not _is_classifier(self):
+            _check_numbers(y)
         x, y = validate_data(self, X, y, dtype="numeric", multi_output=True, y_numeric=not _is_classifier(self))
         if len(x) < 2:
             raise ValueError(f"a search needs training and validation rows, got n_samples = {len(x)}")

@@ -209,6 +209,14 @@ def test_bad_arguments_are_refused_by_fit(changes, message):
         small(**{"kind": "regression"} | changes).fit(X, Y)
 
 
+@pytest.mark.parametrize("y", [np.array(["a", "b"] * 10), ["1", *"b" * 19], pd.Series([1, "b"] * 10)])
+def test_labels_of_a_regression_are_no_text(y):
+    with pytest.raises(
+        ValueError, match="y of a regression holds real numbers, got .*[ab]'.*kind='classification'"
+    ):
+        small("regression").fit(np.ones((20, 2)), y)
+
+
 def test_nothing_of_scikit_learn_is_imported_before_the_estimator_is_asked_for():
     code = "import sys, evomal_core as em; print('sklearn' in sys.modules, em.LossSearch.__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
