@@ -214,17 +214,16 @@ def _numbers(y_true: Tensor, kind: Kind, dtype: torch.dtype, ignore_index: int) 
     elif kind == "multiclass":
         missing = missing.any(dim=1, keepdim=True)
     y = y.to(dtype)
-    if _any(missing) is False:
-        labels = Labels(y)
-    else:
+    labels = Labels(y)
+    if _any(missing) is not False:
         labels = Labels(torch.where(missing, 0.0, y), (~missing).to(dtype))
     if kind != "regression" and _is_readable(y):
         wrong = (labels.y < -ROUNDING) | (labels.y > 1 + ROUNDING)
         if _any(wrong):
             raise ValueError(
                 f"labels of a {kind} loss are 0, 1 or probabilities between, got "
-                f"{float(labels.y[wrong][0].detach()):g}; of −1 and 1, write (y_true + 1) / 2; labels to leave out "
-                f"are NaN" + (f" or ignore_index={ignore_index}" if kind == "binary" else "")
+                f"{float(labels.y[wrong][0].detach()):g}; of −1 and 1, write (y_true + 1) / 2; labels to "
+                "leave out are NaN" + (f" or ignore_index={ignore_index}" if kind == "binary" else "")
             )
     return labels
 
@@ -272,8 +271,8 @@ def _no_weight(weight: Tensor) -> Tensor:
 
 def _weight_remedy(bad: Tensor) -> str:
     return (
-        f"weights are finite and at least 0, got {float(bad[0].detach()):g}; give 0 to what is not to count, or clamp "
-        "them"
+        f"weights are finite and at least 0, got {float(bad[0].detach()):g}; give 0 to what is not to count, or "
+        "clamp them"
     )
 
 

@@ -125,14 +125,14 @@ def transformed(transformer: Any, x: Any, rows: np.ndarray) -> tuple[Any, Any]:
     except (TypeError, ValueError) as error:
         if "requires y" in str(error) or "argument: 'y'" in str(error):
             raise ValueError(
-                f"transform is fitted without y, but {transformer!r:.60} needs it; transform x before, by one fitted "
-                "on the training rows only, and give each part as validation=… and test=…"
+                f"transform is fitted without y, but {transformer!r:.60} needs it; transform x before, by one "
+                "fitted on the training rows only, and give each part as validation=… and test=…"
             ) from error
         raise
     made = fitted.transform(x)
     if np.shape(made)[:1] != (len(x),):
         raise ValueError(
-            f"transform made an array of shape {np.shape(made)} of {len(x)} rows of x; it has to keep the rows: drop "
-            "them from x and y before"
+            f"transform made an array of shape {np.shape(made)} of {len(x)} rows of x; it has to keep the rows: "
+            "drop them from x and y before"
         )
     return fitted, made.toarray() if hasattr(made, "toarray") else made

@@ -212,7 +212,7 @@ def test_bad_arguments_are_refused_by_fit(changes, message):
 @pytest.mark.parametrize("y", [np.array(["a", "b"] * 10), ["1", *"b" * 19], pd.Series([1, "b"] * 10)])
 def test_labels_of_a_regression_are_no_text(y):
     with pytest.raises(
-        ValueError, match="y of a regression holds real numbers, got .*[ab]'.*kind='classification'"
+        ValueError, match=r"y of a regression holds real numbers, got .*[ab]'.*kind='classification'"
     ):
         small("regression").fit(np.ones((20, 2)), y)
 

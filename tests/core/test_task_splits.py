@@ -134,7 +134,7 @@ def test_each_part_has_as_many_labels_as_rows(parts, said):
 )
 def test_labels_of_text_and_of_numbers_are_not_mixed(y, own):
     parts = {} if own is None else {"validation": (X, own)}
-    with pytest.raises(ValueError, match="y has labels of text and of other types, such as '.' and .*one type"):
+    with pytest.raises(ValueError, match=r"y has labels of text and of other types, such as '.' and .*one type"):
         em.Task.from_arrays(X, y, "multiclass", **parts)
 
 
