@@ -23,6 +23,10 @@ VERSION = 2
 NOT_IN_FINGERPRINT = {"engine", "generations"}
 """Settings that a search may go on with another value of: an engine changes only rounding, and the first
 generations do not depend on how many follow."""
+LATER = ("sample_weight", "values")
+"""Parts of a fingerprint that older checkpoints lack; they count as equal."""
+CLOSE = 1e-4
+"""Greatest difference of a fingerprint's values, relative to the largest of them, that rounding may make."""
 
 
 class Checkpoint:
@@ -78,7 +82,7 @@ class Checkpoint:
             raise ValueError(
                 f"{self.path} is not a checkpoint of this version of EvoMAL; move it away to start anew"
             )
-        if difference := first_difference(_completed(record["fingerprint"]), self.fingerprint):
+        if difference := first_difference(self._completed(record["fingerprint"]), self.fingerprint):
             raise ValueError(
                 f"{self.path} belongs to another search: {difference}; choose another folder, or delete this one "
                 "(to start from that search's losses with other settings, give initial=result)"
@@ -105,6 +109,14 @@ class Checkpoint:
                 f"{self.path} is damaged ({type(error).__name__}: {error}); delete it to start the search anew"
             ) from None
 
+    def _completed(self, found: Any) -> Any:
+        """A saved fingerprint with what did not exist when it was written: settings have their defaults."""
+        if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
+            return found
+        config = SearchConfig().model_dump(mode="json") | found["config"]
+        later = {name: self.fingerprint[name] for name in LATER if name in self.fingerprint}
+        return later | found | {"config": {k: v for k, v in config.items() if k not in NOT_IN_FINGERPRINT}}
+
     def save(self, state: Any) -> None:
         """Replace the saved state, atomically."""
         self.state = state
@@ -113,14 +125,6 @@ class Checkpoint:
                 self.path,
                 {"format": FORMAT, "version": VERSION, "fingerprint": self.fingerprint, "state": state},
             )
-
-
-def _completed(found: Any) -> Any:
-    """A saved fingerprint with the settings that did not exist when it was written, at their defaults."""
-    if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
-        return found
-    completed = SearchConfig().model_dump(mode="json") | found["config"]
-    return found | {"config": {name: value for name, value in completed.items() if name not in NOT_IN_FINGERPRINT}}
 
 
 def digest_of(tensors: Iterable[Tensor]) -> str:
@@ -133,14 +137,34 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
 
 
 def first_difference(found: Any, wanted: Any, name: str = "") -> str:
-    """The first place where two nested records differ, in words; empty if they are equal."""
+    """The first place where two nested records differ, in words; empty if they are equal.
+
+    The values of functions, under the name "values", may differ by rounding.
+    """
     if isinstance(found, dict) and isinstance(wanted, dict):
         for key in {**wanted, **found}:
             inner = f"{name}.{key}" if name else key
             if difference := first_difference(found.get(key), wanted.get(key), inner):
                 return difference
         return ""
-    return "" if found == wanted else f"{name} is {found!r:.60} there and {wanted!r:.60} here"
+    if found == wanted or (name.startswith("values.") and _close(found, wanted)):
+        return ""
+    if name.startswith("values."):
+        function = name.removeprefix("values.")
+        return f"{function} gives {found!r:.60} there and {wanted!r:.60} here for the same input"
+    return f"{name} is {found!r:.60} there and {wanted!r:.60} here"
+
+
+def _close(found: Any, wanted: Any) -> bool:
+    """Whether two lists of numbers, of which JSON may hold infinities as text, are the same but for rounding."""
+    try:
+        first, second = (torch.tensor([float(value) for value in values]).double() for values in (found, wanted))
+    except (TypeError, ValueError):
+        return False
+    if len(first) != len(second):
+        return False
+    size = second.abs().nan_to_num(posinf=0.0).max().item() if len(second) else 0.0
+    return torch.allclose(first, second, rtol=CLOSE, atol=CLOSE * size, equal_nan=True)
 
 
 class Snapshot:

@@ -166,8 +166,8 @@ class Learner:
         buffers = {name: buffer.clone() for name, buffer in self.stateless.named_buffers()}
         return pure_call(self.stateless, buffers | theta, x)
 
-    def small(self, rows: int = 4) -> Learner:
-        """The learner on a few rows, on the CPU in float64, where a disagreement is none of rounding."""
+    def small(self, rows: int = 4, dtype: torch.dtype = torch.float64) -> Learner:
+        """The learner on a few rows, on the CPU; in float64 a disagreement is none of rounding."""
 
         parts: dict[str, Any] = {}
         weights: dict[str, Tensor] = {}
@@ -180,9 +180,9 @@ class Learner:
             parts[name] = x[index], y[index]
             weights |= {name: weight[0][index]} if weight else {}
         task = replace(self.task, **parts, sample_weight=weights)
-        network = copy.deepcopy(self.network).to("cpu", torch.float64)
+        network = copy.deepcopy(self.network).to("cpu", dtype)
         return Learner(
-            task.to("cpu", torch.float64), network, min(self.batch_size, rows), self.seed, self.config, self.redraw
+            task.to("cpu", dtype), network, min(self.batch_size, rows), self.seed, self.config, self.redraw
         )
 
     def kernels(self) -> AbstractContextManager[None]:

@@ -31,6 +31,7 @@ from evomal_core.evaluation import Found
 from evomal_core.expression import Expression, in_form_of
 from evomal_core.filters import sample_predictions
 from evomal_core.finalists import choose, fold, train_finalists
+from evomal_core.fingerprints import fingerprint
 from evomal_core.kinds import TASK_LOSSES
 from evomal_core.known import known_losses
 from evomal_core.learners import Learner, ModelFactory, Problem, make_learners
@@ -40,7 +41,7 @@ from evomal_core.primitives import TERMINALS, function_names
 from evomal_core.progress import Progress
 from evomal_core.result import SearchResult
 from evomal_core.seeds import check_seed
-from evomal_core.session import INTERRUPTED, OUT_OF_TIME, Search, fingerprint
+from evomal_core.session import INTERRUPTED, OUT_OF_TIME, Search
 from evomal_core.tasks import Task, check_values, missing_classes
 from evomal_core.training import error, fitness
 from evomal_core.trials import try_out
@@ -178,7 +179,10 @@ def learn_loss(
             learners,
             config,
             seed,
-            Checkpoint(checkpoint, fingerprint(method, learners, config, seed, known)),
+            Checkpoint(
+                checkpoint,
+                {} if checkpoint is None else fingerprint(method, learners, config, seed, known),
+            ),
             Progress(method, progress),
             set_up,
             known,

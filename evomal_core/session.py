@@ -1,10 +1,8 @@
-"""A search under way, and the fingerprint of everything that it depends on."""
+"""A search under way."""
 
 from __future__ import annotations
 
-import hashlib
 import math
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence, Sized
 from concurrent.futures import Executor
@@ -12,9 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
-
-from evomal_core.checkpoints import NOT_IN_FINGERPRINT, Checkpoint, digest_of
+from evomal_core.checkpoints import Checkpoint
 from evomal_core.config import SearchConfig
 from evomal_core.deadlines import OutOfTimeError
 from evomal_core.expression import Expression
@@ -132,35 +128,3 @@ class Search:
 
 OUT_OF_TIME = "time limit"
 INTERRUPTED = "Ctrl-C"
-
-
-ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-"""Addresses of functions in the text of a network, which differ from process to process."""
-
-
-def fingerprint(
-    method: str, learners: Sequence[Learner], config: SearchConfig, seed: int, initial: Sequence[Expression]
-) -> dict[str, Any]:
-    """Fingerprint of a search's inputs: method, seed, configuration, first losses, data and initial networks."""
-    architecture = ADDRESS.sub("", str([e.network for e in learners]))
-    state = [array for e in learners for array in e.network.state_dict().values()]
-    return {
-        "method": method,
-        "seed": seed,
-        "config": config.model_dump(mode="json", exclude=NOT_IN_FINGERPRINT),
-        "initial": [str(expression) for expression in initial],
-        "kinds": [e.task.kind for e in learners],
-        **({"augment": str(augment)} if (augment := [e.task.augment for e in learners if e.task.augment]) else {}),
-        **_objectives(learners),
-        "tasks": digest_of(array for e in learners for part in e.task.parts().values() for array in part),
-        "architecture": hashlib.sha256(architecture.encode()).hexdigest()[:16],
-        "networks": digest_of(array for array in state if isinstance(array, Tensor)),
-    }
-
-
-def _objectives(learners: Sequence[Learner]) -> dict[str, Any]:
-    """The names of the metrics and task losses that are not those of the kind."""
-    metrics = [e.task.metric.name for e in learners if e.task.metric is not None]
-    losses = [str(getattr(e.task.task_loss, "__name__", e.task.task_loss)) for e in learners if e.task.task_loss]
-    named = {"metrics": metrics, "task_losses": [ADDRESS.sub("", loss) for loss in losses]}
-    return {name: found for name, found in named.items() if found}

@@ -22,7 +22,7 @@ def try_out(learner: Learner) -> None:
     Raises:
         ValueError: the task loss fails, or gives no differentiable number.
     """
-    output, labels = _first_batch(learner)
+    output, labels = first_batch(learner)
     if learner.task.task_loss is not None:
         _check_loss(f"task_loss {_name(learner.task.task_loss)}", learner.task.task_loss, output, labels)
     if learner.task.kind != "regression" and _are_probabilities(output.detach(), learner):
@@ -38,12 +38,12 @@ def try_losses(losses: Mapping[str, Any], learner: Learner) -> None:
     Raises:
         ValueError: one fails, or gives no differentiable number.
     """
-    output, labels = _first_batch(learner)
+    output, labels = first_batch(learner)
     for name, loss in losses.items():
         _check_loss(f"loss {name!r}", loss, output, labels)
 
 
-def _first_batch(learner: Learner) -> tuple[Tensor, list[Tensor]]:
+def first_batch(learner: Learner) -> tuple[Tensor, list[Tensor]]:
     """The untrained network's outputs for its first batch, with their graph; its labels and weights."""
     x, *labels = learner.batch(0)
     theta = {name: weights.requires_grad_() for name, weights in learner.theta.items()}

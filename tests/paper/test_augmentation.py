@@ -10,11 +10,11 @@ from torch import nn
 
 import evomal_core as em
 from evomal_core.engines import fitness, local_search
+from evomal_core.fingerprints import fingerprint
 from evomal_core.learners import Learner, make_learners
 from evomal_core.losses import LearnedLoss
 from evomal_core.population.local_search import batched_local_search
 from evomal_core.seeds import numpy_rng, torch_rng
-from evomal_core.session import fingerprint
 from evomal_core.training import train
 from evomal_paper.experiments.augmentation import Augmentation
 
