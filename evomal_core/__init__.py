@@ -51,7 +51,7 @@ __all__ = [
     "primitives",
 ]
 __version__ = "0.1.0"
-_estimators = LazyModule("evomal_core.estimators")
+_estimators = LazyModule("evomal_core.estimators", "evomal[paper]", ("sklearn",))
 
 
 def __getattr__(name: str) -> Any:

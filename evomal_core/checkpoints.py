@@ -37,12 +37,16 @@ class Checkpoint:
         fingerprint: what the state is a function of; a state of another fingerprint is refused.
 
     Raises:
-        ValueError: the folder, or one that it would lie in, is a file.
+        ValueError: the folder has no name, or it, or one that it would lie in, is a file.
     """
 
     def __init__(self, folder: Path | str | None, fingerprint: dict[str, Any]) -> None:
         if not isinstance(folder, str | Path | None):
             raise ValueError(f"checkpoint is the name of a folder, such as 'runs/mine', got {folder!r:.40}")
+        if isinstance(folder, str) and not folder.strip():
+            raise ValueError(
+                f"checkpoint={folder!r} names no folder; name one, such as 'runs/mine', or '.' for the current one"
+            )
         if folder is not None and (place := file_in_the_way(Path(folder))) is not None:
             raise ValueError(f"checkpoint is a folder, but {str(place)!r} is a file; name another folder")
         self.path = None if folder is None else Path(folder) / "checkpoint.json"

@@ -23,7 +23,7 @@ from evomal_core.lazy import LazyModule
 from evomal_core.learners import Learner, Problem
 from evomal_core.tasks import Task
 from evomal_core.trials import try_losses
-from evomal_core.tuning import Tuning, tune
+from evomal_core.tuning import Tuning, recorded_steps, tune
 from evomal_core.weighted import LogitAdjusted, balanced_cross_entropy, class_shares
 
 if TYPE_CHECKING:
@@ -38,8 +38,6 @@ else:
 LEARNED = "learned"
 FACTORS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Learning rates that are tried, as multiples of the configuration's."""
-POINTS = 20
-"""Steps at which errors are measured."""
 CONFIDENCE = 0.95
 Verdict = Literal["won", "lost", "undecided"]
 
@@ -202,7 +200,7 @@ def compare(
     _check(problem, lrs, initialisations, steps)
     config = problem.config
     steps = steps or max(2 * config.fitness_steps, config.finalist_steps if config.finalists else 0)
-    record = np.unique(np.linspace(0, steps, POINTS + 1).astype(int)[1:]).tolist()
+    record = recorded_steps(steps)
     rates = [config.base.lr * factor for factor in FACTORS] if lrs is None else list(lrs)
     learners = problem.learners("compare", initialisations)
     named, theirs = _named(rivals, own, problem.tasks[0])

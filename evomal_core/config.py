@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from evomal_core.initialisation import Initialisation, Start
 from evomal_core.primitives import CLAMPED, FunctionSet, function_names
@@ -28,8 +29,9 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, *unnamed: Any, **values: Any) -> None:
         known = type(self).model_fields
+        _refuse_unnamed(type(self).__name__, known, unnamed)
         for name in values:
             if name not in known:
                 near = get_close_matches(name, known, n=1)
@@ -42,9 +44,18 @@ class Config(BaseModel):
         except ValidationError as error:
             raise ValueError(_one_line(type(self).__name__, error)) from None
 
-    def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed, validated anew."""
+    def replace(self, *unnamed: Any, **changes: Any) -> Self:
+        """A copy with some fields changed, by name, validated anew."""
+        _refuse_unnamed(f"{type(self).__name__}.replace", type(self).model_fields, unnamed)
         return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
+
+
+def _refuse_unnamed(called: str, known: Mapping[str, FieldInfo], unnamed: Sequence[Any]) -> None:
+    if not unnamed:
+        return
+    given = " ".join(repr(unnamed[0]).split())
+    name, field = next((name, field) for name, field in known.items() if not field.is_required())
+    raise ValueError(f"{called} got {given:.60}; give settings by name, as in {called}({name}={field.default!r})")
 
 
 def _plain(value: Any) -> Any:
@@ -57,6 +68,9 @@ def _plain(value: Any) -> Any:
 def _one_line(owner: str, error: ValidationError) -> str:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "missing" and len(first["loc"]) == 1:
+        example = ", as in Optimizer('AdamW', lr=1e-3)" if owner == "Optimizer" else ""
+        return f"{owner}.{place} is required{example}"
     message = first["msg"].removeprefix("Value error, ")
     given = " ".join(repr(first["input"]).split())  # an optimiser's own text has several lines
     return f"{owner}.{place} = {given:.60}: {message}" if place else f"{owner}: {message}"
@@ -137,8 +151,9 @@ class Optimizer(Config):
     options: tuple[tuple[str, Any], ...] = ()
     """Other arguments of that class, such as `weight_decay`."""
 
-    def __init__(self, name: str | None = None, /, **values: Any) -> None:
+    def __init__(self, name: str | None = None, /, *unnamed: Any, **values: Any) -> None:
         known = type(self).model_fields
+        _refuse_unnamed("Optimizer", known, unnamed)
         options = dict(values.pop("options", ()))
         options |= {option: values.pop(option) for option in list(values) if option not in known}
         named = {} if name is None else {"name": name}

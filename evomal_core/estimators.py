@@ -5,6 +5,7 @@ The only module of the core that needs scikit-learn; `evomal_core.LossSearch` im
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
@@ -73,6 +74,25 @@ def _changed(name: str, value: Any, changes: Mapping[str, Any]) -> Any:
         inner = {each.removeprefix(start): new for each, new in changes.items() if each.startswith(start)}
         own[field] = _changed(f"{name}__{field}", own.get(field, getattr(value, field, None)), inner)
     return value.replace(**own)
+
+
+def _called(model: Callable[[int, int], nn.Module], features: int, outputs: int) -> nn.Module:
+    """A network of the user's model.
+
+    Raises:
+        ValueError: it is no function of two numbers.
+    """
+    said = f"model is called as model(features, outputs) and makes a network, here model({features}, {outputs})"
+    if isinstance(model, nn.Module) or not callable(model):
+        raise ValueError(f"{said}; got {type(model).__name__}; write model=lambda features, outputs: ...")
+    try:
+        inspect.signature(model).bind(features, outputs)
+    except TypeError as error:
+        name = getattr(model, "__name__", type(model).__name__)
+        raise ValueError(f"{said}; {name} refuses: {error}; write model=lambda features, outputs: ...") from None
+    except ValueError:  # a signature that Python can't read
+        pass
+    return model(features, outputs)
 
 
 class LossSearch(BaseEstimator):
@@ -195,7 +215,7 @@ class LossSearch(BaseEstimator):
 
         def model() -> nn.Module:
             if self.model is not None:
-                return self.model(x.shape[1], outputs)
+                return _called(self.model, x.shape[1], outputs)
             return mlp(x.shape[1], sizes, outputs)
 
         self.result_ = learn_loss(

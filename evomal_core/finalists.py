@@ -15,12 +15,10 @@ from evomal_core.filters import Samples, gradient_signature
 from evomal_core.learners import Learner, Problem
 from evomal_core.losses import LearnedLoss
 from evomal_core.tasks import Task
-from evomal_core.tuning import Tuning, tune
+from evomal_core.tuning import Tuning, recorded_steps, tune
 
 DOUBT = 2.0
 """Number of paired standard errors by which a loss that was found must beat the best known one."""
-POINTS = 20
-"""Steps at which finalists are measured."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ def train_finalists(
         for number, entry in enumerate(distinct(evaluations, samples, config.finalists))
     }
     losses: dict[str, nn.Module] = {**{name: entry.loss for name, entry in entries.items()}, **known}
-    record = np.unique(np.linspace(0, config.finalist_steps, POINTS + 1).astype(int)[1:]).tolist()
+    record = recorded_steps(config.finalist_steps)
     lrs = [config.base.lr * factor for factor in config.finalist_rates]
     splits = [config.fitness_on, "test"]
     tunings = tune(losses, learners, config.base, lrs, record, problem.train, splits=splits, widen=1, until=until)

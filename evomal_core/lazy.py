@@ -12,13 +12,14 @@ class LazyModule:
     Args:
         name: the package or module, such as "scipy.stats".
         extra: what to install where it is missing, such as "evomal[paper]".
+        needs: packages of that extra that a module of this project imports.
     """
 
-    def __init__(self, name: str, extra: str = "") -> None:
-        self._name, self._extra = name, extra
+    def __init__(self, name: str, extra: str = "", needs: tuple[str, ...] = ()) -> None:
+        self._name, self._extra, self._needs = name, extra, needs
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return LazyModule, (self._name, self._extra)  # a process that is sent it loads its own
+        return LazyModule, (self._name, self._extra, self._needs)  # a process that is sent it loads its own
 
     def __getattr__(self, attribute: str) -> Any:
         if attribute == "_module":  # not there yet
@@ -30,8 +31,11 @@ class LazyModule:
         try:
             return import_module(self._name)
         except ModuleNotFoundError as error:
-            if not self._extra or error.name != self._name.split(".")[0]:
+            own = self._name.split(".")[0]
+            if not self._extra or error.name not in (own, *self._needs):
                 raise
             raise ModuleNotFoundError(
-                f"this needs {self._name}, which is not installed: pip install '{self._extra}'", name=error.name
+                f"this needs {self._name if error.name == own else error.name}, which is not installed: "
+                f"pip install '{self._extra}'",
+                name=error.name,
             ) from None

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from sklearn import metrics as sklearn_metrics
     from sklearn import utils
 else:
-    sklearn_metrics = LazyModule("sklearn.metrics")
-    utils = LazyModule("sklearn.utils")
+    sklearn_metrics = LazyModule("sklearn.metrics", "evomal[paper]")
+    utils = LazyModule("sklearn.utils", "evomal[paper]")
 
 Compute = Callable[..., Tensor]
 """Values (*) of predictions (*, rows, outputs) and labels, of some metrics with weights (rows,) third."""
@@ -139,12 +140,30 @@ def make_metric(metric: str | Callable[..., Any] | Metric | None, kind: Kind) ->
     if hasattr(metric, "_score_func"):
         return _from_scorer(metric, str(getattr(metric._score_func, "__name__", metric)), kind)
     name = str(getattr(metric, "__name__", type(metric).__name__))
+    _refuse_scikit_function(metric)
     if isinstance(metric, nn.Module) or str(getattr(metric, "__module__", "")).startswith("torch."):
         raise ValueError(
             f"{name} takes tensors, but a metric gets NumPy arrays; give it as task_loss=, and as metric= a "
             f"function of arrays or one of {', '.join(metric_names(kind))}"
         )
     return Metric(name, kind, _each(metric, kind, name), takes_weight=takes_weight(metric))
+
+
+def _refuse_scikit_function(metric: Callable[..., Any]) -> None:
+    """Refuse a function of `sklearn.metrics`: it takes labels first, and many are scores, higher is better."""
+    function: Any = metric
+    while isinstance(function, partial):
+        function = function.func
+    if f"{getattr(function, '__module__', '')}.".startswith("sklearn.metrics."):
+        name = str(getattr(function, "__name__", function))
+        short = name.removesuffix("_score").removesuffix("_loss")
+        known = sklearn_metrics.get_scorer_names()
+        scorer = next((s for s in (name, short, f"neg_{name}", f"neg_{short}") if s in known), None)
+        remedy = "a scorer's name, such as metric='r2', or " if scorer is None else f"metric={scorer!r}, or "
+        raise ValueError(
+            f"sklearn.metrics.{name} takes labels first, and may be better when higher; give {remedy}"
+            f"make_scorer({name}, …)"
+        )
 
 
 def metric_names(kind: Kind) -> list[str]:
@@ -428,10 +447,11 @@ def _from_scorer_name(name: str, kind: Kind) -> Metric:
     meant = f"did you mean {folded[near[0]]!r}? " if near else ""
     try:
         scorer = sklearn_metrics.get_scorer(name)
-    except (ImportError, ValueError, KeyError):
+    except (ImportError, ValueError, KeyError) as error:
+        lacking = f" ({error})" if isinstance(error, ImportError) else ""
         raise ValueError(
             f"unknown metric {name!r}; {meant}known are {', '.join(folded.values())}, the names of scikit-learn's "
-            "scorers, and functions (y_pred, y_true) -> float"
+            f"scorers{lacking}, and functions (y_pred, y_true) -> float"
         ) from None
     return _from_scorer(scorer, name, kind)
 

@@ -32,7 +32,7 @@ from evomal_core.expression import Expression, in_form_of
 from evomal_core.filters import sample_predictions
 from evomal_core.finalists import choose, fold, train_finalists
 from evomal_core.fingerprints import fingerprint
-from evomal_core.kinds import TASK_LOSSES
+from evomal_core.kinds import TASK_LOSSES, Kind
 from evomal_core.known import known_losses
 from evomal_core.learners import Learner, ModelFactory, Problem, make_learners
 from evomal_core.losses import LearnedLoss, Loss, TaskLoss
@@ -164,7 +164,7 @@ def learn_loss(
             f"executor is a concurrent.futures.Executor, got {_short(executor)}; of a Dask client, give "
             "client.get_executor()"
         )
-    known = _initial_expressions(initial, config)
+    known = _initial_expressions(initial, config, tasks[0].kind)
     if known and method not in ("evomal", "gp-lfl", "random", "glo"):
         raise ValueError(f"method {method!r} does not start from known losses; leave initial out")
     with _undisturbed(place):
@@ -406,12 +406,15 @@ def check_task(task: Task, config: SearchConfig) -> Task:
     return task
 
 
-def _initial_expressions(initial: Initial, config: SearchConfig) -> list[Expression]:
+def _initial_expressions(initial: Initial, config: SearchConfig, kind: Kind) -> list[Expression]:
     if isinstance(initial, SearchResult):
         known = [e.loss for e in (initial.best_evaluation, *initial.population) if isinstance(e.loss, LearnedLoss)]
         if not known:
             raise ValueError(f"a result of method {initial.method!r} has no formulas to start from; leave it out")
-        initial = list(dict.fromkeys(loss.expression for loss in known))[: config.population]
+        first: dict[Expression, LearnedLoss] = {}
+        for loss in known:
+            first.setdefault(loss.expression, loss)
+        initial = list(first.values())[: config.population]
     if isinstance(initial, Mapping):
         initial = list(initial.values())
     if isinstance(initial, str | Expression | Loss):
@@ -421,6 +424,12 @@ def _initial_expressions(initial: Initial, config: SearchConfig) -> list[Express
     names = {*function_names(config.operations), *TERMINALS}
     expressions = []
     for item in initial:
+        if isinstance(item, LearnedLoss) and item.kind != kind:
+            raise ValueError(
+                f"the initial loss {str(item.expression)!r:.60} is of kind {item.kind!r}, but the tasks are of "
+                f"kind {kind!r}; give losses of theirs, such as known_losses({kind!r}), or a formula as text, such as "
+                "initial=['square(sub(y, f))']"
+            )
         expression = item.expression if isinstance(item, LearnedLoss) else item
         if not isinstance(expression, Expression):
             expression = Expression.parse(expression)

@@ -16,6 +16,13 @@ Curves = dict[str, np.ndarray]
 """Errors of each split by learner and recorded step, (learners, steps)."""
 Trainer = Callable[..., list[Curves]]
 """Trains learners with each of some losses, such as `engines.curves_of`."""
+POINTS = 20
+"""Steps at which errors are measured."""
+
+
+def recorded_steps(steps: int) -> list[int]:
+    """Up to POINTS steps, evenly spread, the last one included; never 0, the untrained network."""
+    return sorted(set(np.linspace(0, steps, POINTS + 1).astype(int).tolist()) - {0})
 
 
 @dataclass

@@ -356,3 +356,18 @@ def test_numbers_and_arrays_of_numpy_become_pythons():
     assert repr(given) == repr(wanted)
     with pytest.raises(ValueError, match=r"population = 7\.0"):
         em.SearchConfig(population=np.float64(7))
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: em.SGD(0.1), r"SGD got 0\.1; give settings by name, as in SGD\(lr=0\.01\)"),
+        (lambda: em.SearchConfig(3, 4), r"SearchConfig got 3; .*SearchConfig\(function_set='tpami23'\)"),
+        (lambda: em.SGD().replace(0.1), r"SGD\.replace got 0\.1; .* as in SGD\.replace\(lr=0\.01\)"),
+        (lambda: em.Optimizer("Adam", 0.1), r"Optimizer got 0\.1; .* as in Optimizer\(lr=0\.001\)"),
+        (lambda: em.Optimizer(), r"Optimizer\.name is required, as in Optimizer\('AdamW', lr=1e-3\)"),
+    ],
+)
+def test_settings_without_a_name_and_missing_ones_are_one_clear_error(build, said):
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        build()

@@ -223,3 +223,29 @@ def test_nothing_of_scikit_learn_is_imported_before_the_estimator_is_asked_for()
     assert done.stdout == "False LossSearch\n", done.stderr
     with pytest.raises(AttributeError, match="no attribute 'LossSerach'"):
         em.LossSerach  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (em.models.mlp(4, [4], 3), "got Sequential"),
+        (lambda: em.models.mlp(4, [4], 3), "<lambda> refuses: too many positional arguments"),
+        (3, "got int"),
+    ],
+)
+def test_a_model_that_is_no_function_of_two_numbers_is_told_how_it_is_called(model, said):
+    x, y = np.random.default_rng(0).normal(size=(30, 4)), np.arange(30) % 3
+    with pytest.raises(ValueError, match=rf"model is called as model\(features, outputs\).*model\(4, 3\); {said}"):
+        em.LossSearch(model=model).fit(x, y)
+
+
+def test_without_scikit_learn_the_extra_to_install_is_named():
+    program = (
+        "import sys; sys.modules['sklearn'] = None\n"
+        "import evomal_core as em\n"
+        "for attempt in (lambda: em.LossSearch, lambda: em.make_metric('accuracy', 'binary')):\n"
+        "    try: attempt()\n"
+        "    except (ImportError, ValueError) as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.count("pip install 'evomal[paper]'") == 2, done.stdout + done.stderr

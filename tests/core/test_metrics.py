@@ -253,3 +253,18 @@ def test_a_function_of_ones_own_gets_weights_if_it_names_them() -> None:
     torch.testing.assert_close(found, make_metric("MAE", "regression")(y_pred, y_true, weight).double())
     with pytest.raises(ValueError, match="'other' takes no weights of rows; let it have a third argument weight"):
         make_metric(other, "regression")(y_pred, y_true, weight)
+
+
+@pytest.mark.parametrize(
+    ("function", "remedy"),
+    [
+        (sk.r2_score, "metric='r2'"),
+        (sk.mean_absolute_percentage_error, "metric='neg_mean_absolute_percentage_error'"),
+        (partial(sk.fbeta_score, beta=2), "a scorer's name, such as metric='r2'"),
+        (partial(partial(sk.f1_score), average="macro"), "metric='f1'"),
+    ],
+)
+def test_a_function_of_scikit_learn_is_refused_as_it_takes_labels_first(function, remedy):
+    for kind in ("regression", "binary"):
+        with pytest.raises(ValueError, match=rf"takes labels first.*give {remedy}, or make_scorer\("):
+            make_metric(function, kind)

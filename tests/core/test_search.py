@@ -421,6 +421,43 @@ def test_a_file_in_place_of_the_checkpoints_folder_is_refused_at_once(inner, tmp
     assert file.read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    "initial",
+    [em.known_losses("multiclass"), [em.LearnedLoss("square(sub(y, f))", "binary")]],
+    ids=["known losses", "one loss"],
+)
+def test_initial_losses_of_another_kind_are_refused(initial):
+    said = r"is of kind '\w+', but the tasks are of kind 'regression'; give .*known_losses\('regression'\)"
+    with pytest.raises(ValueError, match=said):
+        learn(initial=initial)
+
+
+def test_a_result_of_another_kind_is_refused_as_initial_losses():
+    config = tiny_config(generations=1)
+    other = em.learn_loss([class_task(2)], small_model(), "gp-lfl", config=config, progress=False)
+    with pytest.raises(ValueError, match="is of kind 'binary', but the tasks are of kind 'regression'"):
+        learn(initial=other)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 30])
+def test_finalists_and_comparisons_of_few_steps_never_count_the_untrained_network(steps):
+    config = tiny_config(finalists=2, finalist_initialisations=2, finalist_steps=steps, generations=1)
+    result = learn("gp-lfl", config=config)
+    assert all(1 <= finalist.steps <= steps for finalist in result.finalists)
+    recorded = set(result.compare(steps=steps, initialisations=2).curves()["step"])
+    assert min(recorded) >= 1
+    assert max(recorded) == steps
+    assert len(recorded) == min(steps, 20)
+
+
+@pytest.mark.parametrize("place", ["", "  "])
+def test_a_checkpoint_without_a_name_is_refused(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"checkpoint='\s*' names no folder; name one, such as 'runs/mine'"):
+        learn(checkpoint=place)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("place", [3, True, b"ck"])
 def test_a_checkpoint_that_is_no_path_is_refused(place):
     with pytest.raises(ValueError, match="checkpoint is the name of a folder, such as 'runs/mine', got"):
