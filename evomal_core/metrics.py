@@ -154,16 +154,17 @@ def _refuse_scikit_function(metric: Callable[..., Any]) -> None:
     function: Any = metric
     while isinstance(function, partial):
         function = function.func
-    if f"{getattr(function, '__module__', '')}.".startswith("sklearn.metrics."):
-        name = str(getattr(function, "__name__", function))
-        short = name.removesuffix("_score").removesuffix("_loss")
-        known = sklearn_metrics.get_scorer_names()
-        scorer = next((s for s in (name, short, f"neg_{name}", f"neg_{short}") if s in known), None)
-        remedy = "a scorer's name, such as metric='r2', or " if scorer is None else f"metric={scorer!r}, or "
-        raise ValueError(
-            f"sklearn.metrics.{name} takes labels first, and may be better when higher; give {remedy}"
-            f"make_scorer({name}, …)"
-        )
+    if not f"{getattr(function, '__module__', '')}.".startswith("sklearn.metrics."):
+        return
+    name = str(getattr(function, "__name__", function))
+    short = name.removesuffix("_score").removesuffix("_loss")
+    likely = (name, short, f"neg_{name}", f"neg_{short}") if function is metric else ()
+    scorer = next((each for each in likely if each in sklearn_metrics.get_scorer_names()), None)
+    remedy = "a scorer's name, such as metric='r2'" if scorer is None else f"the scorer's name, metric={scorer!r}"
+    raise ValueError(
+        f"sklearn.metrics.{name} takes labels first, and may be better when it is higher; give {remedy}, or "
+        f"make_scorer({name}, …), with greater_is_better=False if it is an error"
+    )
 
 
 def metric_names(kind: Kind) -> list[str]:

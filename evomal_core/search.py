@@ -427,8 +427,8 @@ def _initial_expressions(initial: Initial, config: SearchConfig, kind: Kind) -> 
         if isinstance(item, LearnedLoss) and item.kind != kind:
             raise ValueError(
                 f"the initial loss {str(item.expression)!r:.60} is of kind {item.kind!r}, but the tasks are of "
-                f"kind {kind!r}; give losses of theirs, such as known_losses({kind!r}), or a formula as text, such as "
-                "initial=['square(sub(y, f))']"
+                f"kind {kind!r}; give losses of theirs, such as known_losses({kind!r}), or a formula as "
+                "text, such as initial=['square(sub(y, f))']"
             )
         expression = item.expression if isinstance(item, LearnedLoss) else item
         if not isinstance(expression, Expression):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -258,10 +259,10 @@ def test_a_function_of_ones_own_gets_weights_if_it_names_them() -> None:
 @pytest.mark.parametrize(
     ("function", "remedy"),
     [
-        (sk.r2_score, "metric='r2'"),
-        (sk.mean_absolute_percentage_error, "metric='neg_mean_absolute_percentage_error'"),
+        (sk.r2_score, "the scorer's name, metric='r2'"),
+        (sk.mean_absolute_percentage_error, "the scorer's name, metric='neg_mean_absolute_percentage_error'"),
         (partial(sk.fbeta_score, beta=2), "a scorer's name, such as metric='r2'"),
-        (partial(partial(sk.f1_score), average="macro"), "metric='f1'"),
+        (partial(partial(sk.f1_score), average="macro"), "a scorer's name, such as metric='r2'"),
     ],
 )
 def test_a_function_of_scikit_learn_is_refused_as_it_takes_labels_first(function, remedy):
