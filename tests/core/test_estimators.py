@@ -241,7 +241,11 @@ def test_a_model_that_is_no_function_of_two_numbers_is_told_how_it_is_called(mod
 
 def test_without_scikit_learn_the_extra_to_install_is_named():
     program = (
-        "import sys; sys.modules['sklearn'] = None\n"
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'sklearn': raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
         "import evomal_core as em\n"
         "for attempt in (lambda: em.LossSearch, lambda: em.make_metric('accuracy', 'binary')):\n"
         "    try: attempt()\n"
