@@ -66,8 +66,10 @@ def check_order(given: Mapping[str, Any], where: str = "") -> None:
         where: the part that they are of, for the message.
     """
     tables = {name: table for name, table in given.items() if hasattr(table, "index") and hasattr(table, "iloc")}
-    (first, x), *others = tables.items() or [("", None)]
-    for name, y in others:
+    if not tables:
+        return
+    first, x = next(iter(tables.items()))
+    for name, y in tables.items():
         if x.index.equals(y.index) or len(x) != len(y) or not x.index.is_unique:
             continue
         if set(x.index) == set(y.index):
