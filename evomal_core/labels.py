@@ -24,7 +24,7 @@ from evomal_core.kinds import IGNORED, Kind
 
 Reduction = Literal["mean", "sum", "none"]
 ROUNDING = 1e-3
-"""What a probability may exceed 0 and 1 by."""
+"""Tolerance beyond 0 and 1 that rounded probabilities have."""
 ClassWeight = Sequence[float] | Tensor | Literal["balanced"]
 
 
