@@ -230,7 +230,8 @@ def every_cell(values: pd.DataFrame) -> pd.DataFrame:
     """All published cells with their verdicts: a row per cell, profile and part of the task that was measured.
 
     Cells are sorted by table, experiment, group and method; within a cell the fairest profile comes first
-    (`strength`), and the part of the task that the table is compared with (`paper.COMPARED`) before others.
+    (`strength`), but those with a single run, which decides nothing, after those with more; and the part of the task
+    that the table is compared with (`paper.COMPARED`) before others.
     `headline` marks the first row of a cell: the one that is counted. Cells without a complete run of a profile
     that counts (`is_counted`) begin with a row "not run". Values are those of `beside`.
     """
@@ -250,7 +251,8 @@ def every_cell(values: pd.DataFrame) -> pd.DataFrame:
     whole["beside"] = [row.split != COMPARED[row.table][0] for row in whole.itertuples()]
     rank = {profile: number for number, profile in enumerate(sorted(set(whole["profile"]) - {""}, key=strength))}
     whole["rank"] = whole["profile"].map(rank | {"": -1})
-    whole = whole.sort_values(["place", "rank", "beside"], ignore_index=True)
+    whole["varied"], whole["single"] = ~whole["profile"].map(is_counted).astype(bool), whole["n"] == 1
+    whole = whole.sort_values(["place", "varied", "single", "rank", "beside"], ignore_index=True)
     whole["headline"] = ~whole.duplicated("place")
     whole[["n", "diverged"]] = whole[["n", "diverged"]].fillna(0).astype(int)
     columns = _COLUMNS + [name for name in NEW if name in whole]

@@ -182,6 +182,21 @@ def test_each_profile_has_a_row_the_fairest_first_and_training_errors_before_hel
     assert verdicts.counts(whole).loc["2"].tolist() == [1, 0, 0, 0, 39, 40]
 
 
+@pytest.mark.parametrize(
+    ("others", "counted"),
+    [([3.0, 3.1], "quick"), ([3.0], "paper"), ([], "paper")],
+    ids=["two seeds", "one seed too", "none"],
+)
+def test_a_single_run_gives_way_to_several_of_another_profile(others, counted):
+    single = final([3.0], profile="paper")
+    varied = final([3.0, 3.1], profile="paper@base.lr=0.01")
+    whole = verdicts.every_cell(values(single, varied, *([final(others, profile="quick")] if others else [])))
+    cell = whole.query("experiment == 'sine' and group == 'in-sample' and method == 'baseline'")
+    assert cell["profile"].iloc[0] == counted
+    assert cell["headline"].tolist() == [True] + [False] * (len(cell) - 1)
+    assert cell["profile"].iloc[-1] == "paper@base.lr=0.01"
+
+
 def test_one_seed_has_neither_an_order_nor_a_say_in_one():
     one = as_published(scale=0.2).query("seed == 0")
     assert set(verdicts.compare(one, "2")["verdict"]) == {"not reproduced"}
