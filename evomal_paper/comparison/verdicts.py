@@ -230,8 +230,9 @@ def every_cell(values: pd.DataFrame) -> pd.DataFrame:
     """All published cells with their verdicts: a row per cell, profile and part of the task that was measured.
 
     Cells are sorted by table, experiment, group and method; within a cell the fairest profile comes first
-    (`strength`), but those with a single run, which decides nothing, after those with more; and the part of the task
-    that the table is compared with (`paper.COMPARED`) before others.
+    (`strength`), but those with a single run, which decides nothing, after those with more; and the part of the
+    task that the table is compared with (`paper.COMPARED`) before others.
+
     `headline` marks the first row of a cell: the one that is counted. Cells without a complete run of a profile
     that counts (`is_counted`) begin with a row "not run". Values are those of `beside`.
     """
