@@ -9,9 +9,6 @@ import nbformat
 import pandas as pd
 import papermill
 import pytest
-from jupyter_client.manager import AsyncKernelManager
-from jupyter_core.utils import run_sync
-from nbclient import NotebookClient
 
 from evomal_paper import notebook
 from evomal_paper.experiments import catalogue
@@ -156,27 +153,8 @@ def in_seconds(name):
     return found
 
 
-def execute(name, target, km=None, **parameters):
-    options = {"start_timeout": 300, "execution_timeout": 600, **({"km": km} if km else {})}
-    return execute_notebook(in_seconds(name), target, parameters, **options)
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory):
-    """A kernel for one notebook after another: importing the packages takes longer than most of them."""
-    folder = tmp_path_factory.mktemp("kernel")
-    manager = AsyncKernelManager(transport="ipc", connection_file=str(folder / "kernel.json"))
-    yield manager
-    if manager.has_kernel:
-        run_sync(manager.shutdown_kernel)(now=True)
-
-
-@pytest.fixture
-def kernel(running):
-    """The running kernel without the names of the notebook before."""
-    reset = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("%reset -f")])
-    NotebookClient(reset, km=running, resources={"metadata": {"path": NOTEBOOKS[0].parent}}).execute()
-    return running
+def execute(name, target, **parameters):
+    return execute_notebook(in_seconds(name), target, parameters, start_timeout=300, execution_timeout=600)
 
 
 def outputs(executed):
@@ -189,13 +167,12 @@ def test_every_notebook_and_every_experiment_is_tested():
 
 
 @pytest.mark.parametrize("name", SMOKE)
-def test_a_notebook_runs_and_writes_its_files(name, tmp_path, monkeypatch, kernel):
+def test_a_notebook_runs_and_writes_its_files(name, tmp_path, monkeypatch):
     for experiment in NO_STAND_IN.get(name, ()):
         if missing := EXPERIMENTS[experiment].missing():
             pytest.skip(missing)
         monkeypatch.setenv("EVOMAL_KERNELS", "1")  # without them, real data take many minutes
-        kernel = None  # one of its own, which sees the variable
-    executed = execute(name, tmp_path / "out.ipynb", kernel, results_dir=str(tmp_path / "results"), **SMOKE[name])
+    executed = execute(name, tmp_path / "out.ipynb", results_dir=str(tmp_path / "results"), **SMOKE[name])
     streams = [output for output in outputs(executed) if output.output_type == "stream"]
     errors = "".join(stream.text for stream in streams if stream.name == "stderr").splitlines()
     assert not [line for line in errors if not line.startswith(SAID_OF_SMALL_SEARCHES)]
@@ -241,9 +218,9 @@ def test_auto_takes_the_papers_data_if_it_is_at_hand_and_the_stand_in_otherwise(
         notebook.choose_dataset("digits5", "mnist", "digits")
 
 
-def test_a_wrong_parameter_stops_in_the_first_cell(tmp_path, kernel):
+def test_a_wrong_parameter_stops_in_the_first_cell(tmp_path):
     with pytest.raises(papermill.PapermillExecutionError) as caught:
-        execute("02_sine", tmp_path / "out.ipynb", kernel, results_dir=str(tmp_path / "results"), profil="smoke")
+        execute("02_sine", tmp_path / "out.ipynb", results_dir=str(tmp_path / "results"), profil="smoke")
     message = "unknown parameter 'profil'; did you mean 'profile'?"
     assert (caught.value.ename, caught.value.evalue) == ("ValueError", message)
     executed = nbformat.read(tmp_path / "out.ipynb", as_version=4)
