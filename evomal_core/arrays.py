@@ -70,9 +70,8 @@ def check_order(given: Mapping[str, Any], where: str = "") -> None:
         return
     first, x = next(iter(tables.items()))
     for name, y in tables.items():
-        if x.index.equals(y.index) or len(x) != len(y) or not x.index.is_unique:
-            continue
-        if set(x.index) == set(y.index):
+        same = len(x) == len(y) and x.index.is_unique and set(x.index) == set(y.index)
+        if same and not x.index.equals(y.index):
             raise ValueError(
                 f"{first} and {name}{where} have the same index in different orders, and rows are paired by "
                 f"position; give {name}.loc[{first}.index], or {name}.to_numpy() if they fit as they are"

@@ -43,12 +43,15 @@ def _is_classifier(estimator: LossSearch) -> bool:
 
 def _check_numbers(y: Any) -> None:
     """Refuse text among labels of a regression, which scikit-learn does not name."""
-    for label in np.asarray(y, dtype=object).flat if np.asarray(y).dtype.kind in "SUO" else ():
+    labels = np.asarray(y)
+    if labels.dtype.kind not in "SUO":
+        return
+    for label in labels.flat:
         try:
-            float(label) if isinstance(label, str | bytes) else None
+            float(label if isinstance(label, str | bytes) else 0)
         except ValueError:
             raise ValueError(
-                f"y of a regression holds real numbers, got {label!r:.40}; encode it, or write "
+                f"y of a regression holds real numbers, got {str(label)!r:.40}; encode it, or write "
                 "kind='classification'"
             ) from None
 

@@ -218,7 +218,7 @@ def _numbers(y_true: Tensor, kind: Kind, dtype: torch.dtype, ignore_index: int) 
     if _any(missing) is not False:
         labels = Labels(torch.where(missing, 0.0, y), (~missing).to(dtype))
     if kind != "regression" and _is_readable(y):
-        wrong = (labels.y < -ROUNDING) | (labels.y > 1 + ROUNDING)
+        wrong = (labels.y - 0.5).abs() > 0.5 + ROUNDING
         if _any(wrong):
             raise ValueError(
                 f"labels of a {kind} loss are 0, 1 or probabilities between, got "

@@ -411,10 +411,7 @@ def _initial_expressions(initial: Initial, config: SearchConfig, kind: Kind) -> 
         known = [e.loss for e in (initial.best_evaluation, *initial.population) if isinstance(e.loss, LearnedLoss)]
         if not known:
             raise ValueError(f"a result of method {initial.method!r} has no formulas to start from; leave it out")
-        first: dict[Expression, LearnedLoss] = {}
-        for loss in known:
-            first.setdefault(loss.expression, loss)
-        initial = list(first.values())[: config.population]
+        initial = list({loss.expression: loss for loss in known}.values())[: config.population]
     if isinstance(initial, Mapping):
         initial = list(initial.values())
     if isinstance(initial, str | Expression | Loss):

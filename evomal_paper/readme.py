@@ -112,7 +112,7 @@ def _table(cells: pd.DataFrame) -> list[str]:
         numbers = [text for cell in found for text in (_measured(cell), _error(cell, "published "))]
         verdict = of["evomal"]["verdict"] if "evomal" in of else NOT_RUN
         tuned = part["tuned"].iloc[0]
-        new = [*(_error(cell, "new ") for cell in found), _error(tuned) if tuned is None else _measured(tuned)]
+        new = [*(_error(cell, "new ") for cell in found), _measured(tuned)]
         rows.append([title, f"`{profile}`", *numbers, verdict, *new])
         if share := _share(of, tuned):
             shares.append(f"{title} (`{profile}`) {share}")
@@ -154,7 +154,7 @@ def _measured(cell: dict | None) -> str:
     return "–" if cell is None else f"{_short(cell['mean'], cell['sd'])} ({cell['n']}{_lost(cell['diverged'])})"
 
 
-def _error(cell: dict | None, kind: str = "") -> str:
+def _error(cell: dict | None, kind: str) -> str:
     """A mean ± standard deviation of a kind; a dash where the method or the rate was not run."""
     if cell is None:
         return "–"

@@ -92,8 +92,8 @@ def gather(results_dir: Path | str) -> Evidence:
     lines = _pieces(Path(results_dir, "landscapes"), "line-[0-9]*", columns)
     landscapes = _table("landscapes", _one_grid([table for _, table in lines]))
     published_ones = [is_published(row.source, row.experiment) for row in transfers.itertuples()]
-    iv = transfers.loc[published_ones].assign(table="IV", value=lambda table: table["error"])
-    iv = iv.rename(columns={"error": "new"})
+    iv = transfers.loc[published_ones].rename(columns={"error": "new"})
+    iv = iv.assign(table="IV", value=iv["new"])
     values = _table("values", [found.values, iv])
     return replace(found, values=values, transfers=transfers, landscapes=landscapes)
 
