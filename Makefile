@@ -12,6 +12,8 @@ READY := .venv/.ready
 
 # The networks are small: they run fastest on one thread each.
 export OMP_NUM_THREADS ?= 1
+# Notebooks, workers and tests are many processes: each would compile the packages anew.
+export PYTHONDONTWRITEBYTECODE =
 
 # What is wrong with $(PYTHON), in one line; empty if nothing is.
 define PYTHON_CHECK

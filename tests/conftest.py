@@ -1,5 +1,6 @@
 """One thread, no display, no compiled kernels but where a test wants them, and the same examples in every run."""
 
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # also of the processes that tests start
@@ -15,6 +16,12 @@ mpl.use("Agg")  # not by MPLBACKEND, which would take the figures out of noteboo
 
 hypothesis.settings.register_profile("evomal", derandomize=True, deadline=None, database=None, print_blob=True)
 hypothesis.settings.load_profile("evomal")
+
+
+def pytest_collection_finish() -> None:
+    """Leave all modules and tests out of garbage collection, which otherwise takes a part of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

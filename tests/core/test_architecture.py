@@ -149,10 +149,11 @@ task = em.Task.from_arrays(x, x.sum(axis=1), kind="regression")
 config = em.SearchConfig(population=4, generations=1, meta_steps=1, fitness_steps=2, rejection_steps=2)
 result = em.learn_loss([task], lambda: em.models.mlp(2, [3], 1), config=config, progress=False)
 print(result, result.best.latex())
-try:
-    result.table()
-except ModuleNotFoundError as error:
-    print(error)
+for attempt in (result.table, lambda: em.LossSearch, lambda: em.make_metric("accuracy", "binary")):
+    try:
+        attempt()
+    except (ImportError, ValueError) as error:
+        print(error)
 import evomal_paper
 """
 
@@ -161,6 +162,7 @@ def test_the_library_works_without_the_extras_and_names_the_one_that_is_missing(
     done = subprocess.run([sys.executable, "-c", WITHOUT_EXTRAS], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.startswith("SearchResult(evomal"), done.stderr
     assert "this needs pandas, which is not installed: pip install 'evomal[paper]'" in done.stdout
+    assert done.stdout.count("pip install 'evomal[paper]'") == 3
     assert "pip install 'evomal[paper]'" in done.stderr
 
 

@@ -674,11 +674,6 @@ def test_torchvision_failing_for_another_reason_is_not_hidden(monkeypatch):
         import_torchvision.__wrapped__()
 
 
-def test_reading_tables_imports_no_torchvision():
-    code = "import sys, evomal_paper.experiments.catalogue; assert 'torchvision' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=600)
-
-
 # --- command line --------------------------------------------------------------------------------------
 
 

@@ -123,11 +123,3 @@ def test_he_weights_have_their_variance():
     assert linear.weight.var().item() == pytest.approx(2 / 200, rel=0.05)
     assert not convolution.bias.any()
     assert (norm.weight == 1).all()
-
-
-def test_importing_the_models_imports_no_torchvision():
-    import subprocess
-    import sys
-
-    code = "import sys, evomal_paper.networks; sys.exit('torchvision' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

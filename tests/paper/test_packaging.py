@@ -400,6 +400,17 @@ def test_an_executed_notebook_left_no_run_out_and_names_no_folder_of_a_machine(p
     assert not re.search(r"/[\w./-]+/results/", text)
 
 
+def test_parts_of_the_artifact_import_no_more_than_they_need():
+    code = (
+        "import sys, evomal_paper.networks, evomal_paper.experiments.catalogue, evomal_paper.runs.tables\n"
+        "print(*{'torchvision', 'matplotlib', 'seaborn'} & {*sys.modules})\n"
+        "sys.modules['ipywidgets'] = None  # pictures do without widgets\n"
+        "import evomal_paper.plots.explorer\n"
+    )
+    done = command(sys.executable, "-c", code)
+    assert (done.stdout, done.returncode) == ("\n", 0), done.stderr
+
+
 def test_the_results_in_readme_and_docs_are_those_of_the_runs():
     from evomal_paper.readme import PAGES, blocks, updated
 

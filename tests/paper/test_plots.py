@@ -1,8 +1,6 @@
 """Figures show what the tables hold, in one fixed style, and are the same bytes each time."""
 
 import io
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -293,10 +291,3 @@ def test_saved_files_are_the_same_bytes_each_time(final, tmp_path):
     first, second = ((tmp_path / folder / "errors.v1.png").read_bytes() for folder in "ab")
     assert first == second
     assert first.startswith(b"\x89PNG")
-
-
-def test_the_package_imports_no_plotting_library():
-    code = (
-        "import sys, evomal_paper.runs.tables; sys.exit('matplotlib' in sys.modules or 'seaborn' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
