@@ -65,6 +65,10 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
+SMALL = "smoke@generations=1,meta_steps=1,fitness_steps=2,rejection_steps=2,test_steps=3"
+"""A profile as small as can be: each operation of the simulated device takes long."""
+
+
 @pytest.fixture
 def cuda() -> Iterator[None]:
     with simulated_cuda():
@@ -160,7 +164,11 @@ def test_a_network_that_makes_the_host_wait_goes_without_a_graph(caplog: pytest.
 
     with simulated_cuda(), caplog.at_level(logging.WARNING, "evomal"):
         result = em.learn_loss(
-            [regression_task()], lambda: Waiting(3, 1), config=tiny_config(), device="cuda", progress=False
+            [regression_task()],
+            lambda: Waiting(3, 1),
+            config=tiny_config(generations=1, population=3),
+            device="cuda",
+            progress=False,
         )
         assert Graph.captured == 0
     assert result.engine == "batched"
@@ -227,7 +235,7 @@ def test_a_search_is_the_same_on_both_devices(
 
 
 def test_on_cuda_a_population_is_meta_trained_at_once_by_graphs() -> None:
-    config = tiny_config(generations=2)
+    config = tiny_config(generations=1)
     with simulated_cuda():
         result = learned("regression", "mlp", "evomal", "cuda", config=config)
         assert Graph.captured > 0
@@ -236,7 +244,7 @@ def test_on_cuda_a_population_is_meta_trained_at_once_by_graphs() -> None:
 
 
 def test_a_stopped_search_goes_on_on_cuda(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = tiny_config(generations=2)
+    config = tiny_config(generations=2, population=4)
     whole = learned("regression", "mlp", "evomal", "cpu", config=config)
     save = Checkpoint.save
 
@@ -256,7 +264,7 @@ def test_an_experiment_is_the_same_on_both_devices(tmp_path: Any) -> None:
     def errors(device: str) -> pd.DataFrame:
         results = load_or_run(
             "diabetes",
-            "smoke",
+            SMALL,
             methods=["baseline", "evomal"],
             device=device,
             results_dir=tmp_path / device,
@@ -274,12 +282,12 @@ def test_analyses_are_the_same_on_both_devices(tmp_path: Any, monkeypatch: pytes
 
     def tables(device: str) -> list[pd.DataFrame]:
         options: dict[str, Any] = {"device": device, "results_dir": tmp_path / device, "progress": False}
-        results = load_or_run("digits", "smoke", methods=["baseline"], **options)
+        results = load_or_run("digits-logistic", SMALL, methods=["baseline"], **options)
         losses = {method: loss for (_, method, _), loss in results.losses.items()}
-        moved = load_or_transfer(Transfer("sine", "diabetes"), "smoke", methods=["evomal"], **options)
+        moved = load_or_transfer(Transfer("sine", "diabetes"), SMALL, methods=["evomal"], **options)
         return [
             landscapes(results, Grid(points=3), **options),
-            predictions("digits", "smoke", 0, losses, device)[1],
+            predictions("digits-logistic", SMALL, 0, losses, device)[1],
             *moved,
         ]
 
