@@ -93,7 +93,7 @@ def tiny_config(**changes: object) -> em.SearchConfig:
         "initial_heights": (1, 3),
         "meta_steps": 2,
         "fitness_steps": 4,
-        "rejection_steps": 10,
+        "rejection_steps": 4,
         "base": em.SGD(lr=0.01, momentum=0.9, nesterov=True, batch_size=8),
     }
     return em.SearchConfig(**sizes | changes)
