@@ -36,6 +36,7 @@ from evomal_core.losses import initial_phi
 CONFIG = em.SearchConfig(rejection_steps=200, rejection_lr=0.01)
 TASKS = {"regression": regression_task(), "binary": class_task(2), "multiclass": class_task(3)}
 OUTPUTS = {"regression": 1, "binary": 1, "multiclass": 3}
+POPULATION = 8
 
 
 def samples(kind="regression", config=CONFIG):
@@ -212,7 +213,7 @@ def test_filters_take_any_tree_draw_nothing_and_leave_the_loss_alone(tree, seed)
 
 def search(initial=(), **changes):
     tasks = [regression_task()]
-    config = tiny_config(generations=4, population=12, **changes)
+    config = tiny_config(generations=3, population=POPULATION, **changes)
     return em.learn_loss(tasks, small_model(), config=config, seed=1, initial=initial, progress=False)
 
 
@@ -223,9 +224,9 @@ def statuses(result):
 def test_counts_of_each_generation_add_up_to_the_population():
     result = search()
     for row in result.generations:
-        assert row["cached"] + row["rejected"] + row["equivalent"] + row["evaluated"] == 12
+        assert row["cached"] + row["rejected"] + row["equivalent"] + row["evaluated"] == POPULATION
         assert row["diverged"] <= row["evaluated"]
-        assert row["optimised"] == 12 - row["cached"]
+        assert row["optimised"] == POPULATION - row["cached"]
     totals = result.history[["rejected", "equivalent", "evaluated"]].sum()
     assert totals.sum() == len(result.evaluations)
     assert totals["rejected"] == sum(entry.status == "rejected" for entry in result.evaluations) > 0
@@ -356,7 +357,7 @@ def test_rejecting_first_spares_local_search_and_keeps_untuned_weights():
     result = search(reject_first=True)
     early = [entry for entry in result.evaluations if entry.status == "rejected early"]
     assert len(early) == result.history["rejected early"].sum() > 0
-    config = tiny_config(generations=4, population=12)
+    config = tiny_config(generations=3, population=POPULATION)
     learners = make_learners([regression_task()], small_model(), config, 1, "meta-train")
     drawn = sample_predictions(learners, config)
     for entry in early:
@@ -366,8 +367,8 @@ def test_rejecting_first_spares_local_search_and_keeps_untuned_weights():
     assert "rejected early" not in statuses(search())
     for row in result.generations:
         parts = ("cached", "rejected early", "rejected", "equivalent", "evaluated")
-        assert sum(row[name] for name in parts) == 12
-        assert row["optimised"] == 12 - row["cached"] - row["rejected early"]
+        assert sum(row[name] for name in parts) == POPULATION
+        assert row["optimised"] == POPULATION - row["cached"] - row["rejected early"]
         assert row["evaluated"] - row["diverged"] <= row["trained"] <= row["evaluated"]
 
 
