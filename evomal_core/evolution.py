@@ -163,7 +163,7 @@ def warn_if_inert(config: SearchConfig, moved: Sequence[float]) -> None:
 
 
 REACH = 0.99
-"""How far Adam can move a weight, below which local search is of little use (1, but for rounding)."""
+"""Distance that Adam must be able to move a weight for local search to be of use (1, but for rounding)."""
 INERT = 1e-2
 """A change of phi that leaves a loss as it was."""
 FILTERED = ("rejected early", "rejected", "equivalent")

@@ -50,7 +50,7 @@ def _batch(stack: RecurrentStack, batch: Batch) -> tuple[Letters, np.ndarray]:
 
 
 Record = tuple[np.ndarray, ...]
-"""What a forward pass keeps for the derivatives."""
+"""Values of a forward pass, kept for the derivatives."""
 
 
 class Derivatives:
