@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 from torch import nn
 
 
+def hint(value: Any, known: Iterable[str], otherwise: str = "") -> str:
+    """The nearest known value as a question; all of them, or something else, if none is near."""
+    known = list(known)
+    near = get_close_matches(str(value), known, n=1)
+    return f"did you mean {near[0]!r}?" if near else otherwise or f"known are {', '.join(known)}"
+
+
 def refuse_unknown(what: str, value: Any, known: Sequence[str]) -> None:
     """Raise ValueError, naming the nearest known value, unless `value` is known."""
     if value not in known:
-        near = get_close_matches(str(value), known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-        raise ValueError(f"unknown {what} {value!r}; {hint}")
+        raise ValueError(f"unknown {what} {value!r}; {hint(value, known)}")
 
 
 def is_number(value: Any, kind: type) -> bool:

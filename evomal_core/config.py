@@ -13,6 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
+from evomal_core.checks import hint
 from evomal_core.initialisation import Initialisation, Start
 from evomal_core.primitives import CLAMPED, FunctionSet, function_names
 
@@ -34,11 +35,10 @@ class Config(BaseModel):
         _refuse_unnamed(type(self).__name__, known, unnamed)
         for name in values:
             if name not in known:
-                near = get_close_matches(name, known, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+                remedy = hint(name, known)
                 if "base" in known and name in SGD.model_fields:
-                    hint = f"it is a setting of the base optimiser: write base=SGD({name}=…)"
-                raise ValueError(f"{type(self).__name__} has no field {name!r}; {hint}")
+                    remedy = f"it is a setting of the base optimiser: write base=SGD({name}=…)"
+                raise ValueError(f"{type(self).__name__} has no field {name!r}; {remedy}")
         try:
             super().__init__(**{name: _plain(value) for name, value in values.items()})
         except ValidationError as error:
@@ -178,9 +178,8 @@ class Optimizer(Config):
         taken = [name for name in inspect.signature(OPTIMISERS[self.name]).parameters if name != "params"]
         for option, _ in self.options:
             if option not in taken:
-                near = get_close_matches(option, [*taken, *type(self).model_fields], n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(taken)}"
-                raise ValueError(f"torch.optim.{self.name} has no option {option!r}; {hint}")
+                remedy = hint(option, [*taken, *type(self).model_fields], f"it takes {', '.join(taken)}")
+                raise ValueError(f"torch.optim.{self.name} has no option {option!r}; {remedy}")
         if dict(self.options).get("differentiable"):
             raise ValueError("differentiable=True can't train weights that are leaves; leave it out")
         try:

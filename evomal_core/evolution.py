@@ -148,7 +148,8 @@ def _tournament(population: Sequence[Evaluation], size: int, rng: random.Random)
 
 def warn_if_inert(config: SearchConfig, moved: Sequence[float]) -> None:
     """Warn if local search moved no weight of the first generation by INERT, or can hardly move one."""
-    if not moved or (max(moved) >= INERT and not (config.meta_optimizer == "adam" and _reach(config) < REACH)):
+    reach = config.meta_lr * config.meta_steps if config.meta_optimizer == "adam" else math.inf
+    if not moved or (max(moved) >= INERT and reach >= REACH):
         return
     log.warning(
         "local search hardly moves the weights of losses (by %.1e at most in the first generation), so losses are "
@@ -161,13 +162,8 @@ def warn_if_inert(config: SearchConfig, moved: Sequence[float]) -> None:
     )
 
 
-def _reach(config: SearchConfig) -> float:
-    """Estimate how far Adam can move a weight."""
-    return config.meta_lr * config.meta_steps
-
-
 REACH = 0.99
-"""A reach of Adam below which local search is of little use (1, but for rounding)."""
+"""Distance that Adam must be able to move a weight for local search to be of use (1, but for rounding)."""
 INERT = 1e-2
 """A change of phi that leaves a loss as it was."""
 FILTERED = ("rejected early", "rejected", "equivalent")

@@ -12,12 +12,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache, cached_property
 from typing import Literal, TypeVar
 
 from deap import gp
 
+from evomal_core.checks import hint
 from evomal_core.primitives import (
     ARITHMETIC,
     CLAMPED,
@@ -117,10 +117,9 @@ class Expression:
 def _check_name(name: str) -> None:
     if name in PRIMITIVES or name in TERMINALS:
         return
-    near = get_close_matches(str(name), [*PRIMITIVES, *TERMINALS], n=1)
-    known = f"known are {', '.join([*PRIMITIVES, *TERMINALS])}, written as in square(sub(y, f))"
-    hint = f"did you mean {near[0]!r}?" if near else known
-    raise ValueError(f"unknown name {name!r:.40} in an expression; {hint}")
+    known = [*PRIMITIVES, *TERMINALS]
+    otherwise = f"known are {', '.join(known)}, written as in square(sub(y, f))"
+    raise ValueError(f"unknown name {name!r:.40} in an expression; {hint(name, known, otherwise)}")
 
 
 def _parse(text: str) -> Iterator[str]:
@@ -228,15 +227,14 @@ def mutate(
     rng: random.Random,
     parent: Expression,
     function_set: FunctionSet,
-    heights: tuple[int, int] = (0, 2),
     trees: Literal["full", "half"] = "full",
 ) -> Expression:
-    """Uniform mutation: one random subtree replaced by a newly grown one, full or half-and-half."""
+    """Uniform mutation: one random subtree replaced by a new one of height 0 to 2, full or half-and-half."""
     pset = primitive_set(function_set)
     generate = gp.genFull if trees == "full" else gp.genHalfAndHalf
 
     def grow(pset: gp.PrimitiveSet, type_: type) -> list:
-        return generate(pset, *heights, type_)
+        return generate(pset, 0, 2, type_)
 
     with _deap_draws_from(rng):
         (child,) = gp.mutUniform(_to_deap(parent, pset), expr=grow, pset=pset)

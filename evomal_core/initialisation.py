@@ -9,10 +9,10 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,53 +34,35 @@ NORMS = (
     nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
     nn.LayerNorm, nn.GroupNorm,
 )  # fmt: skip
+KNOWN = (nn.Linear, *CONVOLUTIONS, *NORMS, nn.Embedding, nn.LSTM, nn.GRU, nn.RNN)
+"""Layers of which `pytorch_rule` is the law."""
+
+Initialiser = Callable[[int], Tensor]
+"""The initial weights of a seed: those that are trained, in order, as one vector (W,) of float32."""
 
 
-class Initialiser(Protocol):
-    """The initial weights of a seed: those that are trained, in order, as one vector (W,) of float32."""
-
-    def __call__(self, seed: int) -> Tensor: ...  # noqa: D102
-
-
-@dataclass(frozen=True)
-class DrawDirectly(Initialiser):
+def draw_directly(laws: Sequence[Law], sizes: Sequence[tuple[int, ...]], seed: int) -> Tensor:
     """Draw each tensor of weights from its law, into one vector."""
-
-    laws: tuple[Law, ...]
-    sizes: tuple[tuple[int, ...], ...]
-
-    def __call__(self, seed: int) -> Tensor:
-        """The weights of a seed."""
-        rng = torch.Generator().manual_seed(seed)
-        numbers = [math.prod(size) for size in self.sizes]
-        flat = torch.empty(sum(numbers))
-        for law, part, size in zip(self.laws, flat.split(numbers), self.sizes, strict=True):
-            law(part.view(size), rng)
-        return flat
+    rng = torch.Generator().manual_seed(seed)
+    numbers = [math.prod(size) for size in sizes]
+    flat = torch.empty(sum(numbers))
+    for law, part, size in zip(laws, flat.split(numbers), sizes, strict=True):
+        law(part.view(size), rng)
+    return flat
 
 
-@dataclass(frozen=True, eq=False)
-class ResetModules(Initialiser):
+def reset_modules(network: nn.Module, seed: int) -> Tensor:
     """Call each module's `reset_parameters`, on a copy of the network."""
-
-    network: nn.Module
-
-    def __call__(self, seed: int) -> Tensor:
-        """The weights of a seed."""
-        with isolated_torch(seed):
-            reset(self.network)
-        return flat_weights(self.network)
+    with isolated_torch(seed):
+        for module in network.modules():
+            if callable(method := getattr(module, "reset_parameters", None)):
+                method()
+    return flat_weights(network)
 
 
-@dataclass(frozen=True)
-class CallFactory(Initialiser):
+def call_factory(build: Callable[[int], nn.Module], seed: int) -> Tensor:
     """Build the network anew and take its weights: slow, but it works for any factory that draws."""
-
-    build: Callable[[int], nn.Module]
-
-    def __call__(self, seed: int) -> Tensor:
-        """The weights of a seed."""
-        return flat_weights(self.build(seed))
+    return flat_weights(build(seed))
 
 
 def trained(network: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
@@ -97,18 +79,10 @@ def flat_weights(network: nn.Module) -> Tensor:
     return torch.cat([weights.flatten().float() for _, _, weights in trained(network)])
 
 
-def reset(network: nn.Module) -> None:
-    """Call `reset_parameters` of each module that has it; it draws from PyTorch's global generator."""
-    for module in network.modules():
-        if callable(method := getattr(module, "reset_parameters", None)):
-            method()
-
-
-def drawn_by(network: nn.Module, rule: Rule) -> DrawDirectly:
+def drawn_by(network: nn.Module, rule: Rule) -> Initialiser:
     """The initialiser that draws each weight by the rule's law."""
     weights = list(trained(network))
-    laws = tuple(rule(*each) for each in weights)
-    return DrawDirectly(laws, tuple(tuple(tensor.shape) for *_, tensor in weights))
+    return partial(draw_directly, [rule(*each) for each in weights], [tuple(w.shape) for *_, w in weights])
 
 
 def fill(network: nn.Module, initialiser: Initialiser, seed: int) -> None:
@@ -140,16 +114,14 @@ def default_initialiser(build: Callable[[int], nn.Module], seed: int) -> Initial
         raise ValueError("model() draws from another generator than PyTorch's global one")
     twin = copy.deepcopy(network)
     try:
-        with isolated_torch(seed):
-            reset(twin)
-        same = torch.equal(weights, flat_weights(twin))
+        same = torch.equal(weights, reset_modules(twin, seed))
     except Exception:  # whatever a user's reset_parameters raises
         same = False
     if not same:
-        return CallFactory(build)
-    if all(_is_known(module) for module, *_ in trained(network)):
+        return partial(call_factory, build)
+    if all(type(module) in KNOWN for module, *_ in trained(network)):
         return drawn_by(network, pytorch_rule)
-    return ResetModules(twin)
+    return partial(reset_modules, twin)
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,10 +190,6 @@ def _embedding(padding: int | None, out: Tensor, rng: torch.Generator) -> None:
     out.normal_(generator=rng)
     if padding is not None:
         out[padding] = 0
-
-
-def _is_known(module: nn.Module) -> bool:
-    return type(module) in (nn.Linear, *CONVOLUTIONS, *NORMS, nn.Embedding, nn.LSTM, nn.GRU, nn.RNN)
 
 
 def _fans(weights: Tensor) -> tuple[int, int]:

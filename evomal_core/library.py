@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from evomal_core.expression import Expression
-from evomal_core.files import decode, read_json
+from evomal_core.files import read_json
 from evomal_core.kinds import KINDS
 from evomal_core.losses import FORMAT, LARGEST, VERSION, LearnedLoss, Loss, TaskLoss
 from evomal_core.parametric import NeuralLoss, TaylorLoss
@@ -136,19 +136,3 @@ def path_of(name: str) -> Path:
     near = difflib.get_close_matches(name, known, 3, 0.5)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {', '.join(known) or 'none'}"
     raise FileNotFoundError(f"no such file: {name}, and no loss of the zoo has that name; {hint}")
-
-
-def describe(name: str) -> str:
-    """Describe a loss of the zoo, in lines for a terminal."""
-    record = decode(read_json(path_of(name)))
-    found, score = record["provenance"], record["score"]
-    lines = [
-        f"from     {found['experiment']}, profile {found['profile']}, {found['method']}, seed {found['seed']}",
-        f"shape    {record['shape']}",
-        f"fitness  {score['fitness']:.4g}",
-    ]
-    for row in score["errors after meta-testing"]:
-        tuned = f", {row['tuned baseline']:.4g} at its best rate" if "tuned baseline" in row else ""
-        beside = f"(baseline {row['baseline']:.4g}{tuned})"
-        lines.append(f"error    {row['group']}, {row['split']}: {row['error']:.4g} {beside}")
-    return "\n".join([*lines, f"made by  {found['command']}"])

@@ -324,13 +324,13 @@ class LearnedLoss(Loss):
         return f"{self.expression}, kind={self.kind!r}" + (", softplus=True" if self.softplus else "")
 
 
-def initial_phi(expression: Expression, seed: int, spread: float = 1e-3) -> Tensor:
-    """Edge weights near the unit form, phi ~ N(1, spread²) (GECCO section 3.2).
+def initial_phi(expression: Expression, seed: int) -> Tensor:
+    """Edge weights near the unit form, phi ~ N(1, 0.001²) (GECCO section 3.2).
 
     They depend on the seed and the expression alone, never on what was evaluated before.
     """
     rng = torch_rng(seed, "phi", str(expression))
-    return 1 + spread * torch.randn(expression.edges, generator=rng)
+    return 1 + 1e-3 * torch.randn(expression.edges, generator=rng)
 
 
 class TaskLoss(Loss):

@@ -1,16 +1,13 @@
-"""Multi-layer perceptrons, the LSTM's loop, and He's initialisation for any network."""
+"""Multi-layer perceptrons, and the LSTM's loop."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-Network = TypeVar("Network", bound=nn.Module)
 
 
 def mlp(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
@@ -26,14 +23,6 @@ def mlp(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
     for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
-
-
-def logistic(inputs: int, outputs: int) -> nn.Sequential:
-    """Multinomial logistic regression, one linear layer of logits, (rows, …) → (rows, outputs).
-
-    7,850 weights on MNIST (McCullagh & Nelder 1989).
-    """
-    return mlp(inputs, [], outputs)
 
 
 def lstm_state(gates: Tensor, recurrent: Tensor) -> Tensor:
@@ -54,21 +43,3 @@ def lstm_state(gates: Tensor, recurrent: Tensor) -> Tensor:
         c = torch.sigmoid(keep) * c + torch.sigmoid(let_in) * torch.tanh(new)
         h = torch.sigmoid(let_out) * torch.tanh(c)
     return h
-
-
-def he_(network: Network) -> Network:
-    """He-normal weights, N(0, 2/fan-out) for convolutions and N(0, 2/fan-in) for dense layers, and zero biases.
-
-    In place; for networks with ReLU (He et al. 2015). Norm layers keep theirs. PyTorch's global generator is drawn
-    from, as in the constructors of `nn` modules.
-    """
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, nn.Linear):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        else:
-            continue
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    return network

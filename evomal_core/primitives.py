@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from keyword import iskeyword
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from evomal_core.checks import hint
 from evomal_core.derivatives import (
     Slope,
     check_derivatives,
@@ -317,9 +317,8 @@ def function_names(function_set: FunctionSet) -> tuple[str, ...]:
         return FUNCTION_SETS[function_set]
     for name in function_set:
         if name not in PRIMITIVES:
-            near = get_close_matches(str(name), PRIMITIVES, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "register it first, see primitives.register"
-            raise ValueError(f"unknown operation {name!r} in a function set; {hint}")
+            remedy = hint(name, PRIMITIVES, "register it first, see primitives.register")
+            raise ValueError(f"unknown operation {name!r} in a function set; {remedy}")
     if not any(arity(name) == 2 for name in function_set):
         raise ValueError(
             f"a function set has an operation of two arguments, got {', '.join(function_set) or 'none'}"

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from evomal_core.checks import is_number
 from evomal_core.compare import Comparison, compare
-from evomal_core.evaluation import Evaluation, Found
+from evomal_core.evaluation import Evaluation
 from evomal_core.finalists import Finalist
 from evomal_core.kinds import TASK_LOSSES
 from evomal_core.lazy import LazyModule
 from evomal_core.learners import Problem
 from evomal_core.losses import Loss
-from evomal_core.session import Search
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,14 +62,6 @@ class SearchResult:
     problem: Problem | None = field(default=None, repr=False, compare=False)
     finalists: Sequence[Finalist] = ()
     chosen: Finalist | None = None
-
-    @classmethod
-    def of(cls, search: Search, found: Found) -> SearchResult:
-        """The result of a search so far."""
-        return cls(
-            search.method, found.evaluations, found.generations, found.population, search.seconds, search.engine,
-            stopped=search.stopped,
-        )  # fmt: skip
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"again": None, "problem": None}  # they hold the data and the model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -60,12 +60,6 @@ def _row(generation: int, population: list[Evaluation], best: Evaluation) -> dic
     return row | {"diverged": len(population) - row["finite"], "evaluated": len(population)}
 
 
-def _values(search: Search, workers: Workers, losses: list[TaylorLoss], whole: bool) -> list[float]:
-    """The fitness of a generation, of the first one `whole` whatever the deadline: a result needs something."""
-    with search.overtime() if whole else nullcontext():
-        return workers.fitness(losses)
-
-
 def _cma_es(search: Search, mean: np.ndarray, sigma: float, *purpose: str | int) -> cmaes.CMA:
     with np.errstate(divide="ignore"):  # fewer than four points have no weight for CMA-ES's rank-μ update
         return cmaes.CMA(
@@ -82,37 +76,27 @@ def taylorglo(search: Search) -> Found:
     CMA-ES starts from mean 0 with sigma `taylor_sigma`. Its state is not saved: a resumed search asks and
     tells the recorded generations again, which gives the same state bit by bit.
     """
-    config = search.config
+    config, device = search.config, search.learners[0].device
     optimiser = _cma_es(search, np.zeros(8), config.taylor_sigma, "cma-es")
     evaluations: list[Evaluation] = []
     rows: list[dict[str, Any]] = []
     population: list[Evaluation] = []
-    empty: dict[str, Any] = {"fitness": [], "seconds": {}}
-    workers = Workers(search, TaylorLoss(search.kind), empty)
-    state = search.checkpoint.load() or empty
+    state = search.checkpoint.load() or {"fitness": [], "seconds": {}}
+    trained = _Recorded(search, TaylorLoss(search.kind), state, "fitness")
     with search.checkpoint.reading():
         search.seconds.update(state["seconds"])
-        recorded = [list(map(float, values)) for values in state["fitness"]]
-        if any(len(values) != optimiser.population_size for values in recorded):
+        if any(len(values) != optimiser.population_size for values in trained.recorded):
             raise ValueError("a generation of another size")
-        workers.begin(state.get("unfinished", {}))
     search.progress.start(config.generations)
+
+    def loss_of(point: np.ndarray) -> TaylorLoss:
+        return TaylorLoss(search.kind, theta=torch.from_numpy(point), roles=config.taylor_roles).to(device)
+
     with search.interruptible(evaluations):
-        while len(rows) < len(recorded) or not search.is_over(rows):
-            points = [optimiser.ask() for _ in range(optimiser.population_size)]
-            device = search.learners[0].device
-            losses = [
-                TaylorLoss(search.kind, theta=torch.from_numpy(point), roles=config.taylor_roles).to(device)
-                for point in points
-            ]
-            if len(rows) == len(recorded):
-                with search.timed("fitness"):
-                    recorded.append(_values(search, workers, losses, whole=not rows))
-                workers.begin({})
-                search.checkpoint.save({"fitness": [*recorded], "seconds": dict(search.seconds)})
-            values = recorded[len(rows)]
-            optimiser.tell(list(zip(points, values, strict=True)))
-            population = list(map(Evaluation.trained, losses, values))
+        while trained.given < len(trained.recorded) or not search.is_over(rows):
+            # the first generation whatever the deadline: a result needs something
+            with search.overtime() if not rows else nullcontext():
+                population = trained.generation(optimiser, loss_of)
             evaluations += population
             rows.append(_row(len(rows), population, min(evaluations, key=Evaluation.rank)))
             search.progress.generation(rows[-1], config.generations)
@@ -132,62 +116,59 @@ def glo(search: Search, bred: Found) -> Found:
         return bred
     usable = [entry for entry in bred.evaluations if entry.status == "ok" and math.isfinite(entry.fitness)]
     population = list(bred.population)
-    trained = _Points(search)
+    config, device = search.config, search.learners[0].device
+    state = {"weights": [], **search.checkpoint.state}
+    trained = _Recorded(search, LearnedLoss("square(sub(f, y))", search.kind), state, "weights")
     with search.interruptible(evaluations):
-        for number, entry in enumerate(sorted(usable, key=Evaluation.rank)[: search.config.glo_trees]):
-            assert isinstance(entry.loss, LearnedLoss)
-            population = _tune_weights(search, trained, entry.loss, number, evaluations, rows)
+        for number, entry in enumerate(sorted(usable, key=Evaluation.rank)[: config.glo_trees]):
+            tree = entry.loss
+            assert isinstance(tree, LearnedLoss)
+            start = tree.phi.detach().double().cpu().numpy()
+            optimiser = _cma_es(search, start, config.glo_sigma, "glo", number)
+
+            def loss_of(point: np.ndarray, tree: LearnedLoss = tree) -> LearnedLoss:
+                phi = torch.from_numpy(point).float()
+                return LearnedLoss(tree.expression, search.kind, phi=phi, softplus=tree.softplus).to(device)
+
+            for _ in range(config.glo_generations):
+                population = trained.generation(optimiser, loss_of)
+                evaluations += population
+                row = _row(len(rows), population, min(evaluations, key=Evaluation.rank))
+                rows.append(row | {"trained": len(population)})
     return Found(evaluations, rows, population)
 
 
-class _Points:
-    """Fitness of generations of weights, first those in the checkpoint, then by the search's workers."""
+class _Recorded:
+    """Generations of CMA-ES, whose fitness is first that in a checkpoint, then found by the search's workers.
 
-    def __init__(self, search: Search) -> None:
-        self.search, self.given = search, 0
-        state = search.checkpoint.state
-        self.workers = Workers(search, LearnedLoss("square(sub(f, y))", search.kind), state)
+    Args:
+        search: the search.
+        probe: one of the losses.
+        state: what the checkpoint holds.
+        key: the name there of the fitness of each generation.
+    """
+
+    def __init__(self, search: Search, probe: Loss, state: dict[str, Any], key: str) -> None:
+        self.search, self.key, self.given = search, key, 0
+        self.workers = Workers(search, probe, state)
         with search.checkpoint.reading():
-            self.recorded = [list(map(float, values)) for values in state.get("weights", [])]
+            self.recorded = [list(map(float, values)) for values in state[key]]
             self.workers.begin(state.get("unfinished", {}))
 
-    def fitness(self, losses: Sequence[LearnedLoss]) -> list[float]:
-        """The fitness of the next generation."""
+    def generation(self, optimiser: cmaes.CMA, loss_of: Callable[[np.ndarray], Loss]) -> list[Evaluation]:
+        """Ask for points, and tell the fitness of their losses."""
+        points = [optimiser.ask() for _ in range(optimiser.population_size)]
+        losses = [loss_of(point) for point in points]
         if self.given == len(self.recorded):
             with self.search.timed("fitness"):
                 self.recorded.append(self.workers.fitness(losses))
             self.workers.begin({})
-            state = {name: part for name, part in self.search.checkpoint.state.items() if name != "unfinished"}
-            added = {"weights": [*self.recorded], "seconds": dict(self.search.seconds)}
+            state = {
+                name: part for name, part in (self.search.checkpoint.state or {}).items() if name != "unfinished"
+            }
+            added = {self.key: [*self.recorded], "seconds": dict(self.search.seconds)}
             self.search.checkpoint.save(state | added)
+        values = self.recorded[self.given]
         self.given += 1
-        return self.recorded[self.given - 1]
-
-
-def _tune_weights(
-    search: Search,
-    trained: _Points,
-    loss: LearnedLoss,
-    number: int,
-    evaluations: list[Evaluation],
-    rows: list[dict[str, Any]],
-) -> list[Evaluation]:
-    """Search the weights of one tree; adds to the evaluations and generations, and returns the last population."""
-    config, device = search.config, search.learners[0].device
-    start = loss.phi.detach().double().cpu().numpy()
-    optimiser = _cma_es(search, start, config.glo_sigma, "glo", number)
-    population: list[Evaluation] = []
-    for _ in range(config.glo_generations):
-        points = [optimiser.ask() for _ in range(optimiser.population_size)]
-        losses = [
-            LearnedLoss(loss.expression, search.kind, phi=torch.from_numpy(point).float(), softplus=loss.softplus)
-            for point in points
-        ]
-        values = trained.fitness([item.to(device) for item in losses])
         optimiser.tell(list(zip(points, values, strict=True)))
-        population = list(map(Evaluation.trained, losses, values))
-        evaluations += population
-        row = summary(len(rows), population, min(evaluations, key=Evaluation.rank))
-        counts = {"evaluated": len(losses), "trained": len(losses), "diverged": len(losses) - row["finite"]}
-        rows.append(row | counts)
-    return population
+        return list(map(Evaluation.trained, losses, values))

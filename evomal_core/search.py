@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from evomal_core import evolution, rivals
 from evomal_core.checkpoints import Checkpoint
-from evomal_core.checks import is_number, refuse_unknown, takes_weight
+from evomal_core.checks import hint, is_number, refuse_unknown, takes_weight
 from evomal_core.config import EVERYDAY, SGD, Optimizer, SearchConfig
 from evomal_core.deadlines import OutOfTimeError
 from evomal_core.devices import check_device, plain_torch, threads_for
@@ -201,11 +200,10 @@ def _with_settings(config: SearchConfig, settings: dict[str, Any]) -> SearchConf
     known = [*inspect.signature(learn_loss).parameters, *SearchConfig.model_fields]
     for name in settings:
         if name not in SearchConfig.model_fields and name not in SGD.model_fields:
-            near = get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "see learn_loss and SearchConfig for what there is"
+            remedy = hint(name, known, "see learn_loss and SearchConfig for what there is")
             if name in ("optimizer", "optimiser", "learning_rate"):
-                hint = "write base=Optimizer('AdamW', lr=…), or base=SGD(lr=…)"
-            raise TypeError(f"learn_loss takes no {name!r}; {hint}")
+                remedy = "write base=Optimizer('AdamW', lr=…), or base=SGD(lr=…)"
+            raise TypeError(f"learn_loss takes no {name!r}; {remedy}")
     return config.replace(**settings) if settings else config
 
 
@@ -213,10 +211,14 @@ def _run(search: Search, compare: bool) -> SearchResult:
     try:
         threads = threads_for(sum(weights.numel() for weights in search.learners[0].theta.values()))
         with threads, search.checkpoint.held():
-            result = SearchResult.of(search, _METHODS[search.method](search))
-            done = min(len(result.generations), search.config.generations)
-            result = replace(result, again=partial(_again, search, search.checkpoint.state, compare, done))
-            result = replace(result, problem=search.problem, metric=search.learners[0].task.measure.name)
+            found = _METHODS[search.method](search)
+            done = min(len(found.generations), search.config.generations)
+            result = SearchResult(
+                search.method, found.evaluations, found.generations, found.population, search.seconds,
+                search.engine, stopped=search.stopped, problem=search.problem,
+                metric=search.learners[0].task.measure.name,
+                again=partial(_again, search, search.checkpoint.state, compare, done),
+            )  # fmt: skip
             return result if search.method == "baseline" else _finished(search, result, compare)
     finally:
         search.progress.close()
@@ -305,7 +307,6 @@ def _measured(task: Task, metric: Any, task_loss: Any) -> Task:
 def _chosen(search: Search, result: SearchResult) -> SearchResult:
     """The result with its finalists, and the one of them that is to be used."""
     config, problem = search.config, search.problem
-    assert problem is not None
     starts = config.finalist_initialisations
     learners = problem.learners("finalists", starts, lambda task, number: fold(task, number, starts))
     known = known_losses(search.kind, problem.tasks[0], config.function_set) if config.known else {}

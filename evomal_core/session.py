@@ -32,12 +32,12 @@ class Search:
     progress: Progress
     set_up: Callable[..., Any]
     """Chooses the engine and makes the bench: `engines.set_up`."""
-    initial: list[Expression] = field(default_factory=list)
-    known: dict[Expression, LearnedLoss] = field(default_factory=dict)
+    initial: list[Expression]
+    known: dict[Expression, LearnedLoss]
     """The known losses that the first generation holds, with their weights."""
-    trained: list[Learner] = field(default_factory=list)
+    trained: list[Learner]
     """The tasks with each of the initial weights that fitness is measured from."""
-    problem: Problem | None = None
+    problem: Problem
     engine: str = "none"
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds by phase, see `timed`."""

@@ -69,13 +69,13 @@ def _simplify(raw: sympy.Expr) -> sympy.Expr:
     return simplified if shorter and numerically_equal(raw, simplified) else raw
 
 
-def numerically_equal(left: sympy.Expr, right: sympy.Expr, points: int = 256, tolerance: float = 1e-9) -> bool:
+def numerically_equal(left: sympy.Expr, right: sympy.Expr) -> bool:
     """Whether two formulas in f and y agree on fixed random points in [−3, 3]² and (0, 1)²."""
     rng = np.random.default_rng(0)
-    f, y = np.hstack((rng.uniform(-3, 3, (2, points)), rng.uniform(0, 1, (2, points))))
+    f, y = np.hstack((rng.uniform(-3, 3, (2, 256)), rng.uniform(0, 1, (2, 256))))
     with np.errstate(all="ignore"):
         a, b = (np.broadcast_to(callable_formula(side)(f, y), f.shape) for side in (left, right))
-    return bool(np.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True))
+    return bool(np.allclose(a, b, rtol=1e-9, atol=1e-9, equal_nan=True))
 
 
 def callable_formula(formula: sympy.Expr) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
@@ -83,23 +83,27 @@ def callable_formula(formula: sympy.Expr) -> Callable[[np.ndarray, np.ndarray], 
     return sympy.lambdify(variables(), formula, modules="numpy")
 
 
-def rounded(formula: sympy.Expr, digits: int = 4) -> sympy.Expr:
+DIGITS = 4
+"""Significant digits of numbers in formulas that are read."""
+
+
+def rounded(formula: sympy.Expr) -> sympy.Expr:
     """The formula with its numbers rounded for reading: 1.0 becomes 1, and the protecting 1e-7 an ε."""
 
     def short(number: sympy.Float) -> sympy.Expr:
         if float(number) == EPSILON:
             return sympy.Symbol("epsilon", positive=True)
-        value = float(f"{float(number):.{digits}g}")
-        whole = value.is_integer() and abs(value) < 10**digits
-        return sympy.Integer(int(value)) if whole else sympy.Float(value, digits)
+        value = float(f"{float(number):.{DIGITS}g}")
+        whole = value.is_integer() and abs(value) < 10**DIGITS
+        return sympy.Integer(int(value)) if whole else sympy.Float(value, DIGITS)
 
     return formula.xreplace({number: short(number) for number in formula.atoms(sympy.Float)})
 
 
-def to_latex(formula: sympy.Expr, digits: int = 4) -> str:
-    """LaTeX of a formula with its numbers rounded to `digits` significant digits."""
+def to_latex(formula: sympy.Expr) -> str:
+    """LaTeX of a formula with its numbers rounded."""
     f, y = variables()
-    return sympy.latex(rounded(formula, digits), symbol_names={f: r"f_\theta(x)", y: "y"})
+    return sympy.latex(rounded(formula), symbol_names={f: r"f_\theta(x)", y: "y"})
 
 
 def source_lines(expression: Expression, phi: Sequence[float], softplus: bool) -> tuple[str, ...]:

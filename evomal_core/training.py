@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -154,18 +155,16 @@ def _put_down(
         snapshot.save({**state, "done": done, "curve": curve})
 
 
-class _frozen:  # noqa: N801 - used as a function
+@contextmanager
+def _frozen(loss: nn.Module) -> Iterator[None]:
     """Context manager: do not compute gradients for the loss's weights."""
-
-    def __init__(self, loss: nn.Module) -> None:
-        self.weights = [w for w in loss.parameters() if w.requires_grad]
-
-    def __enter__(self) -> None:
-        for weight in self.weights:
-            weight.requires_grad_(False)
-
-    def __exit__(self, *_: object) -> None:
-        for weight in self.weights:
+    weights = [weight for weight in loss.parameters() if weight.requires_grad]
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
             weight.requires_grad_(True)
 
 

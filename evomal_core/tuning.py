@@ -67,10 +67,6 @@ class Tuning:
         lr, place = self.choose()
         return self.curves[lr][split][:, place]
 
-    def curve(self, split: str) -> np.ndarray:
-        """Errors at the chosen rate, (learners, steps)."""
-        return self.curves[self.lr][split]
-
     def trains_as(self, other: Tuning) -> bool:
         """Whether both losses led to the same errors at every rate, split and step."""
         return self.curves.keys() == other.curves.keys() and all(
@@ -90,7 +86,6 @@ def tune(
     *,
     splits: Sequence[str] = ("validation", "test"),
     widen: int = 2,
-    tick: Callable[[float], None] = lambda share: None,
     until: float = math.inf,
 ) -> list[Tuning]:
     """Train with each loss at each learning rate, all losses and learners at once.
@@ -104,7 +99,6 @@ def tune(
         train: trains them: `engines.curves_of`.
         splits: the parts to measure; rate and step are chosen on the first.
         widen: how many times a loss whose best rate is the lowest or highest is trained at one more rate beyond.
-        tick: called with the share of the work that was done.
         until: the value of `time.monotonic()` after which no more training is begun.
 
     Raises:
@@ -121,7 +115,6 @@ def tune(
 
     for lr in lrs:
         add(tunings, lr)
-        tick(1 / len(lrs))
     for _ in range(widen):
         beyond: dict[float, list[Tuning]] = {}
         for tuning in tunings:

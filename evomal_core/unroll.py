@@ -194,11 +194,10 @@ def meta_gradient(
 
 @dataclass(frozen=True)
 class Tuned:
-    """A loss after local search, with the task loss (summed over tasks) before its first and last step."""
+    """A loss after local search."""
 
     loss: Loss
     diverged: bool
-    task_loss: tuple[float, float] | None = None
 
 
 def meta_optimiser(weights: list[torch.nn.Parameter], config: SearchConfig) -> torch.optim.Optimizer:
@@ -220,18 +219,15 @@ def local_search(
     if not weights or config.meta_steps == 0:
         return Tuned(loss, diverged=False)
     optimiser = meta_optimiser(weights, config)
-    first = last = float("nan")
     for step in range(config.meta_steps):
         values, gradients = zip(*(meta_gradient(loss, e, step, config, engine) for e in learners), strict=True)
-        last = float(sum(values))
-        first = last if step == 0 else first
         total = [torch.stack(parts).sum(dim=0) for parts in zip(*gradients, strict=True)]
         if not all(torch.isfinite(part).all() for part in (*values, *total)):
-            return Tuned(loss, diverged=True, task_loss=(first, last))
+            return Tuned(loss, diverged=True)
         for weight, part in zip(weights, total, strict=True):
             weight.grad = part
         optimiser.step()
         tick()
     for weight in weights:
         weight.grad = None
-    return Tuned(loss, diverged=False, task_loss=(first, last))
+    return Tuned(loss, diverged=False)

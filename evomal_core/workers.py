@@ -68,14 +68,6 @@ class Bench(Protocol):
     def unit(self, probe: Loss, apart: bool) -> int | None: ...  # noqa: D102
 
 
-class Source(Protocol):
-    """Evaluates units: this process, or workers."""
-
-    def results(self, phase: str, units: Units, tick: Tick, over: Callable[[], bool]) -> Iterator[tuple[int, Any]]:
-        """Yield each unit with its results as it is done, until all are done or `over()`."""
-        ...
-
-
 class Here:
     """Evaluates units in this process, one after the other."""
 
@@ -110,23 +102,6 @@ class Pool:
         if self.longest is None:
             return FIRST_SILENCE
         return max(SILENCE if least is None else least, 20 * self.longest)
-
-    def submit(self, phase: str, losses: Sequence[Loss], call: str, *, bench: bool, address: str) -> Future:
-        """Submit a unit to the executor.
-
-        Args:
-            phase: a method of the bench.
-            losses: the unit's candidates.
-            call: a name of its own: Dask answers two calls with the same arguments once.
-            bench: whether the bench is sent, too.
-            address: the Dask worker that is asked, as long as it is there; "" for any.
-
-        Raises:
-            WorkerError: the executor was shut down, or its workers are gone.
-        """
-        given = versions(), self.name, self.content if bench else None, phase, packed(losses), call
-        where = {"workers": [address], "allow_other_workers": True} if address else {}
-        return _submitted(self.executor, work, *given, **where)
 
     def results(self, phase: str, units: Units, tick: Tick, over: Callable[[], bool]) -> Iterator[tuple[int, Any]]:
         """Yield each unit with its results as it is done, until all are done or `over()`.
@@ -171,8 +146,13 @@ class _Asked:
             self._ask(number)
 
     def _ask(self, number: int, bench: bool = False, address: str = "") -> Future:
+        """Submit a unit, perhaps with the bench, and to a Dask worker as long as it is there."""
+        pool, losses = self.pool, packed(self.units[number])
+        # a name of its own: Dask answers two calls with the same arguments once
         self.calls.append(asked(f"{this_process()} {next(_NUMBERS)}"))
-        future = self.pool.submit(self.phase, self.units[number], self.calls[-1], bench=bench, address=address)
+        given = versions(), pool.name, pool.content if bench else None, self.phase, losses, self.calls[-1]
+        where = {"workers": [address], "allow_other_workers": True} if address else {}
+        future = _submitted(pool.executor, work, *given, **where)
         self.waiting[future] = number
         future.add_done_callback(self.answers.put)
         return future
@@ -337,7 +317,7 @@ class Workers:
         search.engine = bench.engine
         apart = search.executor is not None or search.deadline < float("inf")
         self.unit = bench.unit(probe, apart)
-        self.source: Source = Here(bench) if search.executor is None else Pool(bench, search.executor)
+        self.source: Here | Pool = Here(bench) if search.executor is None else Pool(bench, search.executor)
         self.begin({})
 
     def begin(self, done: dict[str, Any]) -> None:

@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from evomal_core import __version__
 from evomal_core.checks import refuse_unknown
-from evomal_core.library import describe, load_loss
+from evomal_core.files import decode, read_json
+from evomal_core.library import load_loss, path_of
 from evomal_core.search import METHODS
 from evomal_paper.analysis.runtime import minutes
 from evomal_paper.datasets.catalogue import DATASETS
@@ -281,7 +282,23 @@ def _show(options: argparse.Namespace) -> None:
     except TypeError as error:
         raise ValueError(error) from None
     if not is_run and not Path(options.loss).exists():
-        print(describe(options.loss))
+        print(_described(options.loss))
+
+
+def _described(name: str) -> str:
+    """Describe a loss of the zoo, in lines for a terminal."""
+    record = decode(read_json(path_of(name)))
+    found, score = record["provenance"], record["score"]
+    lines = [
+        f"from     {found['experiment']}, profile {found['profile']}, {found['method']}, seed {found['seed']}",
+        f"shape    {record['shape']}",
+        f"fitness  {score['fitness']:.4g}",
+    ]
+    for row in score["errors after meta-testing"]:
+        tuned = f", {row['tuned baseline']:.4g} at its best rate" if "tuned baseline" in row else ""
+        beside = f"(baseline {row['baseline']:.4g}{tuned})"
+        lines.append(f"error    {row['group']}, {row['split']}: {row['error']:.4g} {beside}")
+    return "\n".join([*lines, f"made by  {found['command']}"])
 
 
 def _data(options: argparse.Namespace) -> None:

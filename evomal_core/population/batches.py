@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,8 @@ from evomal_core.population.trees import Program
 log = logging.getLogger("evomal")
 
 
-class Slopes(Protocol):
-    """dM/df for all candidates: f (P, N), y (N,) → (P, N)."""
-
-    def __call__(self, f: Tensor, y: Tensor) -> Tensor: ...  # noqa: D102
+Slopes = Callable[[Tensor, Tensor], Tensor]
+"""dM/df for all candidates: f (P, N), y (N,) → (P, N)."""
 
 
 def slopes_of(losses: Sequence[nn.Module], dtype: torch.dtype, device: torch.device) -> Slopes:

@@ -102,9 +102,8 @@ def minimise_predictions(
 
     def work(candidates: np.ndarray) -> None:
         population.kernels.minimise(
-            population.kind, population.softplus, population.trees, population.lengths, phi, y,
-            config.rejection_lr, config.rejection_steps, candidates, best,
-        )  # fmt: skip
+            *population.losses(phi), y, config.rejection_lr, config.rejection_steps, candidates, best
+        )
 
     population.spread(work)
     return torch.from_numpy(best)

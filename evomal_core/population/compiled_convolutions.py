@@ -15,17 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from evomal_core.config import SearchConfig
-from evomal_core.expression import Expression
 from evomal_core.lazy import LazyModule
-from evomal_core.losses import LearnedLoss
-from evomal_core.population.candidates import Population, flat_weights, padded_weights
+from evomal_core.population.candidates import KernelMetaStep, KernelTraining, Spares
 from evomal_core.population.convolution_layers import Array, Blocks, Convolution, Dense, Join, Room
 from evomal_core.population.convolution_network import Network
 from evomal_core.population.networks import ConvolutionStack
-from evomal_core.population.optimisers import KernelSteps
 from evomal_core.population.rows import Rows
 
 kernels = LazyModule("evomal_core.population.kernels_convolutions")  # which loads Numba
@@ -156,60 +151,45 @@ class Table:
         return found
 
 
-class ConvolutionMetaStep:
-    """A `local_search.MetaStep` of one unrolled step, computed by the kernels."""
+class ConvolutionMetaStep(KernelMetaStep):
+    """A meta-step of the network of one learner."""
 
-    def __init__(
-        self,
-        stack: ConvolutionStack,
-        expressions: Sequence[Expression],
-        softplus: bool,
-        config: SearchConfig,
-        class_weights: np.ndarray,
-    ) -> None:
-        self.stack, self.config = stack, config
-        self.population = Population(expressions, softplus, stack.kind)
+    stack: ConvolutionStack
+
+    def __init__(self, stack: ConvolutionStack, *others: Any) -> None:
+        super().__init__(stack, *others)
         self.network = Network(stack.layers, stack.theta0)
-        self.class_weights = class_weights[0]
-        self._start, self._rooms = Room(self.network.dtype), list[Room]()
+        self._start, self.rooms = Room(self.network.dtype), Spares(partial(Room, self.network.dtype))
 
-    def __call__(self, phi: Tensor, meta_step: int) -> tuple[Tensor, Tensor]:
-        """phi (P, E) → the task loss, (P,), and its gradient (P, E)."""
-        (learner,) = self.stack.learners
-        current = learner.episode(meta_step, self.config)
-        weights = phi.contiguous().numpy()
-        values, gradients = np.empty(len(phi), weights.dtype), np.empty_like(weights)
+    def compute(
+        self, losses: tuple[Any, ...], meta_step: int, theta0: Array, values: Array, gradients: Array
+    ) -> None:
+        """Write the task losses and their gradients from the initial weights (1, W)."""
+        data = self.stack.learner.episode(meta_step, self.config)
+        step, task = self.stack.rows([data.steps[0]]), self.stack.rows([data.task])
         with self.population.one_blas_thread():
-            drawn = self.stack.initial_vectors(meta_step)
-            theta0 = flat_weights(self.stack.theta0)[0] if drawn is None else drawn[0].numpy()
-            step = self.stack.rows([current.steps[0]])
-            task = self.stack.rows([current.task])
-            shared = _Shared(self.network, theta0, step, self._start)
-            blocks, labels = self.network.arranged(task.features[0].numpy()), task.y[0, 0].numpy()
+            shared = _Shared(self.network, theta0[0], step, self._start)
+        blocks, labels = self.network.arranged(task.features[0].numpy()), task.y[0, 0].numpy()
 
-            @IGNORING
-            def work(candidates: Array) -> None:
-                room = self._rooms.pop() if self._rooms else Room(self.network.dtype)
+        @IGNORING
+        def work(candidates: Array) -> None:
+            with self.rooms.one() as room:
                 for start in range(0, len(candidates), EIGHT):
                     eight = np.ascontiguousarray(candidates[start : start + EIGHT])
-                    self._some(eight, weights, shared, blocks, labels, room, values, gradients)
-                self._rooms.append(room)
+                    self._some(eight, losses, shared, blocks, labels, room, values, gradients)
 
-            self.population.spread(work)
-        return torch.from_numpy(values), torch.from_numpy(gradients)
+        self.population.spread(work)
 
     def _some(
-        self, chosen: Array, phi: Array, shared: _Shared, blocks: Blocks, labels: Array, room: Room, values: Array,
-        gradients: Array,
+        self, chosen: Array, losses: tuple[Any, ...], shared: _Shared, blocks: Blocks, labels: Array, room: Room,
+        values: Array, gradients: Array,
     ) -> None:  # fmt: skip
         """The meta-step of at most EIGHT candidates."""
-        base, network, population = self.config.base.unrolled, self.network, self.population
-        trees = (population.kind, population.softplus, population.trees, population.lengths, phi)
-        compute = population.kernels
+        base, network, compute = self.config.base.unrolled, self.network, self.population.kernels
         count = len(chosen)
         cotangents = room.array("cotangents", (EIGHT, *shared.y.shape))
         cotangents[count:] = 0
-        compute.slopes(*trees, shared.logits, shared.y, chosen, cotangents)
+        compute.slopes(*losses, shared.logits, shared.y, chosen, cotangents)
         directions = room.array("directions", (EIGHT, network.size))
         directions[count:] = 0
         shared.pull(cotangents, count, directions, room)
@@ -219,11 +199,11 @@ class ConvolutionMetaStep:
             compute.ahead(theta, shared.theta, directions[i], rate, base.weight_decay)
             out, memos = network.forward(theta, blocks, room)
             values[p] = compute.task_loss(
-                population.kind, np.ascontiguousarray(out.T), labels, self.class_weights, cotangent
+                self.population.kind, np.ascontiguousarray(out.T), labels, self.class_weights[0], cotangent
             )
             network.back(theta, memos, np.ascontiguousarray(cotangent.T), directions[i], room)
         shared.push(directions, count, cotangents, room)
-        compute.mixed_products(*trees, shared.logits, shared.y, cotangents, rate, chosen, gradients)
+        compute.mixed_products(*losses, shared.logits, shared.y, cotangents, rate, chosen, gradients)
 
 
 class _Shared:
@@ -264,105 +244,80 @@ def _tabulated(network: Network, shape: tuple[int, ...]) -> bool:
     return not network.norms and size * math.prod(shape) * network.dtype.itemsize <= TABLE_BYTES
 
 
-class ConvolutionTraining:
-    """The network of a stack for all candidates, trained by the kernels."""
+class ConvolutionTraining(KernelTraining):
+    """The network of one learner."""
 
-    def __init__(self, losses: Sequence[nn.Module], stack: ConvolutionStack, steps: KernelSteps) -> None:
-        learned = [loss for loss in losses if isinstance(loss, LearnedLoss)]
-        self.stack, self.steps = stack, steps
-        self.population = Population([loss.expression for loss in learned], learned[0].softplus, stack.kind)
-        self.phi = padded_weights([loss.phi for loss in learned], stack.theta0[0].dtype)
+    stack: ConvolutionStack
+
+    def __init__(self, losses: Sequence[Any], stack: ConvolutionStack, steps: Any) -> None:
+        super().__init__(losses, stack, steps)
         self.network = Network(stack.layers, stack.theta0)
-        self.moving = np.array(["f" in loss.expression.nodes for loss in learned])
-        self.theta = np.repeat(flat_weights(stack.theta0), len(learned), axis=0)
-        self.memory = steps.memory(self.theta)
-        self.running = [self._statistics() for _ in learned]
-        self.done = 0
-        self._rooms = list[Room]()
-
-    def _statistics(self) -> Blocks:
-        """Running means and variances of each batch norm at the start, (2, C)."""
-        norms: list[Any] = [
-            self.stack.learner.network.get_submodule(step.layer.statistics) for step in self.network.norms
+        norms: list[Any] = [stack.learner.network.get_submodule(n.layer.statistics) for n in self.network.norms]
+        self.running: list[Blocks] = [
+            [np.stack([norm.running_mean.numpy(), norm.running_var.numpy()]) for norm in norms] for _ in losses
         ]
-        return [np.stack([norm.running_mean.numpy(), norm.running_var.numpy()]) for norm in norms]
+        """Running means and variances (2, C) of each candidate's batch norms."""
+        self.rooms = Spares(partial(Room, self.network.dtype))
 
     def state(self) -> dict[str, Any]:
         """State for `resume`."""
         running = [[torch.from_numpy(part) for part in parts] for parts in self.running]
-        arrays = {"theta": torch.from_numpy(self.theta), "memory": torch.from_numpy(self.memory)}
+        arrays = {"theta": torch.from_numpy(self.theta[:, 0]), "memory": torch.from_numpy(self.memory[:, 0])}
         return {**arrays, "running": running, "done": self.done}
 
     def resume(self, state: dict[str, Any]) -> None:
         """Go on from a state of a training with the same losses."""
-        self.theta, self.memory = state["theta"].numpy(), state["memory"].numpy()
+        self.theta, self.memory = state["theta"].numpy()[:, None], state["memory"].numpy()[:, None]
         self.running = [[part.numpy() for part in parts] for parts in state["running"]]
         self.done = state["done"]
 
     def advance(self, rates: Sequence[float]) -> None:
         """Take a step at each of these learning rates."""
-        (learner,), end = self.stack.learners, self.done + len(rates)
+        learner, end = self.stack.learner, self.done + len(rates)
         while self.done < end:
             x, _ = learner.batch(self.done)
             together = max(1, BATCH_BYTES // (x[0].numel() * len(x) * self.network.dtype.itemsize))
             stop = min(end, self.done + together)
             rows = [self.stack.rows([learner.batch(number)]) for number in range(self.done, stop)]
             batches = [(self.network.arranged(r.features[0].numpy()), r.y[0, 0].numpy()) for r in rows]
-            with self.population.one_blas_thread():
-                self.population.spread(partial(self._train, batches, rates[self.done - end :]))
+            self.population.spread(partial(self._train, batches, rates[self.done - end :]))
             self.done = stop
 
     @IGNORING
     def _train(self, batches: list[tuple[Blocks, Array]], rates: Sequence[float], candidates: Array) -> None:
         """Steps of the candidates on these batches, one batch after another."""
-        population, network, steps = self.population, self.network, self.steps
-        room = self._rooms.pop() if self._rooms else Room(network.dtype)
-        trees = (population.kind, population.softplus, population.trees, population.lengths, self.phi)
-        gradient = room.array("weights' gradient", (network.size,))
-        going = [p for p in candidates if np.isfinite(self.theta[p]).all() and (self.moving[p] or network.norms)]
-        for number, ((blocks, y), rate) in enumerate(zip(batches, rates, strict=False), start=self.done):
-            cotangents = room.array("cotangents", (1, *y.shape))
-            for p in going:
-                out, memos = network.forward(self.theta[p], blocks, room, self.running[p])
-                if not self.moving[p]:
-                    continue
-                logits = np.ascontiguousarray(out.T)[None]
-                population.kernels.slopes(*trees, logits, y, np.array([p]), cotangents)
-                network.back(self.theta[p], memos, np.ascontiguousarray(cotangents[0].T), gradient, room)
-                population.kernels.descend(
-                    self.theta[p], self.memory[p], gradient, steps.adam, steps.settings, rate, number
-                )
-        self._rooms.append(room)
+        compute, network, steps = self.population.kernels, self.network, self.steps
+        with self.rooms.one() as room:
+            gradient = room.array("weights' gradient", (network.size,))
+            going = [
+                p for p in candidates if np.isfinite(self.theta[p]).all() and (self.moving[p] or network.norms)
+            ]
+            for number, ((blocks, y), rate) in enumerate(zip(batches, rates, strict=False), start=self.done):
+                cotangents = room.array("cotangents", (1, *y.shape))
+                for p in going:
+                    theta = self.theta[p, 0]
+                    out, memos = network.forward(theta, blocks, room, self.running[p])
+                    if not self.moving[p]:
+                        continue
+                    logits = np.ascontiguousarray(out.T)[None]
+                    compute.slopes(*self.losses, logits, y, np.array([p]), cotangents)
+                    network.back(theta, memos, np.ascontiguousarray(cotangents[0].T), gradient, room)
+                    compute.descend(theta, self.memory[p, 0], gradient, steps.adam, steps.settings, rate, number)
 
-    def errors(self, splits: Sequence[str]) -> dict[str, Tensor]:
-        """The performance metric (1, P) of each part."""
-        (learner,), found = self.stack.learners, {}
-        for name in splits:
-            rows = self.stack.rows([learner.task.parts()[name]])
-            found[name] = learner.task.measure(self._predictions(rows.features[0].numpy()), rows.labels)
-        return found
-
-    def _predictions(self, x: Array) -> Tensor:
-        """Outputs of all networks in evaluation mode, (1, P, B, C)."""
+    def predict(self, rows: Rows, y_pred: Array) -> None:
+        """Write the predictions (P, 1, B, C) of all networks in evaluation mode."""
+        x = rows.features[0].numpy()
         size = min(len(x), self.network.rows_at_once)
-        found = np.empty((len(self.theta), len(x), self.stack.outputs), self.network.dtype)
 
         @IGNORING
         def work(candidates: Array) -> None:
-            room = self._rooms.pop() if self._rooms else Room(self.network.dtype)
-            for start in range(0, len(x), size):
-                rows = x[start : start + size]
-                padded = np.concatenate([rows, np.zeros((size - len(rows), *x.shape[1:]), x.dtype)])
-                blocks = self.network.arranged(padded)
-                for p in candidates:
-                    out, _ = self.network.forward(self.theta[p], blocks, room, self.running[p], True)
-                    found[p, start : start + size] = out.T[: len(rows)]
-            self._rooms.append(room)
+            with self.rooms.one() as room:
+                for start in range(0, len(x), size):
+                    some = x[start : start + size]
+                    padded = np.concatenate([some, np.zeros((size - len(some), *x.shape[1:]), x.dtype)])
+                    blocks = self.network.arranged(padded)
+                    for p in candidates:
+                        out, _ = self.network.forward(self.theta[p, 0], blocks, room, self.running[p], True)
+                        y_pred[p, 0, start : start + size] = out.T[: len(some)]
 
-        with self.population.one_blas_thread():
-            self.population.spread(work)
-        return torch.from_numpy(found)[None]
-
-    def finite(self) -> Tensor:
-        """Whether all weights of each network are finite, (1, P)."""
-        return torch.from_numpy(np.isfinite(self.theta).all(axis=1))[None]
+        self.population.spread(work)

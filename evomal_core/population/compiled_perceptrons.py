@@ -7,17 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from evomal_core.config import SearchConfig
-from evomal_core.expression import Expression
 from evomal_core.kinds import link
-from evomal_core.learners import Batch
-from evomal_core.losses import LearnedLoss
-from evomal_core.population.candidates import Population, flat_weights, padded_weights
+from evomal_core.learners import Learner
+from evomal_core.population.candidates import KernelMetaStep, KernelTraining
 from evomal_core.population.networks import MLPStack
-from evomal_core.population.optimisers import KernelSteps
-from evomal_core.population.rows import Rows, same_batches
+from evomal_core.population.rows import Rows
 
 STEPS_AT_ONCE = 500
 
@@ -32,69 +27,50 @@ def _layers(stack: MLPStack) -> np.ndarray:
     return np.array(rows)
 
 
-def _features(rows: Rows) -> np.ndarray:
-    return rows.features[:, 0].contiguous().numpy()
+def _arrays(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """Features (T, B, inputs) and labels (T, B, C)."""
+    return rows.features[:, 0].contiguous().numpy(), rows.y[:, 0].contiguous().numpy()
 
 
-def _labels(rows: Rows) -> np.ndarray:
-    return rows.y[:, 0].contiguous().numpy()
+class PerceptronMetaStep(KernelMetaStep):
+    """A meta-step of the perceptrons of all tasks."""
 
+    stack: MLPStack
 
-class PerceptronMetaStep:
-    """A `local_search.MetaStep` computed by the kernels."""
-
-    def __init__(
-        self,
-        stack: MLPStack,
-        expressions: Sequence[Expression],
-        softplus: bool,
-        config: SearchConfig,
-        class_weights: np.ndarray,
-    ) -> None:
-        self.stack, self.config = stack, config
-        self.population = Population(expressions, softplus, stack.kind)
+    def __init__(self, stack: MLPStack, *others: Any) -> None:
+        super().__init__(stack, *others)
         self.layers = _layers(stack)
-        self.theta = flat_weights(stack.theta0)
-        self.class_weights = class_weights
-        self._held: dict[str, tuple[list[Batch], tuple[np.ndarray, np.ndarray]]] = {}
-        self._start: tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]] | None = None
+        self._start: tuple[np.ndarray, Rows, tuple[np.ndarray, ...]] | None = None
 
-    def __call__(self, phi: Tensor, meta_step: int) -> tuple[Tensor, Tensor]:
-        """phi (P, E) → the task loss summed over tasks, (P,), and its gradient (P, E)."""
-        population, base = self.population, self.config.base.unrolled
+    def compute(
+        self,
+        losses: tuple[Any, ...],
+        meta_step: int,
+        theta0: np.ndarray,
+        values: np.ndarray,
+        gradients: np.ndarray,
+    ) -> None:
+        """Write the task losses and their gradients from the initial weights (T, W)."""
+        base = self.config.base.unrolled
         episodes = [learner.episode(meta_step, self.config) for learner in self.stack.learners]
-        x, y = self._arrays("step", [e.steps[0] for e in episodes])
-        x_task, y_task = self._arrays("task", [e.task for e in episodes])
-        drawn = self.stack.initial_vectors(meta_step)
-        theta0 = self.theta if drawn is None else drawn.numpy()
-        f0, hidden, jacobian = self._at_start(theta0, x, y)
+        step = self.stack.held_rows("step", [e.steps[0] for e in episodes])
+        (_, y), (x_task, y_task) = _arrays(step), _arrays(self.stack.held_rows("task", [e.task for e in episodes]))
+        f0, hidden, jacobian = self._at_start(theta0, step)
         rates = np.array([base.first_rate, base.weight_decay])
-        weights = phi.contiguous().numpy()
-        values, gradients = np.empty(len(phi), weights.dtype), np.empty_like(weights)
 
         def work(candidates: np.ndarray) -> None:
-            population.kernels.meta_steps(
-                population.kind, population.softplus, population.trees, population.lengths, weights,
-                self.layers, theta0, f0, y, hidden, jacobian, x_task, y_task, self.class_weights, rates,
+            self.population.kernels.meta_steps(
+                *losses, self.layers, theta0, f0, y, hidden, jacobian, x_task, y_task, self.class_weights, rates,
                 candidates, values, gradients,
             )  # fmt: skip
 
-        with population.one_blas_thread():
-            population.spread(work)
-        return torch.from_numpy(values), torch.from_numpy(gradients)
+        self.population.spread(work)
 
-    def _arrays(self, key: str, batches: list[Batch]) -> tuple[np.ndarray, np.ndarray]:
-        """The stacked features and labels; those of the step before if the batches are the same tensors."""
-        held = self._held.get(key)
-        if held is None or not same_batches(held[0], batches):
-            rows = self.stack.rows(batches)
-            held = self._held[key] = (batches, (_features(rows), _labels(rows)))
-        return held[1]
-
-    def _at_start(self, theta0: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
+    def _at_start(self, theta0: np.ndarray, rows: Rows) -> tuple[np.ndarray, ...]:
         """Values shared by all candidates: f at the initial weights, hidden values, one output's Jacobian."""
-        if self._start is not None and self._start[0] is theta0 and self._start[1] is x:
+        if self._start is not None and self._start[0] is theta0 and self._start[1] is rows:
             return self._start[2]
+        x, y = _arrays(rows)
         room, jacobian_room, _ = self.population.kernels._sizes(self.layers, x.shape[1])
         hidden = np.empty((len(x), room), theta0.dtype)
         jacobian = np.empty((len(x), jacobian_room), theta0.dtype)
@@ -102,79 +78,55 @@ class PerceptronMetaStep:
             self.population.kernels.forward(self.layers, theta0, x, hidden, jacobian)
         logits = torch.from_numpy(hidden[:, room - y[0].size :].reshape(y.shape).copy())
         pieces = link(logits, self.stack.kind).numpy(), hidden, jacobian
-        self._start = (theta0, x, pieces)
+        self._start = (theta0, rows, pieces)
         return pieces
 
 
-class PerceptronTraining:
-    """The networks of a stack for all candidates, trained by the kernels."""
+class PerceptronTraining(KernelTraining):
+    """The perceptrons of all tasks."""
 
-    def __init__(self, population: Sequence[nn.Module], stack: MLPStack, steps: KernelSteps) -> None:
-        losses = [loss for loss in population if isinstance(loss, LearnedLoss)]
-        self.stack, self.steps = stack, steps
-        self.population = Population([loss.expression for loss in losses], losses[0].softplus, stack.kind)
-        self.layers, self.phi = (
-            _layers(stack),
-            padded_weights([loss.phi for loss in losses], stack.theta0[0].dtype),
-        )
-        self.moving = np.array(["f" in loss.expression.nodes for loss in losses])
-        self.theta = np.repeat(flat_weights(stack.theta0)[None], len(losses), axis=0)
-        self.memory = steps.memory(self.theta)
-        self.done = 0
-        self._rows: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        self._labels: dict[str, Tensor] = {}
+    stack: MLPStack
+
+    def __init__(self, losses: Sequence[Any], stack: MLPStack, steps: Any) -> None:
+        super().__init__(losses, stack, steps)
+        self.layers = _layers(stack)
+        self._parts: dict[str, Rows] = {}
+
+    def rows(self, split: str) -> Rows:
+        """The rows of a part of the tasks, kept."""
+        if split not in self._parts:
+            self._parts[split] = super().rows(split)
+        return self._parts[split]
 
     def advance(self, rates: Sequence[float]) -> None:
         """Take a step at each of these learning rates."""
+        x, y = _arrays(self.rows("train"))
         for start in range(0, len(rates), STEPS_AT_ONCE):
-            self._advance(np.array(rates[start : start + STEPS_AT_ONCE]))
+            some = np.array(rates[start : start + STEPS_AT_ONCE])
+            steps = range(self.done, self.done + len(some))
+            orders = np.stack([_orders(learner, x.shape[1], steps) for learner in self.stack.learners])
+            self._advance(x, y, orders, some)
+            self.done = steps.stop
 
-    def _advance(self, rates: np.ndarray) -> None:
-        population, done, stop = self.population, self.done, self.done + len(rates)
-        x, y = self._part("train")
-        orders = np.stack([self._orders(learner, x.shape[1], stop) for learner in self.stack.learners])
-
+    def _advance(self, x: np.ndarray, y: np.ndarray, orders: np.ndarray, rates: np.ndarray) -> None:
         def work(candidates: np.ndarray) -> None:
-            population.kernels.train(
-                population.kind, population.softplus, population.trees, population.lengths, self.phi,
-                self.layers, x, y, orders, self.steps.adam, self.steps.settings, rates, done, self.moving,
-                candidates, self.theta, self.memory,
+            self.population.kernels.train(
+                *self.losses, self.layers, x, y, orders, self.steps.adam, self.steps.settings, rates, self.done,
+                self.moving, candidates, self.theta, self.memory,
             )  # fmt: skip
 
-        with population.one_blas_thread():
-            population.spread(work)
-        self.done = stop
+        self.population.spread(work)
 
-    def errors(self, splits: Sequence[str]) -> dict[str, Tensor]:
-        """The performance metric (T, P) of each part."""
-        found = {}
-        for name in splits:
-            x, labels = self._part(name)[0], self._labels[name]
-            outputs = self.stack.layers[-1][1]
-            y_pred = np.empty((*self.theta.shape[:2], x.shape[1], outputs), self.theta.dtype)
+    def predict(self, rows: Rows, y_pred: np.ndarray) -> None:
+        """Write the predictions (P, T, B, C) of all networks."""
+        x, _ = _arrays(rows)
+        self.population.spread(
+            lambda candidates: self.population.kernels.predict(self.layers, self.theta, x, candidates, y_pred)
+        )
 
-            def work(candidates: np.ndarray, x: np.ndarray = x, y_pred: np.ndarray = y_pred) -> None:
-                self.population.kernels.predict(self.layers, self.theta, x, candidates, y_pred)
 
-            with self.population.one_blas_thread():
-                self.population.spread(work)
-            found[name] = self.stack.learners[0].task.measure(torch.from_numpy(y_pred).transpose(0, 1), labels)
-        return found
-
-    def finite(self) -> Tensor:
-        """Whether all weights of each network are finite, (T, P)."""
-        return torch.from_numpy(np.isfinite(self.theta).all(axis=2).T)
-
-    def _part(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        if name not in self._rows:
-            rows = self.stack.rows([learner.task.parts()[name] for learner in self.stack.learners])
-            self._rows[name] = _features(rows), _labels(rows)
-            self._labels[name] = rows.labels
-        return self._rows[name]
-
-    def _orders(self, learner: Any, rows: int, stop: int) -> np.ndarray:
-        """The row numbers of each batch, (steps, B)."""
-        steps = range(self.done, stop)
-        if learner.batch_size >= rows:
-            return np.broadcast_to(np.arange(rows), (len(steps), rows)).copy()
-        return np.stack([learner.batch_rows(step).numpy() for step in steps])
+def _orders(learner: Learner, rows: int, steps: range) -> np.ndarray:
+    """The row numbers of each batch, (steps, B)."""
+    if learner.batch_size >= rows:
+        return np.broadcast_to(np.arange(rows), (len(steps), rows)).copy()
+    return np.stack([learner.batch_rows(step).numpy() for step in steps])

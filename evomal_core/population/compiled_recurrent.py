@@ -6,190 +6,199 @@ candidate's result depends on no other one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from evomal_core.config import SearchConfig
-from evomal_core.expression import Expression
+from evomal_core.lazy import LazyModule
 from evomal_core.learners import Batch
-from evomal_core.losses import LearnedLoss
-from evomal_core.population.candidates import Population, flat_weights, padded_weights
+from evomal_core.population.candidates import KernelMetaStep, KernelTraining, Spares
 from evomal_core.population.networks import RecurrentStack
-from evomal_core.population.optimisers import KernelSteps
-from evomal_core.population.recurrent import Letters, RecurrentDerivatives
+from evomal_core.population.recurrent import RecurrentForm
 from evomal_core.population.rows import Rows
+
+kernels = LazyModule("evomal_core.population.kernels_recurrent")  # which loads Numba
 
 STEPS_AT_ONCE = 10
 """Training steps of one candidate after another, while its weights are in the cache."""
 
 
-class _Network:
-    """A network's derivatives and expression kernels, with scratch for each thread that asks for it."""
+@dataclass(frozen=True)
+class Letters:
+    """A batch: the symbols that occur, and each letter (letters, rows) as a place among them."""
 
-    def __init__(self, stack: RecurrentStack, expressions: Sequence[Expression], softplus: bool) -> None:
-        self.stack, self.form, self.learner = stack, stack.form, stack.learner
-        self.dtype = flat_weights(stack.theta0).dtype
-        self.population = Population(expressions, softplus, stack.kind)
-        self._free: list[_Scratch] = []
+    used: np.ndarray
+    letters: np.ndarray
 
-    @contextmanager
-    def scratch(self) -> Iterator[_Scratch]:
-        """Scratch that no other thread has meanwhile."""
-        scratch = self._free.pop() if self._free else _Scratch(self.form.derivatives(self.dtype))
-        yield scratch
-        self._free.append(scratch)
+    @classmethod
+    def of(cls, x: Tensor) -> Letters:
+        """Rows (B, letters) of symbols."""
+        used, letters = np.unique(x.numpy(), return_inverse=True)
+        return cls(used, np.ascontiguousarray(letters.reshape(x.shape).T))
 
-    def rows(self, batch: Batch) -> tuple[Letters, np.ndarray]:
-        """A batch in the form that the kernels take, and its labels as numbers (B, C)."""
-        return self.form.prepare(batch[0]), self.stack.rows([batch]).y[0, 0].contiguous().numpy()
+    def __len__(self) -> int:
+        return self.letters.shape[1]
 
 
-class _Scratch:
-    """Buffers of one thread."""
+def _batch(stack: RecurrentStack, batch: Batch) -> tuple[Letters, np.ndarray]:
+    """A batch in the form that the kernels take, and its labels as numbers (B, C)."""
+    return Letters.of(batch[0]), stack.rows([batch]).y[0, 0].contiguous().numpy()
 
-    def __init__(self, derivatives: RecurrentDerivatives) -> None:
-        self.derivatives = derivatives
-        self._records: dict[Any, Any] = {}
 
-    def record(self, x: Letters) -> Any:
+Record = tuple[np.ndarray, ...]
+"""Values of a forward pass, kept for the derivatives."""
+
+
+class Derivatives:
+    """A network's predictions and their derivative, transposed and as it is; for one thread at a time."""
+
+    def __init__(self, form: RecurrentForm, dtype: np.dtype) -> None:
+        self.form, self.dtype = form, dtype
+        self._record: Record = ()
+        self._scratch: tuple[np.ndarray, ...] = ()
+
+    def new_record(self, x: Letters) -> Record:
         """Room for what a forward pass of rows like x keeps."""
-        if len(x) not in self._records:
-            self._records = {len(x): self.derivatives.record(x)}
-        return self._records[len(x)]
+        letters, rows = x.letters.shape
+        units, layers = int(self.form.shape[1]), self.form.layers
+        hidden = rows * int(layers[0, 0] + layers[:, 1].sum())
+        shapes = ((letters, rows, 4 * units), *[(letters, rows, units)] * 2, (letters + 1, rows, units), (hidden,))
+        return tuple(np.empty(shape, self.dtype) for shape in shapes)
+
+    def record(self, x: Letters) -> Record:
+        """The same, used again by the next forward pass."""
+        if not self._record or self._record[0].shape[:2] != x.letters.shape:
+            self._record = self.new_record(x)
+        return self._record
+
+    def forward(self, theta: np.ndarray, x: Letters, record: Record) -> np.ndarray:
+        """Predictions (B, C), a part of the record."""
+        form = self.form
+        kernels.forward(form.shape, form.layers, theta, x.used, x.letters, *record)
+        outputs = int(form.layers[-1, 1])
+        return record[-1][-len(x) * outputs :].reshape(len(x), outputs)
+
+    def pullback(self, theta: np.ndarray, x: Letters, record: Record, change: np.ndarray, out: np.ndarray) -> None:
+        """Write the gradient of the weights from the cotangent of the predictions."""
+        form, scratch = self.form, self._room(x)
+        kernels.pullback(form.shape, form.layers, theta, x.used, x.letters, *record, change, *scratch[:3], out)
+
+    def pushforward(self, theta: np.ndarray, x: Letters, record: Record, direction: np.ndarray) -> np.ndarray:
+        """The change (B, C) of the predictions along a direction of the weights."""
+        form, scratch = self.form, self._room(x)
+        change = np.empty((len(x), int(form.layers[-1, 1])), self.dtype)
+        kernels.pushforward(
+            form.shape, form.layers, theta, x.used, x.letters, *record, direction, *scratch, change
+        )
+        return change
+
+    def _room(self, x: Letters) -> tuple[np.ndarray, ...]:
+        letters, rows = x.letters.shape
+        units, layers = int(self.form.shape[1]), self.form.layers
+        if not self._scratch or self._scratch[0].shape[:2] != (letters, rows):
+            widest = rows * max(units, int(layers[:, :2].max()))
+            shapes = ((letters, rows, 4 * units), (widest,), (widest,), (widest,))
+            self._scratch = tuple(np.empty(shape, self.dtype) for shape in shapes)
+        return self._scratch
 
 
-class RecurrentMetaStep:
-    """A `local_search.MetaStep` of one unrolled step, computed by the kernels."""
+class RecurrentMetaStep(KernelMetaStep):
+    """A meta-step of the network of one learner."""
 
-    def __init__(
+    stack: RecurrentStack
+
+    def __init__(self, stack: RecurrentStack, *others: Any) -> None:
+        super().__init__(stack, *others)
+        self.derivatives = Spares(partial(Derivatives, stack.form, self.theta0.dtype))
+        self._start: Record = ()
+
+    def compute(
         self,
-        stack: RecurrentStack,
-        expressions: Sequence[Expression],
-        softplus: bool,
-        config: SearchConfig,
-        class_weights: np.ndarray,
+        losses: tuple[Any, ...],
+        meta_step: int,
+        theta0: np.ndarray,
+        values: np.ndarray,
+        gradients: np.ndarray,
     ) -> None:
-        self.stack, self.config = stack, config
-        self.network = _Network(stack, expressions, softplus)
-        self.theta = flat_weights(stack.theta0)[0]
-        self.class_weights = class_weights[0]
-        self._start: Any = None
-
-    def __call__(self, phi: Tensor, meta_step: int) -> tuple[Tensor, Tensor]:
-        """phi (P, E) → the task loss, (P,), and its gradient (P, E)."""
-        network, base = self.network, self.config.base.unrolled
-        population, kernels = network.population, network.population.kernels
-        data = network.learner.episode(meta_step, self.config)
-        x, y = network.rows(data.steps[0])
+        """Write the task losses and their gradients from the initial weights (1, W)."""
+        base, compute = self.config.base.unrolled, self.population.kernels
+        data, weights, rate = self.stack.learner.episode(meta_step, self.config), theta0[0], base.first_rate
+        x, y = _batch(self.stack, data.steps[0])
         same = all(a is b for a, b in zip(data.steps[0], data.task, strict=True))
-        x_task, y_task = (x, y) if same else network.rows(data.task)
-        rate = base.first_rate
-        drawn = self.stack.initial_vectors(meta_step)
-        weights, theta0 = phi.contiguous().numpy(), self.theta if drawn is None else drawn[0].numpy()
-        values, gradients = np.empty(len(phi), weights.dtype), np.zeros_like(weights)
-
-        losses = (population.kind, population.softplus, population.trees, population.lengths, weights)
+        x_task, y_task = (x, y) if same else _batch(self.stack, data.task)
+        with self.population.one_blas_thread(), self.derivatives.one() as f:
+            start = self._start = self._start or f.new_record(x)
+            logits = f.forward(weights, x, start)
 
         def work(candidates: np.ndarray) -> None:
-            with network.scratch() as scratch:
-                f = scratch.derivatives
-                gradient, theta = np.empty_like(theta0), np.empty_like(theta0)
+            with self.derivatives.one() as f:
+                gradient, theta = np.empty_like(weights), np.empty_like(weights)
                 cotangent, after = np.empty_like(y), np.empty_like(y_task)
                 for one in candidates[:, None]:  # arrays of one number each
-                    kernels.slopes(*losses, logits[None], y, one, cotangent[None])
-                    f.pullback(theta0, x, start, cotangent, gradient)
-                    kernels.ahead(theta, theta0, gradient, rate, base.weight_decay)
-                    record = scratch.record(x_task)
+                    compute.slopes(*losses, logits[None], y, one, cotangent[None])
+                    f.pullback(weights, x, start, cotangent, gradient)
+                    compute.ahead(theta, weights, gradient, rate, base.weight_decay)
+                    record = f.record(x_task)
                     predictions = f.forward(theta, x_task, record)
-                    values[one] = kernels.task_loss(
-                        population.kind, predictions, y_task, self.class_weights, after
+                    values[one] = compute.task_loss(
+                        self.population.kind, predictions, y_task, self.class_weights[0], after
                     )
                     f.pullback(theta, x_task, record, after, gradient)
-                    change = f.pushforward(theta0, x, start, gradient)
-                    kernels.mixed_products(*losses, logits[None], y, change[None], rate, one, gradients)
+                    change = f.pushforward(weights, x, start, gradient)
+                    compute.mixed_products(*losses, logits[None], y, change[None], rate, one, gradients)
 
-        with population.one_blas_thread():
-            with network.scratch() as scratch:
-                start = self._start = self._start or scratch.derivatives.record(x)
-                logits = scratch.derivatives.forward(theta0, x, start)
-            population.spread(work)
-        return torch.from_numpy(values), torch.from_numpy(gradients)
+        self.population.spread(work)
 
 
-class RecurrentTraining:
-    """The networks of one learner for all candidates, trained by the kernels."""
+class RecurrentTraining(KernelTraining):
+    """The networks of one learner."""
 
-    def __init__(self, population: Sequence[nn.Module], stack: RecurrentStack, steps: KernelSteps) -> None:
-        losses = [loss for loss in population if isinstance(loss, LearnedLoss)]
-        self.stack, self.steps = stack, steps
-        self.network = _Network(stack, [loss.expression for loss in losses], losses[0].softplus)
-        self.phi = padded_weights([loss.phi for loss in losses], stack.theta0[0].dtype)
-        self.moving = np.array(["f" in loss.expression.nodes for loss in losses])
-        self.theta = np.repeat(flat_weights(stack.theta0), len(losses), axis=0)
-        self.memory = steps.memory(self.theta)
-        self.done = 0
+    stack: RecurrentStack
+
+    def __init__(self, losses: Sequence[Any], stack: RecurrentStack, steps: Any) -> None:
+        super().__init__(losses, stack, steps)
+        self.derivatives = Spares(partial(Derivatives, stack.form, self.theta.dtype))
 
     def advance(self, rates: Sequence[float]) -> None:
         """Take a step at each of these learning rates."""
-        network, end = self.network, self.done + len(rates)
+        end = self.done + len(rates)
         while self.done < end:
             stop = min(end, self.done + STEPS_AT_ONCE)
-            batches = [network.rows(network.learner.batch(number)) for number in range(self.done, stop)]
-
-            def work(candidates: np.ndarray, batches: list[Any] = batches) -> None:
-                with network.scratch() as scratch:
-                    for p in candidates:
-                        if self.moving[p] and np.isfinite(self.theta[p]).all():
-                            self._train(p, batches, rates[self.done - end :], scratch)
-
-            with network.population.one_blas_thread():
-                network.population.spread(work)
+            batches = [_batch(self.stack, self.stack.learner.batch(number)) for number in range(self.done, stop)]
+            self.population.spread(partial(self._train, batches, rates[self.done - end :]))
             self.done = stop
 
     def _train(
-        self, p: int, batches: list[tuple[Letters, np.ndarray]], rates: Sequence[float], scratch: _Scratch
+        self, batches: list[tuple[Letters, np.ndarray]], rates: Sequence[float], candidates: np.ndarray
     ) -> None:
-        """Steps of one candidate."""
-        population, steps, f = self.network.population, self.steps, scratch.derivatives
-        kernels, theta, gradient = population.kernels, self.theta[p], np.empty_like(self.theta[p])
-        losses = (population.kind, population.softplus, population.trees, population.lengths, self.phi)
-        for number, ((x, y), rate) in enumerate(zip(batches, rates, strict=False), start=self.done):
-            record, cotangent = scratch.record(x), np.empty_like(y)
-            logits = f.forward(theta, x, record)
-            kernels.slopes(*losses, logits[None], y, np.array([p]), cotangent[None])
-            f.pullback(theta, x, record, cotangent, gradient)
-            kernels.descend(theta, self.memory[p], gradient, steps.adam, steps.settings, rate, number)
+        """Steps of the candidates on these batches, one candidate after another."""
+        compute, steps = self.population.kernels, self.steps
+        with self.derivatives.one() as f:
+            for p in candidates:
+                theta, gradient = self.theta[p, 0], np.empty_like(self.theta[p, 0])
+                if not (self.moving[p] and np.isfinite(theta).all()):
+                    continue
+                for number, ((x, y), rate) in enumerate(zip(batches, rates, strict=False), start=self.done):
+                    record, cotangent = f.record(x), np.empty_like(y)
+                    logits = f.forward(theta, x, record)
+                    compute.slopes(*self.losses, logits[None], y, np.array([p]), cotangent[None])
+                    f.pullback(theta, x, record, cotangent, gradient)
+                    compute.descend(theta, self.memory[p, 0], gradient, steps.adam, steps.settings, rate, number)
 
-    def errors(self, splits: Sequence[str]) -> dict[str, Tensor]:
-        """The performance metric (1, P) of each part."""
-        found = {}
-        for name in splits:
-            rows = self.stack.rows([self.network.learner.task.parts()[name]])
-            found[name] = self.network.learner.task.measure(self._predictions(rows), rows.labels)
-        return found
-
-    def _predictions(self, rows: Rows) -> Tensor:
-        """Predictions (1, P, B, C) of all networks, a batch of rows at a time."""
-        network, size = self.network, self.network.learner.batch_size
-        parts = [network.form.prepare(x) for x in rows.features[0].split(size)]
-        found = np.empty((len(self.theta), *rows.shape[1:]), self.theta.dtype)
+    def predict(self, rows: Rows, y_pred: np.ndarray) -> None:
+        """Write the predictions (P, 1, B, C) of all networks, a batch of rows at a time."""
+        size = self.stack.learner.batch_size
+        parts = [Letters.of(x) for x in rows.features[0].split(size)]
 
         def work(candidates: np.ndarray) -> None:
-            with network.scratch() as scratch:
+            with self.derivatives.one() as f:
                 for p in candidates:
                     for number, x in enumerate(parts):
-                        logits = scratch.derivatives.forward(self.theta[p], x, scratch.record(x))
-                        found[p, number * size : number * size + len(x)] = logits
+                        logits = f.forward(self.theta[p, 0], x, f.record(x))
+                        y_pred[p, 0, number * size : number * size + len(x)] = logits
 
-        with network.population.one_blas_thread():
-            network.population.spread(work)
-        return torch.from_numpy(found).unsqueeze(0)
-
-    def finite(self) -> Tensor:
-        """Whether all weights of each network are finite, (1, P)."""
-        return torch.from_numpy(np.isfinite(self.theta).all(axis=1))[None]
+        self.population.spread(work)

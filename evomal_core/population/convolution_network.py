@@ -153,17 +153,14 @@ class Network:
                 blocks = segment.forward(room, blocks)
             else:
                 found: list[Any] = [[] for _ in segment]
-                blocks = [self._through(segment, pairs, h, k, found, room) for k, h in enumerate(blocks)]
-                memos += found
+                outputs = []
+                for k, h in enumerate(blocks):
+                    for step, memo in zip(segment, found, strict=True):
+                        h, kept = step.forward(room, pairs[step.number], h, k)
+                        memo.append(kept)
+                    outputs.append(h)
+                blocks, memos = outputs, memos + found
         return blocks[0], memos
-
-    def _through(
-        self, segment: list[Any], pairs: list[Any], h: Array, k: int, memos: list[Any], room: Room
-    ) -> Array:
-        for step, memo in zip(segment, memos, strict=True):
-            h, kept = step.forward(room, pairs[step.number], h, k)
-            memo.append(kept)
-        return h
 
     def back(self, theta: Array, memos: list[Any], delta: Array, gradient: Array, room: Room) -> None:
         """gradient = cotangents of the weights from those of the outputs (C, B), which are overwritten."""
@@ -177,23 +174,17 @@ class Network:
             elif isinstance(segment, Join):
                 blocks = segment.back(room, blocks[0], memos[segment.number])
             else:
-                blocks = [
-                    self.back_through(segment, pairs, memos, d, k, found, room) for k, d in enumerate(blocks)
-                ]
+                before: Any = []
+                for k, d in enumerate(blocks):
+                    for step in reversed(segment):
+                        n = step.number
+                        d = step.back(room, pairs[n], memos[n][k], d, k, found[n])
+                        if d is None:  # there are no weights before it
+                            break
+                    before.append(d)
+                blocks = before
             if blocks[0] is None:
                 return
-
-    @staticmethod
-    def back_through(
-        segment: list[Any], pairs: list[Any], memos: list[Any], d: Array, k: int, found: list[Any], room: Room
-    ) -> Array:
-        """Cotangents of one block's inputs; None if there are no weights before it."""
-        for step in reversed(segment):
-            n = step.number
-            d = step.back(room, pairs[n], memos[n][k], d, k, found[n])
-            if d is None:
-                break
-        return d
 
     def push(self, theta: Array, memos: list[Any], direction: Array, room: Room) -> Array:
         """Tangents of the outputs (C, B) along a direction of the weights."""
@@ -206,19 +197,11 @@ class Network:
             elif isinstance(segment, Join):
                 blocks = blocks and segment.forward(room, blocks, "joined t")
             else:
-                count = len(memos[segment[0].number])
-                blocks = [
-                    self._push_through(segment, pairs, memos, t, k, along, room)
-                    for k, t in enumerate(blocks or [None] * count)
-                ]
-                blocks = None if blocks[0] is None else blocks
+                outputs = []
+                for k, t in enumerate(blocks or [None] * len(memos[segment[0].number])):
+                    for step in segment:
+                        n = step.number
+                        t = step.push(room, pairs[n], memos[n][k], t, k, along[n])
+                    outputs.append(t)
+                blocks = None if outputs[0] is None else outputs
         return blocks[0]
-
-    @staticmethod
-    def _push_through(
-        segment: list[Any], pairs: list[Any], memos: list[Any], t: Array, k: int, along: list[Any], room: Room
-    ) -> Array:
-        for step in segment:
-            n = step.number
-            t = step.push(room, pairs[n], memos[n][k], t, k, along[n])
-        return t

@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from evomal_core.devices import out_of_memory
-from evomal_core.population.networks import NotBatchable, Stack
+from evomal_core.population.networks import NotBatchable
 from evomal_core.population.rows import Rows
 from evomal_core.population.steps import Stacked
 
@@ -49,27 +49,6 @@ def _never_waiting() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode(before)
 
 
-class Step(Protocol):
-    """A meta-step whose batches are fetched apart from its computation."""
-
-    @property
-    def random(self) -> bool:
-        """Whether the network draws random numbers, whose seeds a graph would not renew."""
-
-    def batches(self, meta_step: int) -> tuple[list[Rows], int]:
-        """The stacked batches of a step, the task loss's last, and the number of its first random draw."""
-
-    @property
-    def stack(self) -> Stack:
-        """The base networks."""
-
-    def compute(self, phi: Tensor, theta0: Stacked, batches: list[Rows], draw: int) -> tuple[Tensor, Tensor]:
-        """The task loss (P,) and its gradient (P, E) from initial weights (T, 1, …)."""
-
-    def forget(self) -> None:
-        """Drop what was kept from earlier computations."""
-
-
 def _copied(batch: Rows) -> Rows:
     """A batch in memory of its own."""
     parts = ("features", "y", "given", "share", "weights")
@@ -78,9 +57,9 @@ def _copied(batch: Rows) -> Rows:
 
 
 class GraphedStep:
-    """Replay of a step by a CUDA graph."""
+    """Replay of a `local_search.MetaStep` by a CUDA graph."""
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: Any) -> None:
         self.step = step
         self.eager = step.random
         self.graph: Any = None

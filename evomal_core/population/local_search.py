@@ -109,8 +109,11 @@ class MetaStep:
     def batches(self, meta_step: int) -> tuple[list[Rows], int]:
         """The stacked batches of each unrolled step and of the task loss, and the number of the first draw."""
         episodes = [learner.episode(meta_step, self.config) for learner in self.stack.learners]
-        steps = [self._batch(f"step {k}", [e.steps[k] for e in episodes]) for k in range(self.config.unroll_steps)]
-        return [*steps, self._batch("task", [e.task for e in episodes])], episodes[0].draw
+        steps = [
+            self.stack.held_rows(f"step {k}", [e.steps[k] for e in episodes])
+            for k in range(self.config.unroll_steps)
+        ]
+        return [*steps, self.stack.held_rows("task", [e.task for e in episodes])], episodes[0].draw
 
     def compute(self, phi: Tensor, theta0: Stacked, batches: list[Rows], draw: int) -> tuple[Tensor, Tensor]:
         """The task loss and its gradient from initial weights (T, 1, …) on stacked batches, see `batches`."""
@@ -122,13 +125,6 @@ class MetaStep:
     def forget(self) -> None:
         """Drop what is kept from the step before."""
         self._cache.clear()
-
-    def _batch(self, key: str, batches: list[Batch]) -> Rows:
-        """The stacked batches; those of the step before if they are the same tensors (full-batch training)."""
-        held = self._cache.get(key)
-        if held is None or not same_batches(held[0], batches):
-            self._cache[key] = held = (batches, self.stack.rows(batches))
-        return held[1]
 
     def _slope(self, phi: Tensor, predictions: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Any]:
         """Return the losses' input f, dM/df (both (T, P, B, C), the mean over the batch left out), the tape."""
@@ -314,7 +310,6 @@ def _search(
     phi = torch.nn.Parameter(program.pad([loss.phi for loss in losses]))
     optimiser = meta_optimiser([phi], config)
     alive = torch.ones(len(losses), dtype=torch.bool, device=phi.device)
-    first = last = phi.new_zeros(len(losses))
     repeats = _repeats(learners, config)
     for number in range(config.meta_steps):
         with torch.no_grad(), stackable():
@@ -327,11 +322,9 @@ def _search(
             others = [loss for loss, moved in zip(losses, moves.tolist(), strict=True) if moved]
             found = iter(_search(others, learners, config, tick))
             return [
-                next(found) if moved else _unmoved(loss, result, config, tick)
+                next(found) if moved else _unmoved(loss, math.isfinite(result), config, tick)
                 for loss, moved, result in zip(losses, moves.tolist(), value.tolist(), strict=True)
             ]
-        last = torch.where(alive, value.to(last.dtype), last)
-        first = last if number == 0 else first
         alive = alive & torch.isfinite(value) & torch.isfinite(gradient).all(dim=1)
         before = phi.detach().clone()
         phi.grad = torch.where(alive[:, None], gradient, 0.0).to(phi.dtype)
@@ -340,16 +333,10 @@ def _search(
             phi.copy_(torch.where(alive[:, None], phi, before))
         for _ in losses:
             tick()
-    results = []
-    columns = (alive.tolist(), first.tolist(), last.tolist())
-    for loss, weights, lives, start, end in zip(losses, phi.detach(), *columns, strict=True):
-        if not loss.size:
-            results.append(Tuned(loss, diverged=False))
-            continue
-        with torch.no_grad():
+    with torch.no_grad():
+        for loss, weights in zip(losses, phi, strict=True):
             loss.phi.copy_(weights[: loss.size])
-        results.append(Tuned(loss, diverged=not lives, task_loss=(start, end)))
-    return results
+    return [Tuned(loss, bool(loss.size) and not lives) for loss, lives in zip(losses, alive.tolist(), strict=True)]
 
 
 def _repeats(learners: Sequence[Learner], config: SearchConfig) -> bool:
@@ -363,10 +350,8 @@ def _repeats(learners: Sequence[Learner], config: SearchConfig) -> bool:
     return not varied and same_batches(batches(0), batches(1))
 
 
-def _unmoved(loss: LearnedLoss, task_loss: float, config: SearchConfig, tick: Callable[[], None]) -> Tuned:
-    """Result of local search for a loss whose meta-gradient is 0 at each step."""
+def _unmoved(loss: LearnedLoss, finite: bool, config: SearchConfig, tick: Callable[[], None]) -> Tuned:
+    """Result of local search for a loss whose meta-gradient is 0 at each step, with a finite task loss or not."""
     for _ in range(config.meta_steps):
         tick()
-    if not loss.size:
-        return Tuned(loss, diverged=False)
-    return Tuned(loss, diverged=not math.isfinite(task_loss), task_loss=(task_loss, task_loss))
+    return Tuned(loss, diverged=bool(loss.size) and not finite)

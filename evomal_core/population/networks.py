@@ -26,7 +26,7 @@ from evomal_core.population.convolutions import plain_layers
 from evomal_core.population.perceptrons import Perceptron, dense_layers, sequential
 from evomal_core.population.recurrent import RecurrentForm, recurrent_form
 from evomal_core.population.recurrent_algebra import Record, RecurrentAlgebra, Weights
-from evomal_core.population.rows import Rows
+from evomal_core.population.rows import Rows, same_batches
 from evomal_core.population.steps import Factors, Stacked, product, through, times, times_transposed
 from evomal_core.pure import pure_call
 from evomal_core.seeds import isolated_torch
@@ -62,6 +62,7 @@ class Stack:
         """The weights that training starts from, each (T, 1, …); meta-steps start from `initial`."""
         self.buffers: Stacked = []
         """State that training moves beside the weights (running statistics); updated in place by `train_step`."""
+        self._held: dict[str, tuple[Sequence[Batch], Rows]] = {}
 
     def features(self, x: Tensor) -> Tensor:
         """Rows (T, B, …) in the form that the network takes."""
@@ -84,20 +85,25 @@ class Stack:
         numbers = torch.stack([labels.y for labels in each]).unsqueeze(1)
         return Rows(self.features(x), numbers, y, kind, share, weights[0] if weights else None)
 
+    def held_rows(self, key: str, batches: Sequence[Batch]) -> Rows:
+        """`rows`; those of the key's last call if the batches are the same tensors (full-batch training)."""
+        held = self._held.get(key)
+        if held is None or not same_batches(held[0], batches):
+            held = self._held[key] = (batches, self.rows(batches))
+        return held[1]
+
     def initial(self, meta_step: int) -> Stacked:
         """The initial weights of a meta-step, each (T, 1, …); the same list each time if they are not redrawn."""
-        return self.theta0 if (flat := self.initial_vectors(meta_step)) is None else self.unflattened(flat)
+        if (vectors := self.initial_vectors(meta_step)) is None:
+            return self.theta0
+        parts = vectors.split([w[0].numel() for w in self.theta0], dim=1)
+        return [part.view_as(w).to(w.dtype) for part, w in zip(parts, self.theta0, strict=True)]
 
     def initial_vectors(self, meta_step: int) -> Tensor | None:
         """The initial weights of a meta-step as vectors, (T, W); None if they are not redrawn."""
         vectors = [learner.initial_vector(meta_step) for learner in self.learners]
         drawn = [vector for vector in vectors if vector is not None]
         return torch.stack(drawn).to(self.theta0[0]) if drawn else None
-
-    def unflattened(self, vectors: Tensor) -> Stacked:
-        """Weights (T, 1, …) from vectors (T, W)."""
-        parts = vectors.split([w[0].numel() for w in self.theta0], dim=1)
-        return [part.view_as(w).to(w.dtype) for part, w in zip(parts, self.theta0, strict=True)]
 
     def apply(self, theta: Stacked, x: Tensor, draw: int) -> Tensor:
         """Predictions or logits (T, P, B, C) in training mode, differentiable any number of times."""

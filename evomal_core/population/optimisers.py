@@ -49,7 +49,7 @@ def kernel_steps(base: SGD | Optimizer) -> KernelSteps | None:
 
 
 class SGDSteps:
-    """Steps of SGD for a stack; gradients may be `Factors`."""
+    """Steps of `torch.optim.SGD` for a stack; gradients may be `Factors`, and are used up."""
 
     def __init__(self, base: SGD) -> None:
         self.base = base
@@ -57,7 +57,17 @@ class SGDSteps:
 
     def __call__(self, theta: Stacked, gradient: Sequence[Matrix], rate: float, moving: Tensor | None) -> None:
         """Move weights (T, P, …) in place, of the candidates `moving` (P,), or of all of them if it is None."""
-        self.velocity = sgd_in_place(theta, gradient, self.velocity, self.base, rate, moving)
+        base = self.base
+        if base.momentum and self.velocity is None:
+            self.velocity = [torch.zeros_like(w) for w in theta]
+        velocity = self.velocity
+        whole = [i for i, g in enumerate(gradient) if isinstance(g, Tensor)]
+        if whole:
+            weights, gradients, velocities = (_pick(stack, whole) for stack in (theta, gradient, velocity))
+            _whole(weights, gradients, velocities if velocity else None, base, rate, moving)
+        for i, g in enumerate(gradient):
+            if isinstance(g, Factors):
+                _factored(theta[i], g, velocity[i] if velocity else None, base, rate)
 
     def keep(self, alive: Tensor, theta: Stacked) -> None:
         """Go on with the candidates `alive`, (P,), whose weights are `theta`."""
@@ -94,39 +104,6 @@ class TorchSteps:
                     name: value[:, alive] if torch.is_tensor(value) and value.shape == old.shape else value
                     for name, value in state.items()
                 }
-
-
-def sgd_in_place(
-    theta: Stacked,
-    gradient: Sequence[Matrix],
-    velocity: Stacked | None,
-    base: SGD,
-    rate: float,
-    moving: Tensor | None,
-) -> Stacked | None:
-    """One step of `torch.optim.SGD` on all networks; see `SGD`.
-
-    Args:
-        theta: Weights, each (T, P, …).
-        gradient: Of the weights; used up.
-        velocity: What the step before returned; None at first.
-        base: Momentum and weight decay.
-        rate: Learning rate.
-        moving: Which of the P candidates move at all, (P,); None for all of them.
-
-    Returns:
-        The velocity; None without momentum.
-    """
-    if base.momentum and velocity is None:
-        velocity = [torch.zeros_like(w) for w in theta]
-    whole = [i for i, g in enumerate(gradient) if isinstance(g, Tensor)]
-    if whole:
-        weights, gradients, velocities = (_pick(stack, whole) for stack in (theta, gradient, velocity))
-        _whole(weights, gradients, velocities if velocity else None, base, rate, moving)
-    for i, g in enumerate(gradient):
-        if isinstance(g, Factors):
-            _factored(theta[i], g, velocity[i] if velocity else None, base, rate)
-    return velocity
 
 
 def _pick(stack: Sequence[Any] | None, indices: Sequence[int]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Networks of an embedding, an LSTM and dense layers on its last state: recognition, and derivatives by hand.
+"""Recognition of networks of an embedding, an LSTM and dense layers on its last state.
 
 Recognised by tracing are `nn.Embedding`, `nn.LSTM` of one layer and direction (or `models.lstm_state`), with or
 without biases and in either order of the axes, then `nn.Linear` layers with ReLU or tanh on the state after the
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -34,83 +33,6 @@ class RecurrentForm:
     layers: np.ndarray
     """Each dense layer, for `kernels`: (inputs, outputs, place of W, place of b or −1, activation)."""
 
-    def prepare(self, x: Tensor) -> Letters:
-        """Rows (B, letters) of symbols in the form that the kernels take."""
-        used, letters = np.unique(x.numpy(), return_inverse=True)
-        return Letters(used, np.ascontiguousarray(letters.reshape(x.shape).T))
-
-    def bytes_kept(self, x: Tensor, size: int) -> int:
-        """Memory of one thread for rows like these, with numbers of `size` bytes."""
-        return 20 * x.numel() * int(self.shape[1]) * size
-
-    def derivatives(self, dtype: np.dtype) -> RecurrentDerivatives:
-        """The network's derivatives, with scratch for one thread."""
-        return RecurrentDerivatives(self, dtype)
-
-
-@dataclass(frozen=True)
-class Letters:
-    """A batch: the symbols that occur, and each letter (letters, rows) as a place among them."""
-
-    used: np.ndarray
-    letters: np.ndarray
-
-    def __len__(self) -> int:
-        return self.letters.shape[1]
-
-
-class RecurrentDerivatives:
-    """A network's predictions and their derivative, transposed and as it is; for one thread at a time."""
-
-    def __init__(self, form: RecurrentForm, dtype: np.dtype) -> None:
-        self.form, self.dtype = form, dtype
-        self.kernels: Any = import_module("evomal_core.population.kernels_recurrent")
-        self._scratch: tuple[np.ndarray, ...] = ()
-
-    def record(self, x: Letters) -> tuple[np.ndarray, ...]:
-        """Room for what a forward pass keeps."""
-        letters, rows = x.letters.shape
-        units, layers = int(self.form.shape[1]), self.form.layers
-        hidden = rows * int(layers[0, 0] + layers[:, 1].sum())
-        shapes = ((letters, rows, 4 * units), *[(letters, rows, units)] * 2, (letters + 1, rows, units), (hidden,))
-        return tuple(np.empty(shape, self.dtype) for shape in shapes)
-
-    def forward(self, theta: np.ndarray, x: Letters, record: tuple[np.ndarray, ...]) -> np.ndarray:
-        """Predictions (B, C), a part of the record."""
-        form = self.form
-        self.kernels.forward(form.shape, form.layers, theta, x.used, x.letters, *record)
-        outputs = int(form.layers[-1, 1])
-        return record[-1][-len(x) * outputs :].reshape(len(x), outputs)
-
-    def pullback(
-        self, theta: np.ndarray, x: Letters, record: tuple[np.ndarray, ...], change: np.ndarray, out: np.ndarray
-    ) -> None:
-        """Write the gradient of the weights from the cotangent of the predictions."""
-        form, scratch = self.form, self._room(x)
-        self.kernels.pullback(
-            form.shape, form.layers, theta, x.used, x.letters, *record, change, *scratch[:3], out
-        )
-
-    def pushforward(
-        self, theta: np.ndarray, x: Letters, record: tuple[np.ndarray, ...], direction: np.ndarray
-    ) -> np.ndarray:
-        """The change (B, C) of the predictions along a direction of the weights."""
-        form, scratch = self.form, self._room(x)
-        change = np.empty((len(x), int(form.layers[-1, 1])), self.dtype)
-        self.kernels.pushforward(
-            form.shape, form.layers, theta, x.used, x.letters, *record, direction, *scratch, change
-        )
-        return change
-
-    def _room(self, x: Letters) -> tuple[np.ndarray, ...]:
-        letters, rows = x.letters.shape
-        units, layers = int(self.form.shape[1]), self.form.layers
-        if not self._scratch or self._scratch[0].shape[:2] != (letters, rows):
-            widest = rows * max(units, int(layers[:, :2].max()))
-            shapes = ((letters, rows, 4 * units), (widest,), (widest,), (widest,))
-            self._scratch = tuple(np.empty(shape, self.dtype) for shape in shapes)
-        return self._scratch
-
 
 LARGEST = 2**28
 """Bytes that a thread may take for what forward passes keep."""
@@ -122,9 +44,10 @@ def recurrent_form(network: nn.Module, x: Tensor, batch_size: int) -> RecurrentF
     if network not in _known:
         _known[network] = form_of(network, x)
     form = _known[network]
-    if form is None or form.bytes_kept(x[:batch_size], next(network.parameters()).element_size()) > LARGEST:
+    if form is None:
         return None
-    return form
+    kept = 20 * x[:batch_size].numel() * int(form.shape[1]) * next(network.parameters()).element_size()
+    return form if kept <= LARGEST else None
 
 
 def form_of(network: nn.Module, x: Tensor) -> RecurrentForm | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +14,11 @@ from evomal_core.checkpoints import Snapshot
 from evomal_core.config import SGD, Optimizer, SearchConfig
 from evomal_core.kinds import link, through_link
 from evomal_core.labels import as_rows, from_rows, read_labels
-from evomal_core.learners import Batch, Learner
+from evomal_core.learners import Learner
 from evomal_core.losses import LearnedLoss, Loss
 from evomal_core.population import compiled
 from evomal_core.population.batches import cotangents_of, groups_of, in_chunks, slopes_of, stackable
+from evomal_core.population.candidates import KernelTraining
 from evomal_core.population.compiled_convolutions import ConvolutionTraining
 from evomal_core.population.compiled_perceptrons import PerceptronTraining
 from evomal_core.population.compiled_recurrent import RecurrentTraining
@@ -29,7 +31,6 @@ from evomal_core.population.networks import (
     make_stacks,
 )
 from evomal_core.population.optimisers import ELEMENTWISE, SGDSteps, TorchSteps, kernel_steps
-from evomal_core.population.rows import Rows, same_batches
 from evomal_core.population.steps import Stacked
 from evomal_core.training import Trained, learning_rates, rows_at_once
 
@@ -108,10 +109,10 @@ def _train(losses: Sequence[nn.Module], learners: Sequence[Learner], plan: _Plan
 
 def _train_one_stack(losses: Sequence[nn.Module], stack: Stack, plan: _Plan) -> list[list[Trained]]:
     names = tuple(plan.splits or stack.learners[0].task.parts())
-    training = _training(losses, stack, plan.base)
+    training: Any = _training(losses, stack, plan.base)
     errors: list[dict[str, Tensor]] = []
     snapshot = plan.snapshots.get(id(stack.learners[0])) if isinstance(training, ConvolutionTraining) else None
-    if isinstance(training, ConvolutionTraining) and snapshot is not None and (state := snapshot.load()):
+    if snapshot is not None and (state := snapshot.load()):
         training.resume(state["training"])
         errors = state["errors"]
     plan.tick(training.done * len(stack.learners))
@@ -120,11 +121,11 @@ def _train_one_stack(losses: Sequence[nn.Module], stack: Stack, plan: _Plan) -> 
             before = training.done
             training.advance(plan.rates[before : min(step, before + STRIDE)])
             plan.tick((training.done - before) * len(stack.learners))
-            if isinstance(training, ConvolutionTraining) and snapshot is not None and snapshot.is_due:
+            if snapshot is not None and snapshot.is_due:
                 snapshot.save({"training": training.state(), "errors": errors})
         if len(errors) <= plan.wanted.index(step):
             errors.append({"step": torch.tensor(step), **training.errors(names)})
-    if isinstance(training, ConvolutionTraining) and snapshot is not None:
+    if snapshot is not None:
         snapshot.save({"training": training.state(), "errors": errors})
     finite = training.finite()
     tasks, candidates = range(len(stack.learners)), range(len(losses))
@@ -135,16 +136,14 @@ STRIDE = 100
 """Steps between two reports of progress."""
 
 
-KERNELS: dict[type[Stack], Callable[..., PerceptronTraining | RecurrentTraining | ConvolutionTraining]] = {
+KERNELS: dict[type[Stack], Callable[..., KernelTraining]] = {
     MLPStack: PerceptronTraining,
     RecurrentStack: RecurrentTraining,
     ConvolutionStack: ConvolutionTraining,
 }
 
 
-def _training(
-    losses: Sequence[nn.Module], stack: Stack, base: SGD | Optimizer
-) -> StackTraining | PerceptronTraining | RecurrentTraining | ConvolutionTraining:
+def _training(losses: Sequence[nn.Module], stack: Stack, base: SGD | Optimizer) -> StackTraining | KernelTraining:
     """The networks of a stack in training, by the kernels where they fit."""
     steps = kernel_steps(base)
     if steps is not None and compiled.fits(stack, losses):
@@ -165,7 +164,6 @@ class StackTraining:
         self.move = SGDSteps(base) if isinstance(base, SGD) else TorchSteps(base, self.theta)
         self._train_only(torch.arange(len(losses), device=self.theta[0].device))
         self.done = 0
-        self._held: tuple[list[Batch], Rows] | None = None
 
     def _train_only(self, candidates: Tensor) -> None:
         """Let the weights be those of the candidates with these numbers."""
@@ -190,17 +188,12 @@ class StackTraining:
         for number, rate in enumerate(rates, start=self.done):
             if number % LOOK == 0:
                 self._leave_out_diverged()
-            rows = self._rows([learner.batch(number) for learner in self.stack.learners])
+            rows = self.stack.held_rows("train", [learner.batch(number) for learner in self.stack.learners])
             with torch.no_grad(), stackable():
                 predictions, pullback = self.stack.train_step(self.theta, rows.features, number, self.factored)
                 gradient = pullback(self.cotangents(predictions.expand(-1, len(self.candidates), -1, -1), rows))
                 self.move(self.theta, gradient, rate, self.moving)
         self.done += len(rates)
-
-    def _rows(self, batches: list[Batch]) -> Rows:
-        if self._held is None or not same_batches(self._held[0], batches):
-            self._held = batches, self.stack.rows(batches)
-        return self._held[1]
 
     def errors(self, splits: Sequence[str]) -> dict[str, Tensor]:
         """The performance metric (T, P) of each part."""

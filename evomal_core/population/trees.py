@@ -1,4 +1,4 @@
-"""A population of expressions as one program: values, dM/df and the mixed product, for all at once.
+"""A population of expressions as one program: dM/df and the mixed product, for all at once.
 
 Nodes at the same distance from their root and of the same operation are evaluated together, so that the
 number of launched operations depends on the height of the trees, not on how many there are. Derivatives
@@ -82,14 +82,6 @@ class Program:
         for row, weights in zip(padded, phi, strict=True):
             row[: len(weights)] = weights.detach()
         return padded
-
-    def values(self, phi: Tensor, f: Tensor, y: Tensor) -> Tensor:
-        """M(y, f) elementwise: phi (P, E), f (P, N), y (N,) → (P, N)."""
-        tape = self._forward(phi, f, y)
-        root = torch.nn.functional.softplus(tape[0].value) if self.softplus else tape[0].value
-        values = torch.empty_like(root)
-        values[self._levels[0].weights // self.width] = root  # back in the order of the candidates
-        return values
 
     def slope(self, phi: Tensor, f: Tensor, y: Tensor) -> tuple[Tensor, Tape]:
         """dM/df elementwise, (P, N), and the tape that `mixed` needs."""

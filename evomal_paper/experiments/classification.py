@@ -18,7 +18,7 @@ import torch
 
 from evomal_core.config import SGD
 from evomal_core.learners import ModelFactory
-from evomal_core.models import logistic, mlp
+from evomal_core.models import mlp
 from evomal_core.seeds import torch_rng
 from evomal_core.tasks import Task
 from evomal_paper.datasets.catalogue import DATASETS
@@ -67,7 +67,7 @@ def _problem(dataset: str, network: str, profile: Profile, seed: int) -> Problem
 def _model(network: str, task: Task, classes: int, profile: Profile) -> ModelFactory:
     pixels = int(np.prod(task.features))
     if network == "logistic":
-        return partial(logistic, pixels, classes)
+        return partial(mlp, pixels, [], classes)
     if network == "mlp":
         return partial(mlp, pixels, profile.hidden, classes)
     if network == "lenet5":

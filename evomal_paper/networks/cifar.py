@@ -7,8 +7,8 @@ authors' code. Weights are drawn from PyTorch's global generator, as those of `n
 import torch
 from torch import Tensor, nn
 
-from evomal_core.models import he_
 from evomal_paper.datasets.torchvision import import_torchvision
+from evomal_paper.networks.initialisation import he_
 
 
 def alexnet(classes: int = 10) -> nn.Sequential:

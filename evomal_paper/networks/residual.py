@@ -7,8 +7,8 @@ generator as those of `nn` modules are.
 from torch import Tensor, nn
 from torch.nn import functional
 
-from evomal_core.models import he_
 from evomal_paper.datasets.torchvision import import_torchvision
+from evomal_paper.networks.initialisation import he_
 
 
 def resnet18(classes: int = 10) -> nn.Module:

@@ -232,7 +232,6 @@ def test_local_search_agrees_with_one_candidate_at_a_time(optimiser: Any) -> Non
     for ours, theirs in zip(together, alone, strict=True):
         assert not ours.diverged
         torch.testing.assert_close(ours.loss.state_dict(), theirs.loss.state_dict(), rtol=1e-8, atol=0)
-        assert ours.task_loss == pytest.approx(theirs.task_loss, rel=1e-8)
 
 
 @pytest.mark.parametrize("compiled", ["0", "1"])
@@ -251,7 +250,6 @@ def test_weights_without_a_meta_gradient_stay_and_the_others_move(
     for before, ours, theirs in zip(losses, together, alone, strict=True):
         torch.testing.assert_close(ours.loss.state_dict(), theirs.loss.state_dict(), rtol=1e-8, atol=0)
         assert torch.equal(ours.loss.phi, before.phi) == (before not in (losses[1], losses[4]))
-        assert ours.task_loss is None or ours.task_loss == pytest.approx(theirs.task_loss, rel=1e-8)
 
 
 def test_a_diverging_candidate_leaves_its_neighbours_alone() -> None:
@@ -276,7 +274,6 @@ def test_losses_without_weights_stay_as_they_are_and_softplus_may_differ() -> No
     losses = [LearnedLoss("f"), LearnedLoss("sub(f, y)", softplus=True), LearnedLoss("square(sub(f, y))")]
     tuned = local_search(losses, learners, config, "batched")
     assert [t.diverged for t in tuned] == [False] * 3
-    assert tuned[0].task_loss is None
     assert tuned[1].loss.softplus
     assert not torch.equal(tuned[2].loss.phi, losses[2].phi)
     assert torch.equal(losses[2].phi, torch.ones(3))

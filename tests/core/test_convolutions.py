@@ -180,7 +180,7 @@ def test_training_agrees_with_pytorch(
         for part, values in wanted.items():
             torch.testing.assert_close(got[part].to(values.dtype), values, rtol=1e-9, atol=0)
     assert torch.equal(ours.finite(), theirs.finite())
-    for p, theta in enumerate(ours.theta):
+    for p, theta in enumerate(ours.theta[:, 0]):
         wanted_theta = torch.cat([w[0, p].flatten() for w in theirs.theta])
         torch.testing.assert_close(torch.from_numpy(theta), wanted_theta, rtol=1e-9, atol=1e-10)
 

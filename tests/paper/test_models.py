@@ -8,10 +8,11 @@ from torch import nn
 import evomal_core as em
 from evomal_core.engines import choose_engine
 from evomal_core.losses import TaskLoss
-from evomal_core.models import he_, logistic
+from evomal_core.models import mlp
 from evomal_core.seeds import isolated_torch, numpy_rng
 from evomal_paper.datasets.torchvision import import_torchvision
 from evomal_paper.networks import MODELS
+from evomal_paper.networks.initialisation import he_
 from evomal_paper.networks.residual import preresnet, pyramidnet, wide_resnet
 
 # Published for ImageNet, by torchvision's documentation of alexnet, vgg16_bn and squeezenet1_0.
@@ -63,7 +64,7 @@ def test_forms_of_other_depths_have_as_many_weights_as_published():
     assert size(preresnet(depth=164)) == 1_703_258
     assert size(pyramidnet(100)) == 1_778_556
     assert size(wide_resnet(100)) == 36_536_884
-    assert size(logistic(784, 10)) == 7_850
+    assert size(mlp(784, [], 10)) == 7_850
 
 
 def test_preresnet_101_is_the_published_form_at_another_depth():
