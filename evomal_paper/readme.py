@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from evomal_core.files import write_atomic
+from evomal_core.kinds import TASK_LOSSES
 from evomal_paper.analysis.learning_rate import tuned_baseline
 from evomal_paper.comparison.claims import judge_claims
 from evomal_paper.comparison.evidence import gather
@@ -23,8 +24,6 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/results.md")
 """The files that have blocks, as `<!-- results -->` to `<!-- /results -->`."""
 BLOCK = re.compile(r"(<!-- (results|other profiles|where it pays) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
-USUAL = ("cross-entropy", "squared error")
-"""Losses that one would take without a thought."""
 ON_CLEAN_ROWS = ("task loss on the validation rows too", "task loss on the validation rows alone")
 """Rivals that train on the clean rows, which the others only choose their rate and step by."""
 METHODS = ("baseline", "evomal")
@@ -195,7 +194,7 @@ def _demonstrations(results_dir: Path) -> list[str]:
 
 def _demonstration(trainings: pd.DataFrame) -> list[str]:
     table = summary_of(trainings).set_index("loss")
-    (usual,) = table.index.intersection(USUAL)
+    (usual,) = table.index.intersection([*TASK_LOSSES.values()])
     by_hand = table["test"].drop("learned").drop(list(ON_CLEAN_ROWS), errors="ignore")
     best, error = by_hand.idxmin(), table["test"].map("{:.3f}".format)
     low, high = table.loc[usual, ["low", "high"]]
