@@ -116,7 +116,7 @@ def not_run(rows: Sequence[str], profile: str) -> pd.DataFrame:
             absent[row.dataset] = row.missing() is not None
         need = absent[row.dataset]
         found = {"row": name, "why": "its data is not at hand" if need else "not named in rows"}
-        found["minutes on two cores"] = f"{row.minutes[base]:,}"
+        found["minutes on two cores"] = f"{row.minutes.get(base, row.minutes['paper']):,}"
         download = f"evomal data {row.dataset.name} --download; " if need and row.dataset else ""
         table.append(found | {"how": f"{download}evomal run {name} --profile {profile}"})
     return pd.DataFrame(table, columns=["row", "why", "minutes on two cores", "how"])

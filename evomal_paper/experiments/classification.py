@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from evomal_core.config import SGD
 from evomal_core.learners import ModelFactory
 from evomal_core.models import logistic, mlp
 from evomal_core.seeds import torch_rng
@@ -25,8 +24,8 @@ from evomal_core.tasks import Task
 from evomal_paper.datasets.catalogue import DATASETS
 from evomal_paper.experiments.augmentation import Augmentation
 from evomal_paper.experiments.image_tasks import image_task, some_images
-from evomal_paper.experiments.profiles import TINY, Experiment, Problem, Profile, literal
-from evomal_paper.experiments.protocols import TPAMI23, few_steps, whole_ml3
+from evomal_paper.experiments.profiles import Experiment, Problem, Profile, profiles_of
+from evomal_paper.experiments.protocols import TPAMI23
 from evomal_paper.networks import in_form, lenet5
 from evomal_paper.published.tables import facts
 
@@ -71,23 +70,17 @@ def _sampled(task: Task, profile: Profile) -> Task:
     return replace(task, **parts)
 
 
-PLAIN = SGD(lr=0.01)
-"""The optimiser of the authors' code on MNIST."""
-
-
-def _experiment(
-    dataset: str, network: str, table: str, profiles: dict[str, Profile], minutes: Iterable[float]
-) -> Experiment:
+def _experiment(dataset: str, network: str, table: str, sizes: str, minutes: Iterable[float]) -> Experiment:
     """A row of the table; minutes of `smoke`, `quick` and `paper`."""
-    smoke, quick, paper = minutes
+    search = TPAMI23.replace(initialisation=NETWORKS[network]["initialisation"])
     return Experiment(
         f"{dataset}-{network}",
         f"{TITLES[dataset]}, {NETWORKS[network]['title']}",
         f"TPAMI'23 section IV-B, {table}",
         "II",
         "07_classification",
-        profiles,
-        {"smoke": smoke, "quick": quick, "paper": paper, "text": paper},
+        profiles_of(sizes, search),
+        dict(zip(("smoke", "quick", "paper"), minutes, strict=True)),
         partial(_problem, dataset, network),
         DATASETS[dataset],
         (
@@ -98,74 +91,15 @@ def _experiment(
     )
 
 
-def _small(dataset: str, network: str) -> dict[str, Profile]:
-    """The profiles of a row of MNIST's protocol."""
-    search = TPAMI23.replace(base=PLAIN, rejection_steps=100, gradient_equivalence=network == "lenet5")
-    deep = network == "mlp"
-    paper = Profile(search=search, test_steps=10_000, seeds=5, hidden=(1000, 1000) if deep else ())
-    smoke = paper.replace(search=search.replace(**TINY), test_steps=5, seeds=1, hidden=(8,) if deep else ())
-    quick = paper.replace(
-        search=search.replace(generations=25, **few_steps(50), fitness_steps=250),
-        methods=whole_ml3(search),
-        test_steps=1000,
-        seeds=3,
-        hidden=(100, 100) if deep else (),
-        points=20,
-    )
-    if network == "lenet5":
-        # Small batches: many candidates and steps matter more to a small search than gradients without noise.
-        fewer = search.replace(base=PLAIN.replace(batch_size=32), **few_steps(50), fitness_steps=250)
-        quick = quick.replace(search=fewer.replace(population=16, generations=8))
-        if dataset == "mnist":
-            fewer = fewer.replace(population=25, generations=20)
-            quick = quick.replace(search=fewer, points=5, images=12_000)
-    profiles = {"smoke": smoke.replace(images=200, test_images=100), "quick": quick, "paper": paper}
-    text = literal(paper, initialisation="default", base=TPAMI23.base, rejection_steps=TPAMI23.rejection_steps)
-    return profiles | {"text": text.replace(augment_train=True)}
-
-
-def _large(dataset: str, network: str) -> dict[str, Profile]:
-    """The profiles of a row of the protocol for CIFAR and SVHN."""
-    search = TPAMI23.replace(initialisation=NETWORKS[network]["initialisation"], gradient_equivalence=True)
-    paper = Profile(
-        search=search,
-        test_steps=150_000,
-        seeds=5,
-        test_milestones=(100_000, 135_000),
-        augment_train=True,
-        augment_validation=True,
-        augment_test=dataset == "svhn",
-    )
-    one = {"population": 2, "generations": 1, "meta_steps": 1, "fitness_steps": 1, "rejection_steps": 20}
-    smoke = paper.replace(
-        search=search.replace(**TINY | one, base=search.base.replace(batch_size=2)),
-        test_steps=2,
-        test_milestones=(1,),
-        seeds=1,
-        images=120 if dataset == "cifar100" else 24,
-        test_images=6,
-        points=1,
-    )
-    few = {"population": 6, "generations": 4, "fitness_steps": 30, "rejection_steps": 100, **few_steps(10)}
-    quick = paper.replace(
-        search=search.replace(**few, base=search.base.replace(batch_size=32)),
-        test_steps=200,
-        test_milestones=(133, 180),
-        seeds=2,
-        images=5000,
-        test_images=1000,
-        points=4,
-    )
-    return {"smoke": smoke, "quick": quick, "paper": paper, "text": literal(paper, initialisation="default")}
-
-
 def _experiments(row: Mapping[str, Any]) -> Iterator[Experiment]:
     """The experiments of a row of `published/experiments.toml`: one of its data set for each network."""
     dataset, table = row["dataset"], row["table"]
     for network, minutes in row.get("small", {}).items():
-        yield _experiment(dataset, network, table, _small(dataset, network), (0.1, *minutes))
+        sizes = "mnist-lenet5" if (dataset, network) == ("mnist", "lenet5") else network
+        yield _experiment(dataset, network, table, sizes, (0.1, *minutes))
     for network in row.get("large", ()):
-        yield _experiment(dataset, network, table, _large(dataset, network), NETWORKS[network]["minutes"])
+        sizes = "large" if dataset == "cifar10" else dataset
+        yield _experiment(dataset, network, table, sizes, NETWORKS[network]["minutes"])
 
 
 CLASSIFICATION: tuple[Experiment, ...] = tuple(

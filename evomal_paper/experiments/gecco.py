@@ -21,14 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from evomal_core.config import SGD
 from evomal_core.models import mlp
 from evomal_core.seeds import numpy_rng
 from evomal_core.tasks import Task
 from evomal_paper.datasets.catalogue import DATASETS
 from evomal_paper.experiments.image_tasks import image_tasks, some_images
-from evomal_paper.experiments.profiles import TINY, Experiment, Problem, Profile, calibrated, literal
-from evomal_paper.experiments.protocols import GECCO23, few_steps, whole_ml3
+from evomal_paper.experiments.profiles import Experiment, Problem, Profile, calibrated, profiles_of
+from evomal_paper.experiments.protocols import GECCO23
 from evomal_paper.experiments.text_tasks import surname_tasks
 from evomal_paper.networks import LetterLSTM, gecco_cnn, lenet5
 from evomal_paper.published.tables import facts
@@ -40,8 +39,6 @@ PARTITIONS = {"mnist": PAIRS, "cifar10": FIVES, "surname": NINES, "digits": PAIR
 """The classes of each task, by experiment."""
 
 SOURCE = "GECCO'23 section 4.1, Tables 2 and 3, Figures 5 and 6"
-UNFILTERED = {"gradient_equivalence": False}
-"""GECCO has no such filter, in its text either."""
 
 
 def _sine_problem(profile: Profile, seed: int) -> Problem:
@@ -77,46 +74,15 @@ def _learned_and_new(tasks: list[Task], profile: Profile) -> tuple[list[Task], l
     return [tasks[profile.learn_on]], [task for i, task in enumerate(tasks) if i != profile.learn_on]
 
 
-def _sine() -> Experiment:
-    search = GECCO23.replace(meta_steps=500, base=SGD(lr=1e-3, batch_size=100), fitness_steps=100)
-    paper = Profile(search=search, test_steps=100, seeds=10, hidden=(40, 40))
-    quick = search.replace(generations=12, **few_steps(100))
-    return Experiment(
-        "sine",
-        "Sine regression",
-        SOURCE,
-        "2",
-        "02_sine",
-        {
-            "smoke": paper.replace(search=search.replace(**TINY), test_steps=5, seeds=1),
-            "quick": paper.replace(search=quick, methods=whole_ml3(search), seeds=5),
-            "paper": paper,
-            "text": literal(paper, **UNFILTERED),
-        },
-        {"smoke": 0.1, "quick": 3, "paper": 50, "text": 50},
-        _sine_problem,
-        settings=("hidden",),
-    )
-
-
-def _classes(row: Mapping[str, Any]) -> Experiment:
-    """The experiment of a row of `published/experiments.toml`."""
-    name, dataset, base = row["name"], row["dataset"], SGD(lr=1e-3, batch_size=row["batch_size"])
-    search = GECCO23.replace(base=base, fitness_steps=row["steps"])
-    paper = Profile(search=search, test_steps=row["steps"], seeds=10, points=20)
-    tiny = search.replace(**TINY, base=base.replace(batch_size=8))
-    few = {"points": 2, "seeds": 1, "images": row["smoke_images"], "test_images": row["smoke_images"]}
-    own = {"methods": whole_ml3(search), "seeds": 3, "points": 10} | row["quick"]
-    steps, local_steps = own.pop("steps"), own.pop("local_steps")
-    small = own.pop("search") | {"base": own.pop("base"), "fitness_steps": steps} | few_steps(local_steps)
-    profiles = {
-        "smoke": paper.replace(search=tiny, test_steps=4, **few),
-        "quick": paper.replace(search=search.replace(**small), test_steps=steps, **own),
-        "paper": paper,
-        "text": literal(paper, **UNFILTERED),
-    }
-    profiles |= calibrated(name, paper)
-    minutes = (*row["minutes"], *[row["minutes"][-1]] * 2)  # of `text` and `calibrated` as of `paper`
+def _experiment(row: Mapping[str, Any]) -> Experiment:
+    """The experiment of a row of sizes."""
+    name, dataset = row["name"], row.get("dataset")
+    problem, settings = {
+        None: (_sine_problem, ("hidden",)),
+        "surname": (_surname_problem, ("learn_on",)),
+    }.get(dataset) or (partial(_image_problem, dataset, PARTITIONS[name]), ("learn_on", "images", "test_images"))
+    profiles = profiles_of(name, GECCO23)
+    profiles |= calibrated(name, profiles["paper"])
     return Experiment(
         name,
         row["title"],
@@ -124,14 +90,14 @@ def _classes(row: Mapping[str, Any]) -> Experiment:
         "2",
         row["notebook"],
         profiles,
-        dict(zip(profiles, minutes, strict=False)),
-        _surname_problem if dataset == "surname" else partial(_image_problem, dataset, PARTITIONS[name]),
-        DATASETS[dataset],
-        ("learn_on",) if dataset == "surname" else ("learn_on", "images", "test_images"),
+        row["minutes"],
+        problem,
+        DATASETS.get(dataset),
+        settings,
     )
 
 
-GECCO: tuple[Experiment, ...] = (_sine(), *map(_classes, facts("experiments", "gecco")))
+GECCO: tuple[Experiment, ...] = tuple(_experiment(row) for row in facts("experiments", "sizes") if "title" in row)
 
 
 def sine_tasks(seed: int, count: int, low: float, high: float, *, purpose: str, rows: int = 100) -> list[Task]:

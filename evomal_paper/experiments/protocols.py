@@ -45,16 +45,3 @@ GECCO23 = SearchConfig(**_COMMON, **CODE, **_GECCO23)
 
 TPAMI23 = SearchConfig(**_COMMON, **CODE, **_TPAMI23)
 """TPAMI'23."""
-
-
-def whole_ml3(paper: SearchConfig) -> dict[str, dict[str, Any]]:
-    """ML³'s own settings in a smaller profile: all of the published meta-steps.
-
-    It tunes one loss, so they cost little, and its 2,650 weights do not stand the large steps of `few_steps`.
-    """
-    return {"ml3": {"meta_steps": paper.meta_steps, "meta_lr": paper.meta_lr}}
-
-
-def few_steps(steps: int) -> dict[str, Any]:
-    """Settings of a local search of few steps: Adam's rate is such that they lead as far as the papers' many."""
-    return {"meta_steps": steps, "meta_lr": min(0.1, float(f"{1.5 / steps:.1g}"))}

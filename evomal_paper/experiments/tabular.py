@@ -17,8 +17,8 @@ from evomal_core.lazy import LazyModule
 from evomal_core.models import mlp
 from evomal_core.tasks import Scale, Task
 from evomal_paper.datasets.catalogue import DATASETS
-from evomal_paper.experiments.profiles import TINY, Experiment, Problem, Profile, literal, split_name, varied
-from evomal_paper.experiments.protocols import TPAMI23, few_steps, whole_ml3
+from evomal_paper.experiments.profiles import Experiment, Problem, Profile, profiles_of, split_name, varied
+from evomal_paper.experiments.protocols import TPAMI23
 
 model_selection = LazyModule("sklearn.model_selection")
 
@@ -69,22 +69,13 @@ def tabular_problem(name: str, profile: Profile, seed: int) -> Problem:
     return Problem([task], [], partial(mlp, task.features[0], list(profile.hidden), 1))
 
 
-def _tabular(name: str, title: str, minutes: dict[str, float]) -> Experiment:
-    search = TPAMI23
-    paper = Profile(search=search, test_steps=10_000, seeds=5, hidden=(1000, 1000), split="leaking")
-    tiny = search.replace(**TINY, rejection_steps=20)
-    quick = search.replace(**few_steps(50), rejection_steps=100)
-    profiles = {
-        "smoke": Profile(search=tiny, test_steps=5, seeds=1, hidden=(8,)),
-        "quick": Profile(
-            search=quick, methods=whole_ml3(search), test_steps=500, seeds=3, hidden=(100, 100), points=20
-        ),
-        "narrow": paper.replace(hidden=(100, 100), split="disjoint"),
-        "paper": paper,
-        "text": literal(paper, initialisation="default"),
-    }
+MINUTES = {"smoke": 0.1, "quick": 9, "narrow": 15, "paper": 600}
+
+
+def _tabular(name: str, title: str) -> Experiment:
+    profiles = profiles_of("tabular", TPAMI23)
     if name in NEAREST_RATES:
-        profiles |= {"calibrated": paper}
+        profiles |= {"calibrated": profiles["paper"]}
         changed = f"base.lr={NEAREST_RATES[name]}"
         profiles |= {key: profiles[key].changed(changed) for key in ("quick", "narrow", "calibrated")}
     return Experiment(
@@ -94,7 +85,7 @@ def _tabular(name: str, title: str, minutes: dict[str, float]) -> Experiment:
         "III",
         "06_tabular",
         profiles,
-        minutes | {"text": minutes["paper"]},
+        MINUTES,
         partial(tabular_problem, name),
         DATASETS[name],
         ("hidden", "split", "rows", "draw"),
@@ -121,9 +112,8 @@ def split_of(profile: str) -> str:
     return TABULAR[-1].profile(profile).split  # California's, which has all profiles that others have
 
 
-_MINUTES: dict[str, float] = {"smoke": 0.1, "quick": 9, "narrow": 15, "paper": 600}
 TABULAR: tuple[Experiment, ...] = (
-    _tabular("diabetes", "Diabetes regression", _MINUTES),
-    _tabular("boston", "Boston Housing regression", _MINUTES),
-    _tabular("california", "California Housing regression", _MINUTES | {"calibrated": 600}),
+    _tabular("diabetes", "Diabetes regression"),
+    _tabular("boston", "Boston Housing regression"),
+    _tabular("california", "California Housing regression"),
 )
