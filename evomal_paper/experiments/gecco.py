@@ -13,7 +13,7 @@ baseline comes nearest at its best rate, where a learned loss has nothing to gai
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -75,12 +75,13 @@ def _learned_and_new(tasks: list[Task], profile: Profile) -> tuple[list[Task], l
 
 
 def _experiment(row: Mapping[str, Any]) -> Experiment:
-    """The experiment of a row of sizes."""
+    """The experiment of a row of sizes in `published/experiments.toml`."""
     name, dataset = row["name"], row.get("dataset")
-    problem, settings = {
-        None: (_sine_problem, ("hidden",)),
-        "surname": (_surname_problem, ("learn_on",)),
-    }.get(dataset) or (partial(_image_problem, dataset, PARTITIONS[name]), ("learn_on", "images", "test_images"))
+    problem: Callable[[Profile, int], Problem] = _sine_problem if dataset is None else _surname_problem
+    settings = ["hidden"] if dataset is None else ["learn_on"]
+    if name not in ("sine", "surname"):
+        problem = partial(_image_problem, dataset, PARTITIONS[name])
+        settings += ["images", "test_images"]
     profiles = profiles_of(name, GECCO23)
     profiles |= calibrated(name, profiles["paper"])
     return Experiment(
@@ -93,7 +94,7 @@ def _experiment(row: Mapping[str, Any]) -> Experiment:
         row["minutes"],
         problem,
         DATASETS.get(dataset),
-        settings,
+        tuple(settings),
     )
 
 

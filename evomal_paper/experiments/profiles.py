@@ -170,8 +170,8 @@ TINY = {"population": 4, "generations": 2, "meta_steps": 2, "fitness_steps": 3, 
 def profiles_of(name: str, search: SearchConfig) -> dict[str, Profile]:
     """The profiles of a row of sizes in `published/experiments.toml`, from the protocol's settings of a search.
 
-    `smoke` has those of TINY, and `text` those in which the papers' sentences differ from the authors' code, but for
-    what the row says of them.
+    Before the row's own changes, `smoke` has those of TINY, and `text` those in which the papers' sentences differ
+    from the authors' code.
     """
     row = _sizes(name)
     given = {"smoke": {"search": TINY}, "text": stated("text", Profile.model_fields) | {"search": TEXT}}
