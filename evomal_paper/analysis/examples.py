@@ -63,7 +63,7 @@ class Example:
 
 
 EXAMPLES = {
-    row["name"]: Example(**row | {"weights": {int(edge): w for edge, w in row.get("weights", {}).items()}})
+    row["name"]: Example(**{**row, "weights": {int(edge): w for edge, w in row.get("weights", {}).items()}})
     for row in facts("examples", "example")
 }
 """The rows of `published/examples.toml` by their letters."""

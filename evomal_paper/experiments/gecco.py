@@ -76,9 +76,9 @@ def _learned_and_new(tasks: list[Task], profile: Profile) -> tuple[list[Task], l
 
 def _experiment(row: Mapping[str, Any]) -> Experiment:
     """The experiment of a row of sizes in `published/experiments.toml`."""
-    name, dataset = row["name"], row.get("dataset")
-    problem: Callable[[Profile, int], Problem] = _sine_problem if dataset is None else _surname_problem
-    settings = ["hidden"] if dataset is None else ["learn_on"]
+    name, dataset = row["name"], row.get("dataset", "")
+    problem: Callable[[Profile, int], Problem] = _surname_problem if dataset else _sine_problem
+    settings = ["learn_on"] if dataset else ["hidden"]
     if name not in ("sine", "surname"):
         problem = partial(_image_problem, dataset, PARTITIONS[name])
         settings += ["images", "test_images"]
@@ -98,7 +98,7 @@ def _experiment(row: Mapping[str, Any]) -> Experiment:
     )
 
 
-GECCO: tuple[Experiment, ...] = tuple(_experiment(row) for row in facts("experiments", "sizes") if "title" in row)
+GECCO = tuple(_experiment(row) for row in facts("experiments", "sizes") if "notebook" in row)
 
 
 def sine_tasks(seed: int, count: int, low: float, high: float, *, purpose: str, rows: int = 100) -> list[Task]:

@@ -6,9 +6,10 @@ with the task loss alone; it is what the profiles `quick`, `narrow` and `calibra
 `paper` keeps the stated one.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -19,11 +20,9 @@ from evomal_core.tasks import Scale, Task
 from evomal_paper.datasets.catalogue import DATASETS
 from evomal_paper.experiments.profiles import Experiment, Problem, Profile, profiles_of, split_name, varied
 from evomal_paper.experiments.protocols import TPAMI23
+from evomal_paper.published.tables import facts
 
 model_selection = LazyModule("sklearn.model_selection")
-
-NEAREST_RATES = {"california": 0.005}
-"""Base learning rates of the data sets that the stated one does not train, as `base_settings` found them."""
 
 
 def split_rows(count: int, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -69,23 +68,17 @@ def tabular_problem(name: str, profile: Profile, seed: int) -> Problem:
     return Problem([task], [], partial(mlp, task.features[0], list(profile.hidden), 1))
 
 
-MINUTES = {"smoke": 0.1, "quick": 9, "narrow": 15, "paper": 600}
-
-
-def _tabular(name: str, title: str) -> Experiment:
-    profiles = profiles_of("tabular", TPAMI23)
-    if name in NEAREST_RATES:
-        profiles |= {"calibrated": profiles["paper"]}
-        changed = f"base.lr={NEAREST_RATES[name]}"
-        profiles |= {key: profiles[key].changed(changed) for key in ("quick", "narrow", "calibrated")}
+def _experiment(row: Mapping[str, Any]) -> Experiment:
+    """The experiment of a row of sizes in `published/experiments.toml`."""
+    name = row["name"]
     return Experiment(
         name,
-        title,
+        row["title"],
         "TPAMI'23 section IV-B, Table III",
         "III",
         "06_tabular",
-        profiles,
-        MINUTES,
+        profiles_of(name, TPAMI23),
+        {"smoke": 0.1, "quick": 9, "narrow": 15, "paper": 600},
         partial(tabular_problem, name),
         DATASETS[name],
         ("hidden", "split", "rows", "draw"),
@@ -112,8 +105,4 @@ def split_of(profile: str) -> str:
     return TABULAR[-1].profile(profile).split  # California's, which has all profiles that others have
 
 
-TABULAR: tuple[Experiment, ...] = (
-    _tabular("diabetes", "Diabetes regression"),
-    _tabular("boston", "Boston Housing regression"),
-    _tabular("california", "California Housing regression"),
-)
+TABULAR = tuple(_experiment(row) for row in facts("experiments", "sizes") if row.get("like") == "tabular")

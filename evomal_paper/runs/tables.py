@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ValidationError
 
 from evomal_core.library import loss_from_record
 from evomal_core.losses import Loss
@@ -169,30 +168,21 @@ def load_readable(runs: Sequence[Run]) -> Results | None:
     return _joined(parts) if parts else None
 
 
-class _Record(BaseModel):
-    """Numbers in the record of a complete run."""
-
-    fitness: float
-    outcome: str
-    loss: str
-    parameters: int
-    evaluations: int
-    engine: str
-    device: str
-    seconds: dict[str, float]
+RECORD = ("fitness", "outcome", "loss", "parameters", "evaluations", "engine", "device")
+"""What a row of `Results.runs` has of a run's record."""
 
 
 def _read(run: Run) -> tuple[Mapping[str, str], dict[str, Any], Loss]:
     """The tables of one run as CSV text, its row of `Results.runs`, and its loss."""
     finished = run.finished()
+    record = finished.record
     try:
-        record = _Record.model_validate(finished.record)
-    except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"]))
-        reason = f"lacks a usable {where!r}: it is damaged, or another version's"
+        row = {key: getattr(run, key) for key in KEYS} | {name: record[name] for name in RECORD}
+        row["fitness"] = float(row["fitness"])  # JSON has no infinity
+        row |= {f"seconds {phase}": float(value) for phase, value in record["seconds"].items()}
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        reason = f"is damaged, or another version's ({error!r})"
         raise ValueError(f"{run.pack.index}: {run.method}, seed {run.seed}, {reason}; delete that line") from None
-    seconds = {f"seconds {phase}": value for phase, value in record.seconds.items()}
-    row = {key: getattr(run, key) for key in KEYS} | record.model_dump(exclude={"seconds"}) | seconds
     loss = loss_from_record(finished.loss, f"{run.pack.folder}/losses.jsonl").requires_grad_(False)
     return finished.tables, row, loss
 
