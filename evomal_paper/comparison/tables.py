@@ -18,8 +18,6 @@ from evomal_paper.statistics import paired, paired_methods
 
 ROWS: dict[str, Experiment] = {name: each for name, each in EXPERIMENTS.items() if each.table == "II"}
 """The stand-ins on digits, the thirteen rows in the table's order, and the other targets of Table IV."""
-KEPT, LOST, OPEN = "kept", "lost", "undecided"
-"""Whether a published order holds as measured; one seed decides nothing."""
 
 
 def readable(comparison: pd.DataFrame) -> pd.DataFrame:
@@ -174,7 +172,7 @@ def orders(final: pd.DataFrame) -> pd.DataFrame:
             row = {"experiment": experiment, "split": split_of(str(profile)), "best": best, "other": other}
             row["by_chance"] = not decided(tuple(numbers.loc[best]), tuple(numbers.loc[other]))
             row |= {"ours": ours.mean(), "theirs": theirs.mean(), **paired(ours, theirs)}
-            row["verdict"] = OPEN if len(ours) < 2 else KEPT if row["ours"] < row["theirs"] else LOST
+            row["verdict"] = "undecided" if len(ours) < 2 else "kept" if row["ours"] < row["theirs"] else "lost"
             rows.append(row)
     columns = ["experiment", "split", "best", "other", "by_chance", "ours", "theirs", "n", "wins", "effect", "p"]
     return pd.DataFrame(rows, columns=[*columns, "verdict"])

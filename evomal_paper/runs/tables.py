@@ -187,21 +187,6 @@ def _read(run: Run) -> tuple[Mapping[str, str], dict[str, Any], Loss]:
     return finished.tables, row, loss
 
 
-def read_table(path: Path, columns: set[str]) -> pd.DataFrame:
-    """A table that an analysis wrote; an error of NaN, of a diverged training, is inf.
-
-    Raises:
-        ValueError: the file is no table, lacks a column, or ends within a row.
-    """
-    try:
-        table = pd.read_csv(path)
-        if table[sorted(columns - {"error"})].isna().any(axis=None):
-            raise ValueError("a row is not whole")
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: {error}; delete it, and it is computed again") from None
-    return table.fillna({"error": np.inf})
-
-
 def _joined(parts: Mapping[Run, tuple[Mapping[str, str], dict[str, Any], Loss]]) -> Results:
     packs: dict[tuple[str, str], list[Run]] = {}
     for run in parts:

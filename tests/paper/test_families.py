@@ -153,17 +153,6 @@ def test_asymmetry(function, kind, asymmetric):
     assert families.describe(PlainLoss(function, kind)).asymmetric is asymmetric
 
 
-def test_a_kind_that_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="has no probabilities"):
-        families.classification(TaskLoss("regression"))
-    with pytest.raises(ValueError, match="has no errors"):
-        families.regression(TaskLoss("binary"))
-    with pytest.raises(ValueError, match="kind 'binary'"):
-        effective_loss(TaskLoss("binary"), 0.5)
-    with pytest.raises(ValueError, match="at least 2 classes, got 1"):
-        effective_loss(TaskLoss("multiclass"), 0.5, classes=1)
-
-
 @pytest.mark.parametrize("classes", [2, 10])
 def test_the_effective_loss_is_that_of_logits_with_equal_rests(classes):
     loss = EXAMPLES["d"].loss(weighted=True).double()
