@@ -85,21 +85,17 @@ def table_ii(final: pd.DataFrame) -> pd.DataFrame:
     profile.
     """
     measured = compare(final[final["split"] == "test"], "II")
-    kinds = {"published": _cells(published("II")), "measured": _cells(measured)}
+    kinds = {"published": (published("II"), ""), "measured": (measured, "")}
     if NEW[0] in measured:
-        kinds["from new starts"] = _cells(measured, "new ")
-    lines = {(name, kind): cells[name] for name in ROWS for kind, cells in kinds.items() if name in cells}
+        kinds["from new starts"] = measured, "new "
+    rows: dict[tuple[str, str], dict[str, str]] = {(name, kind): {} for name in ROWS for kind in kinds}
+    for kind, (cells, whose) in kinds.items():
+        for cell in cells.to_dict("records"):
+            rows[cell["experiment"], kind][cell["method"]] = printed(cell, whose)
+    lines = {key: row for key, row in rows.items() if row}
     index = pd.MultiIndex.from_tuples(list(lines), names=["row", "error"])
     table = pd.DataFrame(list(lines.values()), index=index).fillna("–")
     return table[[method for method in METHODS if method in table]].rename(columns=LABELS)
-
-
-def _cells(table: pd.DataFrame, whose: str = "") -> dict[str, dict[str, str]]:
-    """Printed cells of each experiment by method."""
-    found: dict[str, dict[str, str]] = {}
-    for cell in table.to_dict("records"):
-        found.setdefault(cell["experiment"], {})[cell["method"]] = printed(cell, whose)
-    return found
 
 
 def not_run(rows: Sequence[str], profile: str) -> pd.DataFrame:

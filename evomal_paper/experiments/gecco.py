@@ -32,10 +32,7 @@ from evomal_paper.experiments.text_tasks import surname_tasks
 from evomal_paper.networks import LetterLSTM, gecco_cnn, lenet5
 from evomal_paper.published.tables import facts
 
-PAIRS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))
-FIVES = (tuple(range(5)), tuple(range(5, 10)))
-NINES = (tuple(range(9)), tuple(range(9, 18)))
-PARTITIONS = {"mnist": PAIRS, "cifar10": FIVES, "surname": NINES, "digits": PAIRS, "digits5": FIVES}
+PARTITIONS = {row["name"]: row["classes"] for row in facts("experiments", "sizes") if "classes" in row}
 """The classes of each task, by experiment."""
 
 SOURCE = "GECCO'23 section 4.1, Tables 2 and 3, Figures 5 and 6"
