@@ -15,7 +15,7 @@ from evomal_core.search import METHODS
 from evomal_core.seeds import check_seed
 from evomal_paper.experiments.catalogue import check_methods, experiment
 from evomal_paper.runs.compute import computed
-from evomal_paper.runs.packed import TABLES, joined
+from evomal_paper.runs.packed import joined
 from evomal_paper.runs.run import Run, leave_out
 from evomal_paper.statistics import spread
 
@@ -31,14 +31,12 @@ class Results:
         histories: one row a generation: best and mean fitness and the filters' counts.
         tests: errors of meta-testing: start ("new", "search"), group ("in-sample", "out-of-sample"), task, step,
             split, error.
-        fronts: the best losses by complexity.
         losses: the best loss of each (experiment, method, seed); an experiment's runs are all of one profile.
     """
 
     runs: pd.DataFrame
     histories: pd.DataFrame
     tests: pd.DataFrame
-    fronts: pd.DataFrame
     losses: dict[tuple[str, str, int], Loss]
 
     def curves(self, start: str = "new") -> pd.DataFrame:
@@ -192,19 +190,17 @@ def _joined(parts: Mapping[Run, tuple[Mapping[str, str], dict[str, Any], Loss]])
     for run in parts:
         packs.setdefault((run.experiment, run.profile), []).append(run)
     tables = {}
-    for table in TABLES:
+    for table in ("history", "test"):
         read = []
         for (name, profile), runs in packs.items():
             text = joined(table, {run.key: parts[run][0][table] for run in runs})
             read.append(pd.read_csv(StringIO(text)).assign(experiment=name, profile=profile))
-        # Tables without rows (a front without a usable loss) have no say in the columns' types.
-        filled = [part for part in read if len(part)] or read[:1]
-        tables[table] = ordered(pd.concat(filled, ignore_index=True))
+        tables[table] = ordered(pd.concat(read, ignore_index=True))
     # A diverged training may have been written as NaN; it is never to be averaged away.
     tests = tables["test"].fillna({"error": np.inf})
     records = ordered(pd.DataFrame([row for _, row, _ in parts.values()])).astype({"fitness": float})
     losses = {(run.experiment, run.method, run.seed): loss for run, (_, _, loss) in parts.items()}
-    return Results(records, tables["history"], tests, tables["front"], losses)
+    return Results(records, tables["history"], tests, losses)
 
 
 def ordered(table: pd.DataFrame) -> pd.DataFrame:
