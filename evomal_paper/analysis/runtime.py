@@ -76,14 +76,12 @@ def meta_training(runs: pd.DataFrame) -> pd.Series[float]:
     On a CPU they are its process's CPU seconds, which other work on the machine hardly changes; on a GPU, on a
     cluster, and in records without CPU seconds, they are wall-clock seconds. The rows are those of `Results.runs`.
     """
-    wall = wall_clock(runs)
-    if "seconds cpu" not in runs:
-        return wall
-    return runs["seconds cpu"].where((runs["device"] == "cpu") & (runs["seconds cpu"] > 0), wall)
+    cpu = _phase(runs, "cpu")
+    return cpu.where((runs["device"] == "cpu") & (cpu > 0), wall_clock(runs))
 
 
 def _phase(runs: pd.DataFrame, phase: str) -> pd.Series[float]:
-    """Wall-clock seconds of a phase of each run, 0 where it had none."""
+    """Seconds of a phase of each run, 0 where it had none."""
     return runs.get(f"seconds {phase}", pd.Series(0.0, runs.index)).fillna(0.0)
 
 
@@ -172,10 +170,9 @@ def filtered(histories: pd.DataFrame) -> pd.DataFrame:
 
     The filter by gradient equivalence is no condition: profiles that follow the authors' code go without it.
     """
-    has = []
-    for name, profile in histories[["experiment", "profile"]].itertuples(index=False):
-        config = EXPERIMENTS[name].profile(profile).search
-        has.append(config.symbolic_archive and config.rejection_steps > 0)
+    places = histories[["experiment", "profile"]].itertuples(index=False)
+    searches = (EXPERIMENTS[name].profile(profile).search for name, profile in places)
+    has = [search.symbolic_archive and search.rejection_steps > 0 for search in searches]
     return histories[has] if any(has) else histories
 
 
