@@ -76,8 +76,10 @@ def meta_training(runs: pd.DataFrame) -> pd.Series[float]:
     On a CPU they are its process's CPU seconds, which other work on the machine hardly changes; on a GPU, on a
     cluster, and in records without CPU seconds, they are wall-clock seconds. The rows are those of `Results.runs`.
     """
-    cpu = _phase(runs, "cpu")
-    return cpu.where((runs["device"] == "cpu") & (cpu > 0), wall_clock(runs))
+    wall = wall_clock(runs)
+    if "seconds cpu" not in runs:
+        return wall
+    return runs["seconds cpu"].where((runs["device"] == "cpu") & (runs["seconds cpu"] > 0), wall)
 
 
 def _phase(runs: pd.DataFrame, phase: str) -> pd.Series[float]:
