@@ -112,9 +112,7 @@ def measure_grid(
 def _at_setting(name: str, lr: float, momentum: float, seed: int) -> pd.DataFrame:
     profile = experiment(name).profile("paper").changed(f"base.lr={lr},base.momentum={momentum}")
     errors = baseline_errors(name, profile, seed, "calibration", new=True)
-    errors.insert(0, "lr", lr)
-    errors.insert(1, "momentum", momentum)
-    return errors
+    return errors.assign(lr=lr, momentum=momentum)[["lr", "momentum", *errors]]
 
 
 def scores(measured: pd.DataFrame, in_sample: float, out_of_sample: float) -> pd.DataFrame:

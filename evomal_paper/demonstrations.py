@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch.nn.utils import parameters_to_vector
 
 import evomal_core as em
 from evomal_core.compare import Comparison, interval
@@ -127,11 +128,6 @@ def noisy_digits(seed: int, share: float = 0.4, clean: int = 100) -> em.Task:
     return _task("digits, wrong labels", "multiclass", (x[:1000], noisy), validation, test)
 
 
-def clean_digits(seed: int) -> em.Task:
-    """Scikit-learn's digits as they are: 1,000 training, 300 validation and 497 test rows."""
-    return noisy_digits(seed, share=0.0, clean=300)
-
-
 def noisy_mnist(seed: int, share: float = 0.4) -> em.Task:
     """MNIST's images of 14×14: 2,000 training rows with wrong labels, 2,000 test rows, no clean row to tune on."""
     x_train, y_train, x_test, y_test = DATASETS["mnist"].load()
@@ -211,7 +207,8 @@ DEMONSTRATIONS = {
         base=em.SGD(lr=0.03, momentum=0.9, batch_size=64), config=em.THOROUGH, told=censored_losses,
     ),
     "few steps": Demonstration(
-        "clean digits, and 40 steps to train in", "error rate", clean_digits, train_on_clean=False, steps=40
+        "clean digits, and 40 steps to train in", "error rate", partial(noisy_digits, share=0.0, clean=300),
+        train_on_clean=False, steps=40,
     ),
 }  # fmt: skip
 
@@ -336,17 +333,15 @@ def inert_table() -> pd.DataFrame:
         config = em.EVERYDAY.replace(base=LOW, **changes)
         learners, (other,) = (make_learners([task], _pair_model, config, 0, task.name) for task in tasks)
         found = local_search(losses, learners, config, choose_engine(learners, config))
-        moved = [_change(t.loss, loss) for t, loss in zip(found, losses, strict=True)]
+        pairs = zip(found, losses, strict=True)
+        weights = [
+            [parameters_to_vector(each.parameters()) for each in (tuned.loss, loss)] for tuned, loss in pairs
+        ]
+        moved = [float((after - before).detach().abs().max()) for after, before in weights]
         errors = [train(t.loss, other, config.base, 250, splits=["test"]).final["test"] for t in found]
         row = {"tuning": name, "change of weights": np.median(moved), "test error": np.median(errors)}
         rows.append(row | {"(y − f)²": errors[0]})
     return pd.DataFrame(rows)
-
-
-def _change(tuned: Loss, loss: Loss) -> float:
-    """The largest change of a weight."""
-    pairs = zip(tuned.parameters(), loss.parameters(), strict=True)
-    return max(float((a - b).detach().abs().max()) for a, b in pairs)
 
 
 def cross_entropy_by_rate() -> pd.DataFrame:

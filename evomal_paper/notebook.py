@@ -15,7 +15,7 @@ from evomal_core.checks import refuse_unknown
 from evomal_core.files import write_atomic
 from evomal_core.losses import Loss
 from evomal_paper.analysis.landscapes import Grid
-from evomal_paper.analysis.transfer import Transfer
+from evomal_paper.analysis.transfer import JOINT, sides
 from evomal_paper.comparison.tables import ROWS
 from evomal_paper.experiments.catalogue import experiment
 from evomal_paper.experiments.profiles import PROFILES, split_name
@@ -117,7 +117,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "datasets": lambda values: values or [entry.name for entry in TABULAR if not entry.missing()],
     "rows": _rows,
     "splits": _splits,
-    "transfers": lambda values: [Transfer.parse(value) for value in values],
+    "transfers": lambda values: [JOINT.join(sides(value)) for value in values],
     "points": lambda value: Grid(points=value).points,
     "surface_points": lambda value: Grid(points=value).points,
 }

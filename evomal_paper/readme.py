@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from evomal_core.files import write_atomic
+from evomal_core.kinds import TASK_LOSSES
 from evomal_paper.analysis.learning_rate import tuned_baseline
 from evomal_paper.comparison.claims import judge_claims
 from evomal_paper.comparison.evidence import gather
@@ -23,8 +24,6 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/results.md")
 """The files that have blocks, as `<!-- results -->` to `<!-- /results -->`."""
 BLOCK = re.compile(r"(<!-- (results|other profiles|where it pays) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
-USUAL = ("cross-entropy", "squared error")
-"""Losses that one would take without a thought."""
 ON_CLEAN_ROWS = ("task loss on the validation rows too", "task loss on the validation rows alone")
 """Rivals that train on the clean rows, which the others only choose their rate and step by."""
 METHODS = ("baseline", "evomal")
@@ -45,7 +44,8 @@ def blocks(results_dir: Path) -> dict[str, str]:
     ]
     part = errors["table"].map({table: splits[0] for table, splits in COMPARED.items()})
     errors = errors[(errors["split"] == part) & errors["profile"].map(is_counted).astype(bool)]
-    errors = errors.assign(tuned=_at_tuned_rate(errors, evidence.rates))
+    tuned = {keys: summary(part) for keys, part in tuned_baseline(evidence.rates).groupby(PLACE)["error"]}
+    errors = errors.assign(tuned=[tuned.get(key) for key in errors[PLACE].itertuples(index=False, name=None)])
     first = _is_fairest(errors)
     settings = by_setting(variants(evidence.values.drop(columns="new")))  # new starts have columns of their own
     texts = {
@@ -70,12 +70,6 @@ def _verdicts(cells: pd.DataFrame, claims: pd.DataFrame) -> list[str]:
         f"{len(whole)} were run on all the experiments that they are about, {sum(as_stated)} of them under "
         "the papers' settings alone.",
     ]
-
-
-def _at_tuned_rate(cells: pd.DataFrame, rates: pd.DataFrame) -> list[dict | None]:
-    """Summary of the baseline's errors at its tuned rate at the place of each cell."""
-    found = {keys: summary(errors) for keys, errors in tuned_baseline(rates).groupby(PLACE)["error"]}
-    return [found.get(key) for key in cells[PLACE].itertuples(index=False, name=None)]
 
 
 def _is_fairest(cells: pd.DataFrame) -> np.ndarray:
@@ -109,10 +103,10 @@ def _table(cells: pd.DataFrame) -> list[str]:
         found = [of.get(method) for method in METHODS]
         group = f", {group}" if table == "2" else ""
         title = f"{EXPERIMENTS[experiment].title}{group}, {SPLITS[COMPARED[table][0]]}"
-        numbers = [text for cell in found for text in (_measured(cell), _error(cell, "published "))]
+        numbers = [text for cell in found for text in (_error(cell), _error(cell, "published "))]
         verdict = of["evomal"]["verdict"] if "evomal" in of else NOT_RUN
         tuned = part["tuned"].iloc[0]
-        new = [*(_error(cell, "new ") for cell in found), _measured(tuned)]
+        new = [*(_error(cell, "new ") for cell in found), _error(tuned)]
         rows.append([title, f"`{profile}`", *numbers, verdict, *new])
         if share := _share(of, tuned):
             shares.append(f"{title} (`{profile}`) {share}")
@@ -149,16 +143,14 @@ def _causes(settings: pd.DataFrame) -> list[str]:
     return lines + _markdown(["experiment", "profile", "setting", "distance halved", "seeds"], rows)
 
 
-def _measured(cell: dict | None) -> str:
-    """The measured mean ± standard deviation, and the number of seeds."""
-    return "–" if cell is None else f"{_short(cell['mean'], cell['sd'])} ({cell['n']}{_lost(cell['diverged'])})"
-
-
-def _error(cell: dict | None, kind: str) -> str:
-    """A mean ± standard deviation of a kind; a dash where the method or the rate was not run."""
+def _error(cell: dict | None, kind: str = "") -> str:
+    """A mean ± standard deviation of a kind, a measured one with its seeds; a dash where none was run."""
     if cell is None:
         return "–"
-    return _short(cell[f"{kind}mean"], cell[f"{kind}sd"]) + _lost(cell.get(f"{kind}diverged", 0))
+    mean, sd, diverged = (cell.get(f"{kind}{name}", 0) for name in ("mean", "sd", "diverged"))
+    text = ("–" if np.isnan(mean) else f"{mean:.3g}") + ("" if np.isnan(sd) else f" ± {sd:.2g}")
+    lost = f", {diverged:.0f} diverged" if diverged > 0 else ""
+    return text + (lost if kind else f" ({cell['n']}{lost})")
 
 
 def _share(rows: Mapping[str, dict], tuned: dict | None) -> str:
@@ -170,14 +162,6 @@ def _share(rows: Mapping[str, dict], tuned: dict | None) -> str:
         return ""  # means over different seeds
     before, after = (rows[method]["new mean"] for method in METHODS)
     return f"{(before - tuned['mean']) / (before - after):.0%}" if after < before else ""
-
-
-def _short(mean: float, sd: float) -> str:
-    return ("–" if np.isnan(mean) else f"{mean:.3g}") + ("" if np.isnan(sd) else f" ± {sd:.2g}")
-
-
-def _lost(diverged: float) -> str:
-    return f", {diverged:.0f} diverged" if diverged else ""
 
 
 def _demonstrations(results_dir: Path) -> list[str]:
@@ -195,7 +179,7 @@ def _demonstrations(results_dir: Path) -> list[str]:
 
 def _demonstration(trainings: pd.DataFrame) -> list[str]:
     table = summary_of(trainings).set_index("loss")
-    (usual,) = table.index.intersection(USUAL)
+    (usual,) = table.index.intersection([*TASK_LOSSES.values()])
     by_hand = table["test"].drop("learned").drop(list(ON_CLEAN_ROWS), errors="ignore")
     best, error = by_hand.idxmin(), table["test"].map("{:.3f}".format)
     low, high = table.loc[usual, ["low", "high"]]

@@ -21,16 +21,17 @@ def interval(row: dict) -> str:
 def printed(cell: Mapping[str, Any] | pd.Series, whose: str = "") -> str:
     """A cell of a printed table: `0.3829 ± 0.0065 (5)`, with n in brackets; "–" for what is not known.
 
-    The numbers are a row's mean, sd, n and, if there, diverged, or the columns whose names begin with `whose`.
+    The numbers are a row's mean, sd, n and, if there, diverged, or the columns whose names begin with `whose`, of
+    which n may be the row's.
     """
 
     def short(value: float) -> str:
         return f"{value:.4f}" if abs(value) < 1e5 else f"{value:.4g}"
 
-    mean, sd, n = (cell[f"{whose}{name}"] for name in ("mean", "sd", "n"))
+    mean, sd, n = cell[f"{whose}mean"], cell[f"{whose}sd"], cell.get(f"{whose}n", cell["n"])
     if np.isnan(n):
         return "–"
-    diverged = cell.get(f"{whose}diverged", 0)
+    diverged = np.nan_to_num(cell.get(f"{whose}diverged", 0))
     count = f"{n:.0f}" + (f", {diverged:.0f} diverged" if diverged else "")
     spread = "" if np.isnan(sd) else f" ± {short(sd)}"
     return f"{short(mean)}{spread} ({count})" if np.isfinite(mean) else f"– ({count})"

@@ -166,9 +166,6 @@ def paired_methods(
             yield other, both[first].to_numpy(float), both[other].to_numpy(float)
 
 
-_INTERVAL = ["difference", "low", "high", "wins", "n", "diverged", "verdict"]
-
-
 def against(table: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFrame:
     """A column of each method minus the baseline's, seed by seed, within each place that `by` makes.
 
@@ -179,7 +176,8 @@ def against(table: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFrame:
     for keys, part in table.groupby(list(by), observed=True, sort=False):
         for method, theirs, ours in paired_methods(part, value, "baseline", others):
             rows.append({**dict(zip(by, keys, strict=True)), "method": method, **paired_interval(ours, theirs)})
-    return pd.DataFrame(rows, columns=[*by, "method", *_INTERVAL])
+    columns = ["difference", "low", "high", "wins", "n", "diverged", "verdict"]
+    return pd.DataFrame(rows, columns=[*by, "method", *columns])
 
 
 def spread(table: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFrame:

@@ -33,14 +33,7 @@ def effective_loss(loss: Loss, p: Any, classes: int = 10) -> tuple[np.ndarray, n
     smoothing is monotone in each output, and has its minimum below p = 1 only by their terms.
 
     The slope is the derivative with respect to p, the probabilities of the true class, of any shape.
-
-    Raises:
-        ValueError: the loss is of another kind, or there are fewer than two classes.
     """
-    if loss.kind != "multiclass":
-        raise ValueError(f"only multiclass losses see a softmax, this one is of kind {loss.kind!r}")
-    if classes < 2:
-        raise ValueError(f"a softmax has at least 2 classes, got {classes}")
     p = np.asarray(p, dtype=float)
     right, right_slope = value_and_slope(loss, p, 1.0)
     wrong, wrong_slope = value_and_slope(loss, (1 - p) / (classes - 1), 0.0)

@@ -16,14 +16,12 @@ No weights make g what V-C says of it: it sees the prediction as |f| only, so it
 GECCO shows one learned loss, as a tree in a figure (Figure 3a); its text gives no formula.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-from torch import Tensor
 
 from evomal_core.expression import Expression
 from evomal_core.kinds import Kind
-from evomal_core.losses import LearnedLoss, Loss
+from evomal_core.losses import LearnedLoss
 from evomal_paper.published.tables import facts
 
 
@@ -47,7 +45,7 @@ class Example:
     read: str
     expression: str
     kind: Kind
-    said: tuple[str, ...]
+    said: list[str]
     quoted: str
     weights: Mapping[int, float] = field(default_factory=dict)
 
@@ -64,24 +62,8 @@ class Example:
         return LearnedLoss(Expression(nodes[nodes[0] == "abs" :]), self.kind).requires_grad_(False)
 
 
-class PlainLoss(Loss):
-    """A loss of one output that is a function of PyTorch, without weights."""
-
-    def __init__(self, function: Callable[[Tensor, Tensor], Tensor], kind: Kind) -> None:
-        super().__init__(kind)
-        self.function = function
-
-    def elementwise(self, f: Tensor, y: Tensor) -> Tensor:
-        """Values of the loss for each pair of prediction `f` and label `y`, in their common shape."""
-        return self.function(f, y)
-
-
 EXAMPLES = {
-    row["name"]: Example(
-        **dict(row)
-        | {"said": tuple(row["said"])}
-        | {"weights": {int(edge): weight for edge, weight in row.get("weights", {}).items()}}
-    )
+    row["name"]: Example(**{**row, "weights": {int(edge): w for edge, w in row.get("weights", {}).items()}})
     for row in facts("examples", "example")
 }
 """The rows of `published/examples.toml` by their letters."""

@@ -90,12 +90,7 @@ def classification(loss: Loss, classes: int = 10) -> Shape:
     It is *asymmetric* if a false negative M(1, p) − M(1, 1) and a false positive M(0, 1 − p) − M(0, 0) differ
     by over 10 % of the sum of both, summed over p (TPAMI V-C.3). Cross-entropy of one-hot labels is so too: it
     sees false positives only through the softmax.
-
-    Raises:
-        ValueError: the loss is one of regression.
     """
-    if loss.kind == "regression":
-        raise ValueError("a regression loss has no probabilities; use families.regression")
     positive, negative = value_and_slope(loss, P, 1.0), value_and_slope(loss, 1 - P, 0.0)
     if loss.kind == "multiclass":
         curves, start = [effective_loss(loss, P, classes)], 1 / classes
@@ -157,12 +152,7 @@ def regression(loss: Loss) -> Shape:
     - *other*.
 
     An offset that depends on y is ignored, since it has no gradient. The minimum need not lie at f = y.
-
-    Raises:
-        ValueError: the loss is one of classification.
     """
-    if loss.kind != "regression":
-        raise ValueError("a classification loss has no errors f − y; use families.classification")
     values, slopes = value_and_slope(loss, F, Y[:, None])
     if not np.isfinite(values).all() or not np.isfinite(slopes).all() or np.abs(slopes).max() < NO_GRADIENT:
         return Shape("degenerate")

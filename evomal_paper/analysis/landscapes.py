@@ -97,24 +97,17 @@ def heights(
     Offsets are (points, directions), heights (points, measures) in float64; the network is left as it is.
     """
     workers = torch.get_num_threads() if part[0].device.type == "cpu" else 1
-    centre = dict(network.named_parameters())
 
-    def share(first: int) -> Tensor:
+    def height(offset: list[float]) -> Tensor:
         moved = copy.deepcopy(network).eval()
-        result = torch.empty(len(offsets[first::workers]), len(measures), dtype=torch.float64)
         with torch.no_grad():
-            for row, offset in zip(result, offsets[first::workers].tolist(), strict=True):
-                for name, weights in moved.named_parameters():
-                    weights.copy_(centre[name])
-                    for scale, way in zip(offset, directions, strict=True):
-                        weights.add_(way[name], alpha=scale)
-                row.copy_(_means(moved, part, measures))
-        return result
+            for name, weights in moved.named_parameters():
+                for scale, way in zip(offset, directions, strict=True):
+                    weights.add_(way[name], alpha=scale)
+            return _means(moved, part, measures).cpu()
 
-    result = torch.empty(len(offsets), len(measures), dtype=torch.float64)
     with one_thread(), repeatable(), ThreadPoolExecutor(workers) as pool:
-        for first, found in enumerate(pool.map(share, range(workers))):
-            result[first::workers] = found
+        result = torch.stack(list(pool.map(height, offsets.tolist())))
     return result.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
 

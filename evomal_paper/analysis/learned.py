@@ -154,7 +154,9 @@ def complexity_and_error(best: pd.DataFrame) -> pd.DataFrame:
             rho, p = _stratified(ranks, others, outcome, *methods)
             names = ", ".join(LABELS[name] for name in methods if (part["method"] == name).any())
             shown = "fitness" if outcome == "fitness" else "held-out error"
-            rows.append((shown, names, rho, p, sum(map(len, groups)), len(groups), _verdict(rho, p)))
+            verdict = "undecided" if p >= LEVEL else "agrees" if rho > 0 else "disagrees"
+            verdict = "not testable" if np.isnan(rho) else verdict
+            rows.append((shown, names, rho, p, sum(map(len, groups)), len(groups), verdict))
     return pd.DataFrame(rows, columns=["outcome", "methods", "rho", "p", "n", "groups", "verdict"])
 
 
@@ -175,14 +177,6 @@ def _stratified(ranks: list[np.ndarray], others: list[np.ndarray], *purpose: str
     )
     extreme = np.abs(drawn) >= abs(observed) - 1e-12
     return float(observed / spread), float((extreme.sum() + 1) / (PERMUTATIONS + 1))
-
-
-def _verdict(rho: float, p: float) -> str:
-    if np.isnan(rho):
-        return "not testable"
-    if p >= LEVEL:
-        return "undecided"
-    return "agrees" if rho > 0 else "disagrees"
 
 
 def shown(best: pd.DataFrame, losses: Mapping[Key, Loss]) -> dict[str, Loss]:

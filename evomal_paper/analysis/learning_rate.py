@@ -117,11 +117,10 @@ def tuned(final: pd.DataFrame) -> pd.DataFrame:
     The columns are method, seed and rate, NaN where every rate diverged.
     """
     seen = final[(final["group"] == "in-sample") & (final["split"] == tuning_split(final))]
-    rows = []
-    for (method, seed), part in seen.astype({"method": str}).groupby(["method", "seed"], sort=False):
-        finite = part[np.isfinite(part["error"])].sort_values(["error", "rate"])
-        rows.append({"method": method, "seed": seed, "rate": finite["rate"].iloc[0] if len(finite) else np.nan})
-    return pd.DataFrame(rows)
+    seen = seen.astype({"method": str})
+    best = seen[np.isfinite(seen["error"])].sort_values(["error", "rate"]).drop_duplicates(["method", "seed"])
+    every = seen[["method", "seed"]].drop_duplicates()
+    return every.merge(best[["method", "seed", "rate"]], how="left")
 
 
 def remaining_gain(final: pd.DataFrame, stated: float) -> pd.DataFrame:

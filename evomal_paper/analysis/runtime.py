@@ -1,4 +1,4 @@
-"""Cost of meta-training and savings of the filters, from the records of runs (TPAMI Table V, Figure 5)."""
+"""Cost of meta-training and what the filters spare, from the records of runs (TPAMI Table V, Figure 5)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from evomal_core.search import METHODS
@@ -84,7 +83,7 @@ def meta_training(runs: pd.DataFrame) -> pd.Series[float]:
 
 
 def _phase(runs: pd.DataFrame, phase: str) -> pd.Series[float]:
-    """Wall-clock seconds of a phase of each run, 0 where it had none."""
+    """Seconds of a phase of each run, 0 where it had none."""
     return runs.get(f"seconds {phase}", pd.Series(0.0, runs.index)).fillna(0.0)
 
 
@@ -173,54 +172,10 @@ def filtered(histories: pd.DataFrame) -> pd.DataFrame:
 
     The filter by gradient equivalence is no condition: profiles that follow the authors' code go without it.
     """
-    has = []
-    for name, profile in histories[["experiment", "profile"]].itertuples(index=False):
-        config = EXPERIMENTS[name].profile(profile).search
-        has.append(config.symbolic_archive and config.rejection_steps > 0)
+    places = histories[["experiment", "profile"]].itertuples(index=False)
+    searches = (EXPERIMENTS[name].profile(profile).search for name, profile in places)
+    has = [search.symbolic_archive and search.rejection_steps > 0 for search in searches]
     return histories[has] if any(has) else histories
-
-
-SAVES = {
-    "symbolic archive": ("cached", "symbolic archive", "new"),
-    "rejection protocol": ("rejected", "rejection", "trained"),
-    "gradient equivalence": ("equivalent", "gradient equivalence", "trained"),
-    "early rejection": ("rejected early", "early rejection", "optimised"),
-    "irrelevant weights": ("skipped", "irrelevant weights", "optimised"),
-}
-"""For each filter: the outcome of what it spares, its name in records, and whose cost is obviated."""
-
-
-def savings(runs: pd.DataFrame, histories: pd.DataFrame) -> pd.DataFrame:
-    """Estimated seconds that each filter saves in a run of EvoMAL, mean over seeds.
-
-    An estimate is a count times the run's own mean seconds of what is obviated: for the symbolic archive, all that
-    a new candidate costs (local search, filters and fitness, per new candidate); for the rejection protocol and
-    gradient equivalence, a partial training session (fitness, per trained candidate); for early rejection and
-    irrelevant weights, local search (per optimised candidate). Engines that take the population at once have
-    costs below proportion, so that these are upper estimates there.
-
-    One row per experiment, profile and filter: candidates (per run), saved (seconds), spent (the filter's own
-    seconds; NaN in records that have only their sum), training (seconds of the whole meta-training), and n.
-    """
-    keys = ["experiment", "profile", "seed"]
-    counted = outcomes(histories).groupby(keys)[[*OUTCOMES, "population"]].sum()
-    table = runs[runs["method"].astype(str) == "evomal"].set_index(keys).join(counted)
-    phase = {name: _phase(table, name) for name in PHASES}
-    training = phase["local search"] + phase["filters"] + phase["fitness"]
-    costs = {
-        "new": training / (table["population"] - table["cached"]),
-        "trained": (phase["fitness"] / table["trained"]).where(table["trained"] > 0, 0.0),
-        "optimised": (phase["local search"] / table["optimised"]).where(table["optimised"] > 0, 0.0),
-    }
-    parts = []
-    for name, (outcome, own, whose) in SAVES.items():
-        spent = table.get(f"seconds filter: {own}", pd.Series(np.nan, table.index))
-        columns = {"candidates": table[outcome], "saved": table[outcome] * costs[whose], "spent": spent}
-        parts.append(pd.DataFrame({**columns, "training": training}).assign(filter=name))
-    groups = pd.concat(parts).reset_index().groupby(["experiment", "profile", "filter"], sort=False)
-    found = groups[["candidates", "saved", "spent", "training"]].mean().assign(n=groups.size()).reset_index()
-    off = found["filter"].isin(["early rejection", "irrelevant weights"]) & (found["candidates"] == 0)
-    return found[~off].sort_values(["experiment", "profile"], kind="stable", ignore_index=True)
 
 
 def on_and_off(name: str, profile: str, seeds: Sequence[int], **options: Any) -> pd.DataFrame:

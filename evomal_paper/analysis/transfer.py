@@ -1,9 +1,6 @@
 """Losses learned on one data set train networks on another, with no further search (TPAMI'23 Table IV)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,38 +20,20 @@ JOINT = "-to-"
 PLACE = ["source", "target", "profile", "group", "split"]
 
 
-@dataclass(frozen=True)
-class Transfer:
-    """A source experiment, whose runs give the losses, and a target, whose networks they train.
+def sides(transfer: str) -> tuple[str, str]:
+    """The source of a transfer such as `sine-to-diabetes`, whose runs give the losses, and its target.
 
     Raises:
-        ValueError: an experiment is unknown, or the two are the same.
+        ValueError: the text has no `-to-`, an experiment is unknown, or the two are the same.
     """
-
-    source: str
-    target: str
-
-    def __post_init__(self) -> None:
-        if self.source == self.target:
-            raise ValueError(f"a transfer has two experiments, got {self.source!r} twice")
-        experiment(self.source), experiment(self.target)
-
-    @classmethod
-    def parse(cls, text: str) -> Transfer:
-        """A transfer written `sine-to-diabetes`.
-
-        Raises:
-            ValueError: the text has no `-to-`, or as the class says.
-        """
-        source, joint, target = text.partition(JOINT)
-        if not joint:
-            raise ValueError(
-                f"a transfer is written source{JOINT}target, for example sine{JOINT}diabetes; got {text!r}"
-            )
-        return cls(source, target)
-
-    def __str__(self) -> str:
-        return f"{self.source}{JOINT}{self.target}"
+    source, joint, target = transfer.partition(JOINT)
+    if not joint:
+        raise ValueError(
+            f"a transfer is written source{JOINT}target, for example sine{JOINT}diabetes; got {transfer!r}"
+        )
+    if source == target:
+        raise ValueError(f"a transfer has two experiments, got {source!r} twice")
+    return experiment(source).name, experiment(target).name
 
 
 def best_of_seeds(sources: Results) -> pd.DataFrame:
@@ -74,7 +53,7 @@ def best_of_seeds(sources: Results) -> pd.DataFrame:
 
 
 def load_or_transfer(
-    transfer: Transfer,
+    transfer: str,
     profile: str = "quick",
     *,
     methods: list[str] | None = None,
@@ -90,7 +69,7 @@ def load_or_transfer(
     another seed of the source has become the best one.
 
     Args:
-        transfer: source and target.
+        transfer: source and target, for example `sine-to-diabetes`.
         profile: of both experiments.
         methods: of METHODS beside the baseline, which is always there and may be alone; all if None.
         seeds: of the target, and as many of the source; None for as many as each profile has.
@@ -104,36 +83,37 @@ def load_or_transfer(
         ValueError: the losses of the two are of different kinds, or a folder holds something else.
     """
     options["results_dir"] = results_dir
-    source, target = experiment(transfer.source), experiment(transfer.target)
-    sizes, place = target.profile(profile), Path(results_dir, "transfer", str(transfer), profile)
+    source, target = sides(transfer)
+    entry, place = experiment(target), Path(results_dir, "transfer", transfer, profile)
+    sizes = entry.profile(profile)
     target_seeds = check_seeds(sizes.seeds if seeds is None else seeds)
-    _same_kind(transfer, profile)
+    _check_kinds(source, target, profile)
     wanted = [name for name in methods or list(METHODS) if name != "baseline"]
-    own = load_or_run(target.name, profile, methods=["baseline"], seeds=target_seeds, **options)
+    own = load_or_run(target, profile, methods=["baseline"], seeds=target_seeds, **options)
     chosen = pd.DataFrame(columns=["method", "source seed", "source error", "by"])
     if wanted:
-        sources = load_or_run(source.name, profile, methods=wanted, seeds=seeds, **options)
+        sources = load_or_run(source, profile, methods=wanted, seeds=seeds, **options)
         chosen = best_of_seeds(sources)
     tables = [own.final().drop(columns="experiment")]
     todo = [(row, seed) for row in chosen.to_dict("records") for seed in target_seeds]
     for row, seed in tqdm(todo, unit="training", disable=not options.get("progress", True)):
         method = str(row["method"])
-        loss = sources.losses[source.name, method, row["source seed"]]
-        names = {"source": source.name, "target": target.name, "profile": profile, "method": method, "seed": seed}
+        loss = sources.losses[source, method, row["source seed"]]
+        names = {"source": source, "target": target, "profile": profile, "method": method, "seed": seed}
         configuration = names | {"source seed": row["source seed"]} | training_configuration(sizes, loss)
         piece = Piece(place / method / f"seed-{seed}", "test", configuration, renewed_by="source seed")
-        errors = final_errors(piece, loss, target, sizes, seed, options.get("device", "cpu"))
+        errors = final_errors(piece, loss, entry, sizes, seed, options.get("device", "cpu"))
         tables.append(errors.assign(profile=profile, method=method, seed=seed))
-    whole = pd.concat(tables, ignore_index=True).assign(source=transfer.source, target=transfer.target)
+    whole = pd.concat(tables, ignore_index=True).assign(source=source, target=target)
     whole["method"] = pd.Categorical(whole["method"].astype(str), list(METHODS), ordered=True)
-    return chosen.assign(source=transfer.source, target=transfer.target, profile=profile), whole[
+    return chosen.assign(source=source, target=target, profile=profile), whole[
         ["source", "target", "profile", "method", "seed", "group", "split", "error"]
     ]
 
 
-def _same_kind(transfer: Transfer, profile: str) -> None:
+def _check_kinds(source: str, target: str, profile: str) -> None:
     kinds = {}
-    for name in (transfer.source, transfer.target):
+    for name in (source, target):
         if missing := experiment(name).missing():
             raise FileNotFoundError(missing)
         kinds[name] = experiment(name).problem(experiment(name).profile(profile), 0).train[0].kind

@@ -1,8 +1,8 @@
 """The papers' claims in words: one claim, one test, one verdict; and one for each profile that was run."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pandas as pd
 
@@ -22,8 +22,9 @@ class Claim:
         section: where it stands.
         quote: the claim, quoted briefly.
         rule: when it is reproduced, when in direction only.
-        judge: gives the finding from the evidence of one paper, of each experiment under one profile.
+        measure: the name of the function in MEASURES that judges it.
         experiments: what the claim is about; it can be reproduced only if all of them were run, with all rivals.
+        settings: arguments of the measure.
     """
 
     name: str
@@ -31,8 +32,13 @@ class Claim:
     section: str
     quote: str
     rule: str
-    judge: Callable[[Evidence], Finding]
-    experiments: tuple[str, ...]
+    measure: str
+    experiments: list[str]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def judge(self, evidence: Evidence) -> Finding:
+        """The finding from the evidence of one paper, of each experiment under one profile."""
+        return MEASURES[self.measure](evidence, **self.settings)
 
     def found(self, evidence: Evidence) -> Finding:
         """The finding of `judge`, with how much of the claim it covers; incomplete, it is a direction at most.
@@ -51,19 +57,8 @@ class Claim:
         return replace(finding, verdict=verdict, text=f"{finding.text} {said}")
 
 
-def read_claims() -> tuple[Claim, ...]:
-    """The claims of `published/claims.toml`, each with the function that judges it."""
-    own = {field.name for field in fields(Claim)} | {"measure"}
-    claims = []
-    for row in facts("claims", "claim"):
-        settings = {name: value for name, value in row.items() if name not in own}
-        stated = {name: row[name] for name in ("name", "paper", "section", "quote", "rule")}
-        judge = partial(MEASURES[row["measure"]], **settings)
-        claims.append(Claim(**stated, judge=judge, experiments=tuple(row["experiments"])))
-    return tuple(claims)
-
-
-CLAIMS = read_claims()
+CLAIMS = tuple(Claim(**row) for row in facts("claims", "claim"))
+"""The claims of `published/claims.toml`."""
 
 COLUMNS = ["claim", "paper", "section", "text", "rule", "profile", "verdict", "finding", "covered", "headline"]
 

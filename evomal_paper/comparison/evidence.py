@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from evomal_core.checks import refuse_unknown
@@ -16,7 +17,7 @@ from evomal_paper.experiments.catalogue import EXPERIMENTS, experiment
 from evomal_paper.experiments.profiles import PROFILES, split_name, varied
 from evomal_paper.published.tables import published
 from evomal_paper.runs.run import Run, complete_runs, leave_out
-from evomal_paper.runs.tables import KEYS, Results, load_readable, read_table
+from evomal_paper.runs.tables import KEYS, Results, load_readable
 
 ERRORS = [*KEYS, "group", "split", "error"]
 COLUMNS = {
@@ -158,11 +159,13 @@ def _pieces(folder: Path, name: str, columns: set[str]) -> Iterator[tuple[str, p
             keys = {"experiment": first, "profile": profile, "method": method}
             try:
                 refuse_unknown("profile", profile.partition("@")[0], list(PROFILES))
-                table = read_table(path, columns).assign(**keys, seed=int(seed.removeprefix("seed-")))
-            except (OSError, ValueError) as error:
+                table = pd.read_csv(path).assign(**keys, seed=int(seed.removeprefix("seed-")))
+                if table[sorted(columns - {"error"})].isna().any(axis=None):
+                    raise ValueError("a row is not whole")
+            except (OSError, LookupError, ValueError) as error:
                 leave_out(path, error)
             else:
-                yield first, table.assign(piece=path.stem)
+                yield first, table.fillna({"error": np.inf}).assign(piece=path.stem)
 
 
 def _one_grid(lines: list[pd.DataFrame]) -> list[pd.DataFrame]:

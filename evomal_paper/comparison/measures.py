@@ -168,19 +168,18 @@ def generations_to_match(histories: pd.DataFrame, rivals: tuple[str, ...] = ("ra
     experiment, rival and seed: target (the rival's final best fitness), ours and theirs (generations, counted from
     1; inf: not reached).
     """
-    rows = []
+    tables = []
     for experiment, part in histories.groupby("experiment", sort=False):
-        methods = {str(name): table for name, table in part.groupby(part["method"].astype(str))}
-        for rival in [name for name in rivals if name in methods and "evomal" in methods]:
-            final = methods[rival].sort_values("generation").groupby("seed")["best_fitness"].last()
-            target = final[final.index.isin(methods["evomal"]["seed"]) & np.isfinite(final)]
-            found = pd.DataFrame({"target": target})
-            for whose, method in (("ours", "evomal"), ("theirs", rival)):
-                reached = methods[method][methods[method]["best_fitness"] <= methods[method]["seed"].map(target)]
-                first = reached.groupby("seed")["generation"].min() + 1
-                found[whose] = first.reindex(target.index).fillna(np.inf)
-            rows.append(found.reset_index().assign(experiment=experiment, rival=rival))
-    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
+        best = part.pivot_table(index="generation", columns=["method", "seed"], values="best_fitness").ffill()
+        for rival in rivals:
+            if {rival, "evomal"} <= set(best.columns.get_level_values("method")):
+                target = best[rival][best["evomal"].columns.intersection(best[rival].columns)].iloc[-1]
+                found = pd.DataFrame({"target": target[np.isfinite(target)]})
+                for whose, method in (("ours", "evomal"), ("theirs", rival)):
+                    reached = best[method][found.index] <= found["target"]
+                    found[whose] = reached.idxmax().where(reached.any(), np.inf) + 1
+                tables.append(found.reset_index().assign(experiment=experiment, rival=rival))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def fewer_generations(evidence: Evidence) -> Finding:

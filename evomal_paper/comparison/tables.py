@@ -18,8 +18,6 @@ from evomal_paper.statistics import paired, paired_methods
 
 ROWS: dict[str, Experiment] = {name: each for name, each in EXPERIMENTS.items() if each.table == "II"}
 """The stand-ins on digits, the thirteen rows in the table's order, and the other targets of Table IV."""
-KEPT, LOST, OPEN = "kept", "lost", "undecided"
-"""Whether a published order holds as measured; one seed decides nothing."""
 
 
 def readable(comparison: pd.DataFrame) -> pd.DataFrame:
@@ -33,7 +31,7 @@ def readable(comparison: pd.DataFrame) -> pd.DataFrame:
         row["published"] = printed(cell, "published ")
         row[f"measured, {part}"] = printed(cell)
         if NEW[0] in cell:
-            row[f"from new starts, {part}"] = printed(_from_new(cell))
+            row[f"from new starts, {part}"] = printed(cell, "new ")
         row[f"verdict, {part}"] = "" if cell["verdict"] == UNPUBLISHED else cell["verdict"]
     return text_table(rows, ["experiment", "group", "method"])
 
@@ -46,7 +44,7 @@ def cell_table(cells: pd.DataFrame) -> pd.DataFrame:
         row["published"] = _numbers_of(cell, "published ")
         row["profile"] = ", ".join(name for name in (cell["profile"], SPLITS.get(cell["split"])) if name)
         row["measured"] = _numbers_of(cell) if cell["verdict"] != NOT_RUN else ""
-        row["from new starts"] = _numbers_of(_from_new(cell)) if cell.get("new diverged", np.nan) >= 0 else ""
+        row["from new starts"] = _numbers_of(cell, "new ") if cell.get("new diverged", np.nan) >= 0 else ""
         row["difference"] = _interval(cell) if np.isfinite(cell["low"]) else ""
         rows.append(row | {"verdict": cell["verdict"], "why": cell["why"]})
     table = pd.DataFrame(rows)
@@ -55,18 +53,12 @@ def cell_table(cells: pd.DataFrame) -> pd.DataFrame:
 
 def _numbers_of(cell: dict, whose: str = "") -> str:
     """`3.028 ± 1.0911 (10)`, with n and the diverged in brackets; published numbers as they are printed."""
-    printed = ".4f" if cell["metric"] in ("MSE", "error rate") else "g"
-    digits = (printed, printed) if whose else (".4g", ".2g")
+    published = ".4f" if cell["metric"] in ("MSE", "error rate") else "g"
+    digits = (published, published) if whose == "published " else (".4g", ".2g")
     mean, sd = (format(cell[whose + name], how) for name, how in zip(("mean", "sd"), digits, strict=True))
-    diverged = f", {cell['diverged']} diverged" if cell["diverged"] and not whose else ""
-    text = f"{'–' if mean == 'nan' else mean}{'' if sd == 'nan' else f' ± {sd}'} ({cell[whose + 'n']:g}{diverged})"
-    return text.replace(" ", "\u00a0")
-
-
-def _from_new(cell: dict) -> dict:
-    """A cell with the numbers from new starts, if there are any, in place of those compared."""
-    diverged = 0 if np.isnan(cell["new diverged"]) else int(cell["new diverged"])
-    return cell | {"mean": cell["new mean"], "sd": cell["new sd"], "diverged": diverged}
+    lost = cell.get(f"{whose}diverged", 0)
+    count = f"{cell.get(f'{whose}n', cell['n']):g}" + (f", {lost:g} diverged" if lost else "")
+    return f"{'–' if mean == 'nan' else mean}{'' if sd == 'nan' else f' ± {sd}'} ({count})".replace(" ", "\u00a0")
 
 
 def _interval(cell: dict) -> str:
@@ -93,22 +85,17 @@ def table_ii(final: pd.DataFrame) -> pd.DataFrame:
     profile.
     """
     measured = compare(final[final["split"] == "test"], "II")
-    kinds = {"published": _cells(published("II")), "measured": _cells(measured)}
+    kinds = {"published": (published("II"), ""), "measured": (measured, "")}
     if NEW[0] in measured:
-        new = measured.drop(columns=["mean", "sd", "diverged"])
-        kinds["from new starts"] = _cells(new.rename(columns={name: name.removeprefix("new ") for name in NEW}))
-    lines = {(name, kind): cells[name] for name in ROWS for kind, cells in kinds.items() if name in cells}
+        kinds["from new starts"] = measured, "new "
+    rows: dict[tuple[str, str], dict[str, str]] = {(name, kind): {} for name in ROWS for kind in kinds}
+    for kind, (cells, whose) in kinds.items():
+        for cell in cells.to_dict("records"):
+            rows[cell["experiment"], kind][cell["method"]] = printed(cell, whose)
+    lines = {key: row for key, row in rows.items() if row}
     index = pd.MultiIndex.from_tuples(list(lines), names=["row", "error"])
     table = pd.DataFrame(list(lines.values()), index=index).fillna("–")
     return table[[method for method in METHODS if method in table]].rename(columns=LABELS)
-
-
-def _cells(table: pd.DataFrame) -> dict[str, dict[str, str]]:
-    """Printed cells of each experiment by method."""
-    found: dict[str, dict[str, str]] = {}
-    for cell in table.to_dict("records"):
-        found.setdefault(cell["experiment"], {})[cell["method"]] = printed(cell)
-    return found
 
 
 def not_run(rows: Sequence[str], profile: str) -> pd.DataFrame:
@@ -123,7 +110,7 @@ def not_run(rows: Sequence[str], profile: str) -> pd.DataFrame:
             absent[row.dataset] = row.missing() is not None
         need = absent[row.dataset]
         found = {"row": name, "why": "its data is not at hand" if need else "not named in rows"}
-        found["minutes on two cores"] = f"{row.minutes[base]:,}"
+        found["minutes on two cores"] = f"{row.minutes.get(base, row.minutes['paper']):,}"
         download = f"evomal data {row.dataset.name} --download; " if need and row.dataset else ""
         table.append(found | {"how": f"{download}evomal run {name} --profile {profile}"})
     return pd.DataFrame(table, columns=["row", "why", "minutes on two cores", "how"])
@@ -146,11 +133,10 @@ def table_iii(final: pd.DataFrame) -> pd.DataFrame:
         row = rows.setdefault((cell["experiment"], cell["method"]), {})
         row["published"] = printed(cell, "published ")
         split = split_of(cell["profile"])
-        new = f"{split}, new starts"
-        if NEW[0] in cell:
-            row[new] = printed(cell | {"new n": cell["n"]}, "new ")
-        if split == "leaking" or new not in row:
+        if split == "leaking" or NEW[0] not in cell:
             row[split] = printed(cell)
+        if NEW[0] in cell:
+            row[f"{split}, new starts"] = printed(cell, "new ")
         if split == "leaking":
             row["leaking beside published"] = cell["verdict"]
     columns = ["published", "leaking", "leaking beside published", "leaking, new starts"]
@@ -182,7 +168,7 @@ def orders(final: pd.DataFrame) -> pd.DataFrame:
             row = {"experiment": experiment, "split": split_of(str(profile)), "best": best, "other": other}
             row["by_chance"] = not decided(tuple(numbers.loc[best]), tuple(numbers.loc[other]))
             row |= {"ours": ours.mean(), "theirs": theirs.mean(), **paired(ours, theirs)}
-            row["verdict"] = OPEN if len(ours) < 2 else KEPT if row["ours"] < row["theirs"] else LOST
+            row["verdict"] = "undecided" if len(ours) < 2 else "kept" if row["ours"] < row["theirs"] else "lost"
             rows.append(row)
     columns = ["experiment", "split", "best", "other", "by_chance", "ours", "theirs", "n", "wins", "effect", "p"]
     return pd.DataFrame(rows, columns=[*columns, "verdict"])

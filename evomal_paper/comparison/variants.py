@@ -64,7 +64,7 @@ def variants(values: pd.DataFrame) -> pd.DataFrame:
         before, after = part["value unvaried"], part["value"]
         row: dict[str, Any] = {"experiment": experiment, "profile": base, "change": change, "group": group}
         row |= {"method": method, "published": cell, "unvaried": before.median(), "varied": after.median()}
-        row |= {"diverged": _diverged(after), "diverged unvaried": _diverged(before)}
+        row |= {"diverged": np.isinf(after).sum(), "diverged unvaried": np.isinf(before).sum()}
         row |= paired(after.to_numpy(float), before.to_numpy(float))
         rows.append(row | {"nearer": _nearer(before.median(), after.median(), cell)})
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -89,10 +89,6 @@ def by_setting(table: pd.DataFrame) -> pd.DataFrame:
     found = groups.agg(cells=("nearer", "size"), halved=("nearer", "sum"), n=("n", "min")).reset_index()
     order = (found["halved"] / found["cells"]).sort_values(ascending=False, kind="stable").index
     return found.loc[order].reset_index(drop=True)
-
-
-def _diverged(values: pd.Series) -> int:
-    return int((~np.isfinite(values)).sum())
 
 
 def _nearer(first: float, second: float, cell: float) -> bool:

@@ -203,19 +203,20 @@ def _orders(method: str, measured: Mapping[str, np.ndarray], cells: Mapping[str,
     """
     mine = cells[method]
     assert mine is not None
-    found: dict[tuple[bool, str], list[str]] = {}
+    found: list[tuple[bool, str, str]] = []
     for other, cell in cells.items():
-        if other == method or cell is None or not decided(mine, cell):
-            continue
-        if min(len(measured[method]), len(measured[other])) < 2:
-            continue
-        ours, theirs = measured[method].mean(), measured[other].mean()
-        side = "below" if mine[0] < cell[0] else "above"
-        kept = ours < theirs if side == "below" else ours > theirs
-        found.setdefault((bool(kept), side), []).append(other)
-    sides = ("below", "above")
+        several = min(len(measured[method]), len(measured[other])) > 1
+        if other != method and cell is not None and several and decided(mine, cell):
+            below = mine[0] < cell[0]
+            ours, theirs = measured[method].mean(), measured[other].mean()
+            kept = ours < theirs if below else ours > theirs
+            found.append((bool(kept), "below" if below else "above", other))
     return [
-        "; ".join(f"{side} {', '.join(found[kept, side])}" for side in sides if (kept, side) in found)
+        "; ".join(
+            f"{side} {', '.join(names)}"
+            for side in ("below", "above")
+            if (names := [other for *key, other in found if key == [kept, side]])
+        )
         for kept in (True, False)
     ]
 
@@ -249,11 +250,14 @@ def every_cell(values: pd.DataFrame) -> pd.DataFrame:
     whole = pd.concat([part for part in parts if len(part)], ignore_index=True)
     whole = whole.assign(verdict=whole["verdict"].fillna(NOT_RUN), why=whole["why"].fillna(""))
     whole[["profile", "split"]] = whole[["profile", "split"]].fillna("").astype(str)
-    whole["beside"] = [row.split != COMPARED[row.table][0] for row in whole.itertuples()]
-    rank = {profile: number for number, profile in enumerate(sorted(set(whole["profile"]) - {""}, key=strength))}
-    whole["rank"] = whole["profile"].map(rank | {"": -1})
-    whole["varied"], whole["single"] = ~whole["profile"].map(is_counted).astype(bool), whole["n"] == 1
-    whole = whole.sort_values(["place", "varied", "single", "rank", "beside"], ignore_index=True)
+
+    def order(row: int) -> tuple:
+        cell = whole.loc[row]
+        fairest = strength(cell["profile"]) if cell["profile"] else ()
+        beside = cell["split"] != COMPARED[cell["table"]][0]
+        return cell["place"], not is_counted(cell["profile"]), cell["n"] == 1, fairest, beside
+
+    whole = whole.loc[sorted(whole.index, key=order)].reset_index(drop=True)
     whole["headline"] = ~whole.duplicated("place")
     whole[["n", "diverged"]] = whole[["n", "diverged"]].fillna(0).astype(int)
     columns = _COLUMNS + [name for name in NEW if name in whole]

@@ -196,6 +196,10 @@ def _california(folder: Path) -> Arrays:
     return datasets.fetch_california_housing(data_home=folder, return_X_y=True)
 
 
+def _from_url(read: Callable[[str], Arrays], url: str, _: Path) -> Arrays:
+    return read(url)
+
+
 def _images(source: str, rows: list[int], shape: tuple[int, ...], classes: int, file: str) -> dict[str, Any]:
     """Functions that read and download images by torchvision's class `source`."""
     return {
@@ -206,24 +210,15 @@ def _images(source: str, rows: list[int], shape: tuple[int, ...], classes: int, 
     }
 
 
-BOSTON = (
-    "https://raw.githubusercontent.com/scikit-learn/scikit-learn/1.0.2/sklearn/datasets/data/"
-    "boston_house_prices.csv"
-)
-SURNAMES = "https://drive.google.com/uc?export=download&id=1T1la2tYO1O7XkMRawG8VcFcvtjbxDqU-"
-"""The book's own link (github.com/delip/PyTorchNLPBook, data/README.md)."""
-
 _HOW: dict[str, dict[str, Any]] = {
     "diabetes": {"builtin": _diabetes},
     "digits": {"builtin": _digits, "conform": partial(readers.images, rows=[1797], shape=(8, 8), classes=10)},
-    "boston": {"read": readers.boston, "download": lambda _: readers.boston(BOSTON)},
+    "boston": {"read": readers.boston},
     "california": {"read": readers.california, "download": _california},
     "surname": {
         "parts": ("x_train", "y_train", "x_validation", "y_validation", "x_test", "y_test"),
-        "classes": readers.NATIONALITIES,
         "conform": readers.names,
         "read": readers.surnames,
-        "download": lambda _: readers.surnames(SURNAMES),
     },
 }
 """Functions that read the data sets which are no images of torchvision."""
@@ -236,8 +231,9 @@ def _catalogue() -> dict[str, DataSet]:
         name, file = row["name"], row.get("file", "")
         classes = tuple(row.get("classes", map(str, range(row.get("numbered", 0)))))
         how = _images(**row["images"], classes=len(classes), file=file) if "images" in row else _HOW[name]
-        how = {"content": row.get("content"), "classes": classes, "file": file} | how
-        found[name] = DataSet(name, row["origin"], **how)
+        if "url" in row:  # of the file itself
+            how = how | {"download": partial(_from_url, how["read"], row["url"])}
+        found[name] = DataSet(name, row["origin"], row.get("content"), classes=classes, file=file, **how)
     return found
 
 

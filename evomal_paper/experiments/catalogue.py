@@ -9,10 +9,8 @@ from evomal_core.checks import refuse_unknown
 from evomal_core.search import METHODS
 from evomal_paper.experiments.classification import CLASSIFICATION
 from evomal_paper.experiments.gecco import GECCO
-from evomal_paper.experiments.profiles import PROFILES, Experiment, Problem, Profile
+from evomal_paper.experiments.profiles import Experiment
 from evomal_paper.experiments.tabular import TABULAR
-
-__all__ = ["EXPERIMENTS", "PROFILES", "Experiment", "Problem", "Profile", "check_methods", "experiment"]
 
 EXPERIMENTS: dict[str, Experiment] = {entry.name: entry for entry in (*GECCO, *TABULAR, *CLASSIFICATION)}
 

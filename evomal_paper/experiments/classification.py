@@ -9,6 +9,7 @@ steps of meta-testing with its falling learning rate. Where the two differ, or a
 - the validation images are drawn class by class.
 """
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from evomal_core.config import SGD
 from evomal_core.learners import ModelFactory
 from evomal_core.models import mlp
 from evomal_core.seeds import torch_rng
@@ -24,26 +24,13 @@ from evomal_core.tasks import Task
 from evomal_paper.datasets.catalogue import DATASETS
 from evomal_paper.experiments.augmentation import Augmentation
 from evomal_paper.experiments.image_tasks import image_task, some_images
-from evomal_paper.experiments.profiles import TINY, Experiment, Problem, Profile, literal
-from evomal_paper.experiments.protocols import TPAMI23, few_steps, whole_ml3
+from evomal_paper.experiments.profiles import Experiment, Problem, Profile, profiles_of
+from evomal_paper.experiments.protocols import TPAMI23
 from evomal_paper.networks import in_form, lenet5
+from evomal_paper.published.tables import facts
 
 TITLES = {"digits": "Digits", "mnist": "MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN"}
-NETWORKS: dict[str, tuple[str, str, tuple[float, ...]]] = {
-    "logistic": ("logistic regression", "glorot", ()),
-    "mlp": ("MLP", "glorot", ()),
-    "lenet5": ("LeNet-5", "glorot", ()),
-    "alexnet": ("AlexNet", "he_fan_in", (0.5, 30, 140_000)),
-    "vgg16": ("VGG-16", "he_fan_in", (0.5, 75, 400_000)),
-    "allcnnc": ("AllCNN-C", "he_fan_in", (0.5, 60, 310_000)),
-    "resnet18": ("ResNet-18", "he_fan_in", (0.5, 120, 640_000)),
-    "preresnet": ("PreResNet", "he_fan_out", (0.5, 100, 470_000)),
-    "wideresnet": ("WideResNet", "he_fan_out", (5, 950, 5_200_000)),
-    "squeezenet": ("SqueezeNet", "glorot", (0.5, 30, 120_000)),
-    "pyramidnet": ("PyramidNet", "he_fan_out", (2, 170, 890_000)),
-}
-"""Title of each network, its initial weights as the authors' code draws them, and minutes of `smoke`, `quick` and
-`paper` on CIFAR and SVHN, reckoned from the measured seconds of one training step on a core of a 2.5 GHz Xeon."""
+NETWORKS = {row["name"]: row for row in facts("experiments", "network")}
 VALIDATION = 0.1
 """Share of the training images (TPAMI section IV-B)."""
 
@@ -83,21 +70,17 @@ def _sampled(task: Task, profile: Profile) -> Task:
     return replace(task, **parts)
 
 
-PLAIN = SGD(lr=0.01)
-"""The optimiser of the authors' code on MNIST."""
-
-
-def _row(dataset: str, network: str, profiles: dict[str, Profile], minutes: dict[str, float]) -> Experiment:
-    table = "IV" if dataset == "cifar100" and network not in ("wideresnet", "pyramidnet") else "II"
-    stand_in = "; a stand-in for MNIST's rows" if dataset == "digits" else ""
+def _experiment(dataset: str, network: str, table: str, sizes: str, minutes: Iterable[float]) -> Experiment:
+    """A row of the table; minutes of `smoke`, `quick` and `paper`."""
+    search = TPAMI23.replace(initialisation=NETWORKS[network]["initialisation"])
     return Experiment(
         f"{dataset}-{network}",
-        f"{TITLES[dataset]}, {NETWORKS[network][0]}",
-        f"TPAMI'23 section IV-B, Table {table}{stand_in}",
+        f"{TITLES[dataset]}, {NETWORKS[network]['title']}",
+        f"TPAMI'23 section IV-B, {table}",
         "II",
         "07_classification",
-        profiles,
-        minutes,
+        profiles_of(sizes, search),
+        dict(zip(("smoke", "quick", "paper"), minutes, strict=True)),
         partial(_problem, dataset, network),
         DATASETS[dataset],
         (
@@ -108,92 +91,18 @@ def _row(dataset: str, network: str, profiles: dict[str, Profile], minutes: dict
     )
 
 
-def _small(dataset: str, network: str, minutes: tuple[float, float]) -> Experiment:
-    """A row of MNIST's protocol; minutes of `quick` and `paper`."""
-    search = TPAMI23.replace(base=PLAIN, rejection_steps=100, gradient_equivalence=network == "lenet5")
-    deep = network == "mlp"
-    paper = Profile(search=search, test_steps=10_000, seeds=5, hidden=(1000, 1000) if deep else ())
-    smoke = paper.replace(search=search.replace(**TINY), test_steps=5, seeds=1, hidden=(8,) if deep else ())
-    quick = paper.replace(
-        search=search.replace(generations=25, **few_steps(50), fitness_steps=250),
-        methods=whole_ml3(search),
-        test_steps=1000,
-        seeds=3,
-        hidden=(100, 100) if deep else (),
-        points=20,
-    )
-    if network == "lenet5":
-        # Small batches: many candidates and steps matter more to a small search than gradients without noise.
-        fewer = search.replace(base=PLAIN.replace(batch_size=32), **few_steps(50), fitness_steps=250)
-        quick = quick.replace(search=fewer.replace(population=16, generations=8))
-        if dataset == "mnist":
-            fewer = fewer.replace(population=25, generations=20)
-            quick = quick.replace(search=fewer, points=5, images=12_000)
-    profiles = {"smoke": smoke.replace(images=200, test_images=100), "quick": quick, "paper": paper}
-    text = literal(paper, initialisation="default", base=TPAMI23.base, rejection_steps=TPAMI23.rejection_steps)
-    profiles |= {"text": text.replace(augment_train=True)}
-    return _row(dataset, network, profiles, dict(zip(profiles, (0.1, *minutes, minutes[-1]), strict=True)))
+def _experiments(row: Mapping[str, Any]) -> Iterator[Experiment]:
+    """The experiments of a row of `published/experiments.toml`: one of its data set for each network."""
+    dataset, table = row["dataset"], row["table"]
+    for network, minutes in row.get("small", {}).items():
+        sizes = "mnist-lenet5" if (dataset, network) == ("mnist", "lenet5") else network
+        yield _experiment(dataset, network, table, sizes, (0.1, *minutes))
+    for network in row.get("large", ()):
+        sizes = "large" if dataset == "cifar10" else dataset
+        yield _experiment(dataset, network, table, sizes, NETWORKS[network]["minutes"])
 
 
-def _large(dataset: str, network: str) -> Experiment:
-    """A row of the protocol for CIFAR and SVHN."""
-    _, initialisation, minutes = NETWORKS[network]
-    search = TPAMI23.replace(initialisation=initialisation, gradient_equivalence=True)
-    paper = Profile(
-        search=search,
-        test_steps=150_000,
-        seeds=5,
-        test_milestones=(100_000, 135_000),
-        augment_train=True,
-        augment_validation=True,
-        augment_test=dataset == "svhn",
-    )
-    one = {"population": 2, "generations": 1, "meta_steps": 1, "fitness_steps": 1, "rejection_steps": 20}
-    smoke = paper.replace(
-        search=search.replace(**TINY | one, base=search.base.replace(batch_size=2)),
-        test_steps=2,
-        test_milestones=(1,),
-        seeds=1,
-        images=120 if dataset == "cifar100" else 24,
-        test_images=6,
-        points=1,
-    )
-    few = {"population": 6, "generations": 4, "fitness_steps": 30, "rejection_steps": 100, **few_steps(10)}
-    quick = paper.replace(
-        search=search.replace(**few, base=search.base.replace(batch_size=32)),
-        test_steps=200,
-        test_milestones=(133, 180),
-        seeds=2,
-        images=5000,
-        test_images=1000,
-        points=4,
-    )
-    profiles = {"smoke": smoke, "quick": quick, "paper": paper, "text": literal(paper, initialisation="default")}
-    return _row(dataset, network, profiles, dict(zip(profiles, (*minutes, minutes[-1]), strict=True)))
-
-
-CLASSIFICATION: tuple[Experiment, ...] = (
-    _small("digits", "logistic", (1, 15)),
-    _small("digits", "mlp", (2.5, 900)),
-    _small("digits", "lenet5", (8, 340)),
-    _small("mnist", "logistic", (3, 30)),
-    _small("mnist", "mlp", (6, 1000)),
-    _small("mnist", "lenet5", (14, 1300)),
-    _large("cifar10", "alexnet"),
-    _large("cifar10", "vgg16"),
-    _large("cifar10", "allcnnc"),
-    _large("cifar10", "resnet18"),
-    _large("cifar10", "preresnet"),
-    _large("cifar10", "wideresnet"),
-    _large("cifar10", "squeezenet"),
-    _large("cifar100", "wideresnet"),
-    _large("cifar100", "pyramidnet"),
-    _large("svhn", "wideresnet"),
-    _large("cifar100", "alexnet"),
-    _large("cifar100", "vgg16"),
-    _large("cifar100", "allcnnc"),
-    _large("cifar100", "resnet18"),
-    _large("cifar100", "preresnet"),
-    _large("cifar100", "squeezenet"),
+CLASSIFICATION: tuple[Experiment, ...] = tuple(
+    entry for row in facts("experiments", "row") for entry in _experiments(row)
 )
 """The stand-ins, the thirteen rows of Table II, and the targets of Table IV's transfers that are none of these."""

@@ -13,7 +13,7 @@ baseline comes nearest at its best rate, where a learned loss has nothing to gai
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,26 +21,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from evomal_core.config import SGD
 from evomal_core.models import mlp
 from evomal_core.seeds import numpy_rng
 from evomal_core.tasks import Task
 from evomal_paper.datasets.catalogue import DATASETS
 from evomal_paper.experiments.image_tasks import image_tasks, some_images
-from evomal_paper.experiments.profiles import TINY, Experiment, Problem, Profile, calibrated, literal
-from evomal_paper.experiments.protocols import GECCO23, few_steps, whole_ml3
+from evomal_paper.experiments.profiles import Experiment, Problem, Profile, calibrated, profiles_of
+from evomal_paper.experiments.protocols import GECCO23
 from evomal_paper.experiments.text_tasks import surname_tasks
 from evomal_paper.networks import LetterLSTM, gecco_cnn, lenet5
+from evomal_paper.published.tables import facts
 
-PAIRS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))
-FIVES = (tuple(range(5)), tuple(range(5, 10)))
-NINES = (tuple(range(9)), tuple(range(9, 18)))
-PARTITIONS = {"mnist": PAIRS, "cifar10": FIVES, "surname": NINES, "digits": PAIRS, "digits5": FIVES}
+PARTITIONS = {row["name"]: row["classes"] for row in facts("experiments", "sizes") if "classes" in row}
 """The classes of each task, by experiment."""
 
 SOURCE = "GECCO'23 section 4.1, Tables 2 and 3, Figures 5 and 6"
-UNFILTERED = {"gradient_equivalence": False}
-"""GECCO has no such filter, in its text either."""
 
 
 def _sine_problem(profile: Profile, seed: int) -> Problem:
@@ -76,143 +71,31 @@ def _learned_and_new(tasks: list[Task], profile: Profile) -> tuple[list[Task], l
     return [tasks[profile.learn_on]], [task for i, task in enumerate(tasks) if i != profile.learn_on]
 
 
-def _sine() -> Experiment:
-    search = GECCO23.replace(meta_steps=500, base=SGD(lr=1e-3, batch_size=100), fitness_steps=100)
-    paper = Profile(search=search, test_steps=100, seeds=10, hidden=(40, 40))
-    quick = search.replace(generations=12, **few_steps(100))
-    return Experiment(
-        "sine",
-        "Sine regression",
-        SOURCE,
-        "2",
-        "02_sine",
-        {
-            "smoke": paper.replace(search=search.replace(**TINY), test_steps=5, seeds=1),
-            "quick": paper.replace(search=quick, methods=whole_ml3(search), seeds=5),
-            "paper": paper,
-            "text": literal(paper, **UNFILTERED),
-        },
-        {"smoke": 0.1, "quick": 3, "paper": 50, "text": 50},
-        _sine_problem,
-        settings=("hidden",),
-    )
-
-
-def _profiles(
-    *,
-    steps: int,
-    batch_size: int,
-    smoke_images: int,
-    base: SGD,
-    quick_steps: int,
-    sizes: Sequence[int],
-    **settings: Any,
-) -> dict[str, Profile]:
-    """The profiles of classification tasks.
-
-    Args:
-        steps: the published S_base, for fitness and for meta-testing.
-        batch_size: the published one.
-        smoke_images: training and test images of `smoke` (0: all).
-        base: the base optimiser of `quick`.
-        quick_steps: its S_base.
-        sizes: population, generations and meta-steps of `quick`.
-        settings: its other settings.
-    """
-    search = GECCO23.replace(base=SGD(lr=1e-3, batch_size=batch_size), fitness_steps=steps)
-    paper = Profile(search=search, test_steps=steps, seeds=10, points=20)
-    tiny = search.replace(**TINY, base=SGD(lr=1e-3, batch_size=8))
-    few = {"points": 2, "seeds": 1, "images": smoke_images, "test_images": smoke_images}
-    population, generations, meta_steps = sizes
-    small = {"population": population, "generations": generations, **few_steps(meta_steps)}
-    settings = {"methods": whole_ml3(search), "seeds": 3, "points": 10} | settings
-    quick = search.replace(base=base, fitness_steps=quick_steps, **small)
-    return {
-        "smoke": paper.replace(search=tiny, test_steps=4, **few),
-        "quick": paper.replace(search=quick, test_steps=quick_steps, **settings),
-        "paper": paper,
-    }
-
-
-def _classes(
-    name: str, title: str, notebook: str, dataset: str, profiles: dict[str, Profile], minutes: tuple[float, ...]
-) -> Experiment:
-    """An experiment of classification tasks; minutes of `smoke`, `quick` and `paper`."""
-    paper = profiles["paper"]
-    profiles = profiles | {"text": literal(paper, **UNFILTERED)} | calibrated(name, paper)
+def _experiment(row: Mapping[str, Any]) -> Experiment:
+    """The experiment of a row of sizes in `published/experiments.toml`."""
+    name, dataset = row["name"], row.get("dataset", "")
+    problem: Callable[[Profile, int], Problem] = _surname_problem if dataset else _sine_problem
+    settings = ["learn_on"] if dataset else ["hidden"]
+    if name not in ("sine", "surname"):
+        problem = partial(_image_problem, dataset, PARTITIONS[name])
+        settings += ["images", "test_images"]
+    profiles = profiles_of(name, GECCO23)
+    profiles |= calibrated(name, profiles["paper"])
     return Experiment(
         name,
-        title,
+        row["title"],
         SOURCE if dataset != "digits" else f"a stand-in that needs no download, for {SOURCE}",
         "2",
-        notebook,
+        row["notebook"],
         profiles,
-        dict(zip(profiles, (*minutes, minutes[-1], minutes[-1]), strict=False)),
-        _surname_problem if dataset == "surname" else partial(_image_problem, dataset, PARTITIONS[name]),
-        DATASETS[dataset],
-        ("learn_on",) if dataset == "surname" else ("learn_on", "images", "test_images"),
+        row["minutes"],
+        problem,
+        DATASETS.get(dataset),
+        tuple(settings),
     )
 
 
-_FAST, _SLOW = SGD(lr=0.01, batch_size=32), SGD(lr=0.003, batch_size=32)
-# On MNIST, `quick` learns on 8 and 9: the baseline tells 0 and 1 apart at once, and leaves nothing to learn.
-_MNIST = _profiles(
-    steps=250,
-    batch_size=128,
-    smoke_images=80,
-    base=_FAST,
-    quick_steps=100,
-    sizes=(25, 25, 50),
-    images=2000,
-    test_images=500,
-    learn_on=4,
-)
-_DIGITS = _profiles(
-    steps=250,
-    batch_size=128,
-    smoke_images=80,
-    base=_SLOW,
-    quick_steps=100,
-    sizes=(25, 8, 100),
-)
-# A meta-step of CIFAR-10's network takes too long for all of ML³'s.
-_CIFAR10 = _profiles(
-    steps=2000,
-    batch_size=256,
-    smoke_images=40,
-    base=_SLOW,
-    quick_steps=50,
-    sizes=(6, 5, 25),
-    images=1000,
-    test_images=500,
-    points=5,
-    methods={},
-)
-_DIGITS5 = _profiles(
-    steps=2000,
-    batch_size=256,
-    smoke_images=40,
-    base=SGD(lr=1e-3, batch_size=32),
-    quick_steps=100,
-    sizes=(12, 8, 50),
-)
-_SURNAME = _profiles(
-    steps=2000,
-    batch_size=256,
-    smoke_images=0,
-    base=SGD(lr=0.1, batch_size=64),
-    quick_steps=200,
-    sizes=(16, 12, 50),
-)
-
-GECCO: tuple[Experiment, ...] = (
-    _sine(),
-    _classes("mnist", "MNIST, pairs", "03_mnist", "mnist", _MNIST, (0.2, 7, 2500)),
-    _classes("cifar10", "CIFAR-10, five classes", "04_cifar10", "cifar10", _CIFAR10, (0.5, 9, 300_000)),
-    _classes("surname", "Surname", "05_surname", "surname", _SURNAME, (0.2, 10, 18_000)),
-    _classes("digits", "Digits, pairs", "03_mnist", "digits", _DIGITS, (0.2, 6, 1300)),
-    _classes("digits5", "Digits, five classes", "04_cifar10", "digits", _DIGITS5, (0.2, 7, 18_000)),
-)
+GECCO = tuple(_experiment(row) for row in facts("experiments", "sizes") if "notebook" in row)
 
 
 def sine_tasks(seed: int, count: int, low: float, high: float, *, purpose: str, rows: int = 100) -> list[Task]:

@@ -39,9 +39,24 @@ def image_tasks(
 ) -> list[Task]:
     """An `image_task` for each group of classes; the data set is read once."""
     dataset = DATASETS[name]
-    arrays = _halves(dataset.load()) if name == "digits" else dataset.load()
-    scale, every = _channel_scale(arrays[0]), range(len(dataset.classes))
-    return [_image_task(dataset, arrays, scale, list(group or every), (validation, draw)) for group in partition]
+    x_train, y_train, x_test, y_test = _halves(dataset.load()) if name == "digits" else dataset.load()
+    scale = _channel_scale(x_train)
+    tasks = []
+    for group in partition:
+        classes = list(group or range(len(dataset.classes)))
+        rows, y = labels(y_train, classes)
+        tested, y_tested = labels(y_test, classes)
+        kept, held = _held_back(y_train[rows], validation, draw)
+        tasks.append(
+            Task(
+                train=(_scaled(x_train[rows[kept]], *scale), y[kept]),
+                validation=(_scaled(x_train[rows[held]], *scale), y[held]) if len(held) else None,
+                test=(_scaled(x_test[tested], *scale), y_tested),
+                x_scale=Scale(*scale),
+                **named(dataset, classes),
+            )
+        )
+    return tasks
 
 
 def named(dataset: DataSet, classes: Sequence[int]) -> dict[str, Any]:
@@ -58,29 +73,6 @@ def labels(y: np.ndarray, classes: Sequence[int]) -> tuple[np.ndarray, Tensor]:
     rows = np.flatnonzero(numbers[y] >= 0)
     found = torch.from_numpy(numbers[y[rows]])
     return rows, found.float().unsqueeze(1) if len(classes) == 2 else found
-
-
-def _image_task(
-    dataset: DataSet,
-    arrays: Arrays,
-    scale: tuple[Tensor, Tensor],
-    classes: list[int],
-    validation: tuple[float, int],
-) -> Task:
-    x_train, y_train, x_test, y_test = arrays
-
-    def part(x: np.ndarray, rows: np.ndarray, y: Tensor) -> tuple[Tensor, Tensor]:
-        return _scaled(x[rows], *scale), y
-
-    rows, y = labels(y_train, classes)
-    kept, held = _held_back(y_train[rows], *validation)
-    return Task(
-        train=part(x_train, rows[kept], y[kept]),
-        validation=part(x_train, rows[held], y[held]) if len(held) else None,
-        test=part(x_test, *labels(y_test, classes)),
-        x_scale=Scale(*scale),
-        **named(dataset, classes),
-    )
 
 
 def _held_back(y: np.ndarray, share: float, draw: int) -> tuple[np.ndarray, np.ndarray]:

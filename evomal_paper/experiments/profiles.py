@@ -18,6 +18,7 @@ from evomal_core.learners import ModelFactory
 from evomal_core.tasks import Task
 from evomal_paper.datasets.catalogue import DataSet
 from evomal_paper.experiments.protocols import TEXT, parsed, stated
+from evomal_paper.published.tables import facts
 
 PROFILES = {
     "smoke": "seconds, for tests: everything runs, nothing is learned",
@@ -162,10 +163,41 @@ def calibrated(name: str, paper: Profile) -> dict[str, Profile]:
     return {"calibrated": paper.replace(search=paper.search.replace(base=base), learn_on=found["learn_on"])}
 
 
-def literal(paper: Profile, **changes: Any) -> Profile:
-    """The profile `text` of an experiment, made from its profile `paper`; changes are of the search."""
-    search = paper.search.replace(**TEXT | changes)
-    return paper.replace(search=search, **stated("text", Profile.model_fields))
+TINY = {"population": 4, "generations": 2, "meta_steps": 2, "fitness_steps": 3, "initial_heights": (1, 2)}
+"""A search of seconds, for the profile `smoke`."""
+
+
+def profiles_of(name: str, search: SearchConfig) -> dict[str, Profile]:
+    """The profiles of a row of sizes in `published/experiments.toml`, from the protocol's settings of a search.
+
+    Before the row's own changes, `smoke` has those of TINY, and `text` those in which the papers' sentences differ
+    from the authors' code.
+    """
+    row = _sizes(name)
+    given = {"smoke": {"search": TINY}, "text": stated("text", Profile.model_fields) | {"search": TEXT}}
+    paper = Profile(**_settings(search, row["paper"]))
+    changes = {profile: _merged(given.get(profile, {}), row[profile]) for profile in PROFILES if profile in row}
+    return {
+        profile: paper if profile == "paper" else paper.replace(**_settings(paper.search, own))
+        for profile, own in changes.items()
+    }
+
+
+def _sizes(name: str) -> Mapping[str, Any]:
+    (row,) = (row for row in facts("experiments", "sizes") if row["name"] == name)
+    return _merged(_sizes(row["like"]), row) if "like" in row else row
+
+
+def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of both, those within their tables too; of the same setting, the second's."""
+    tables = {name: _merged(first.get(name, {}), own) for name, own in second.items() if isinstance(own, Mapping)}
+    return {**first, **second, **tables}
+
+
+def _settings(search: SearchConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes of a profile, with those of its search made."""
+    own = changes.get("search", {})
+    return {**changes, "search": search.replace(**own | {"base": search.base.replace(**own.get("base", {}))})}
 
 
 def _text(value: Any) -> str:
@@ -197,7 +229,8 @@ class Experiment:
     notebook: str
     profiles: dict[str, Profile]
     minutes: dict[str, float]
-    """Guessed minutes of all methods and seeds on two cores, for profiles that were not run whole."""
+    """Guessed minutes of all methods and seeds on two cores, for profiles that were not run whole; of `text` and
+    `calibrated` they are those of `paper`."""
     problem: Callable[[Profile, int], Problem]
     dataset: DataSet | None = None
     settings: tuple[str, ...] = ()
@@ -233,7 +266,3 @@ class Experiment:
         except (FileNotFoundError, ValueError) as error:
             return str(error)
         return None
-
-
-TINY = {"population": 4, "generations": 2, "meta_steps": 2, "fitness_steps": 3, "initial_heights": (1, 2)}
-"""A search of seconds, for the profile `smoke`."""

@@ -8,7 +8,7 @@ import json
 from collections.abc import Collection
 from typing import Any
 
-from evomal_core.config import SGD, SearchConfig
+from evomal_core.config import SearchConfig
 from evomal_paper.published.tables import facts
 
 SWITCHES = facts("switches", "switch")
@@ -38,65 +38,10 @@ CODE = stated("paper", SearchConfig.model_fields)
 TEXT = stated("text", SearchConfig.model_fields)
 """Settings of a search in the papers' text; where it is silent, this project's own choice."""
 
-COMMON = SearchConfig(
-    population=25,
-    generations=50,
-    tournament=4,
-    parsimony=1.0,
-    crossover_rate=0.70,
-    mutation_rate=0.25,
-    elitism_rate=0.05,
-    initial_heights=(2, 4),
-    height_limit=10,
-    softplus=False,
-    meta_lr=1e-3,
-    unroll_steps=1,
-    initialisation="glorot",
-    symbolic_archive=True,
-    rejection_samples=100,
-    reject_first=False,
-    skip_irrelevant=False,
-    known=False,
-    keep_better=False,
-    initialisations=1,
-    finalists=0,
-    taylor_sigma=1.2,
-    **CODE,
-)
-"""Settings of both papers."""
+_COMMON, _GECCO23, _TPAMI23 = facts("protocols", "protocol")
 
-GECCO23 = COMMON.replace(
-    function_set="gecco23",
-    meta_steps=1000,
-    task_loss_on="same",
-    base=SGD(lr=1e-3),
-    fitness_on="train",
-    rejection_steps=0,
-    gradient_equivalence=False,
-)
-"""GECCO'23: what its four data sets share, and the local search steps of three; the rest is each one's own."""
+GECCO23 = SearchConfig(**_COMMON, **CODE, **_GECCO23)
+"""GECCO'23; the rest is each data set's own."""
 
-TPAMI23 = COMMON.replace(
-    function_set="tpami23",
-    meta_steps=250,
-    task_loss_on="validation",
-    base=SGD(lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4),
-    fitness_steps=500,
-    fitness_on="validation",
-    rejection_steps=1000,
-    gradient_equivalence=False,
-)
+TPAMI23 = SearchConfig(**_COMMON, **CODE, **_TPAMI23)
 """TPAMI'23."""
-
-
-def whole_ml3(paper: SearchConfig) -> dict[str, dict[str, Any]]:
-    """ML³'s own settings in a smaller profile: all of the published meta-steps.
-
-    It tunes one loss, so they cost little, and its 2,650 weights do not stand the large steps of `few_steps`.
-    """
-    return {"ml3": {"meta_steps": paper.meta_steps, "meta_lr": paper.meta_lr}}
-
-
-def few_steps(steps: int) -> dict[str, Any]:
-    """Settings of a local search of few steps: Adam's rate is such that they lead as far as the papers' many."""
-    return {"meta_steps": steps, "meta_lr": min(0.1, float(f"{1.5 / steps:.1g}"))}

@@ -6,9 +6,10 @@ with the task loss alone; it is what the profiles `quick`, `narrow` and `calibra
 `paper` keeps the stated one.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -17,13 +18,11 @@ from evomal_core.lazy import LazyModule
 from evomal_core.models import mlp
 from evomal_core.tasks import Scale, Task
 from evomal_paper.datasets.catalogue import DATASETS
-from evomal_paper.experiments.profiles import TINY, Experiment, Problem, Profile, literal, split_name, varied
-from evomal_paper.experiments.protocols import TPAMI23, few_steps, whole_ml3
+from evomal_paper.experiments.profiles import Experiment, Problem, Profile, profiles_of, split_name, varied
+from evomal_paper.experiments.protocols import TPAMI23
+from evomal_paper.published.tables import facts
 
 model_selection = LazyModule("sklearn.model_selection")
-
-NEAREST_RATES = {"california": 0.005}
-"""Base learning rates of the data sets that the stated one does not train, as `base_settings` found them."""
 
 
 def split_rows(count: int, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -69,32 +68,17 @@ def tabular_problem(name: str, profile: Profile, seed: int) -> Problem:
     return Problem([task], [], partial(mlp, task.features[0], list(profile.hidden), 1))
 
 
-def _tabular(name: str, title: str, minutes: dict[str, float]) -> Experiment:
-    search = TPAMI23
-    paper = Profile(search=search, test_steps=10_000, seeds=5, hidden=(1000, 1000), split="leaking")
-    tiny = search.replace(**TINY, rejection_steps=20)
-    quick = search.replace(**few_steps(50), rejection_steps=100)
-    profiles = {
-        "smoke": Profile(search=tiny, test_steps=5, seeds=1, hidden=(8,)),
-        "quick": Profile(
-            search=quick, methods=whole_ml3(search), test_steps=500, seeds=3, hidden=(100, 100), points=20
-        ),
-        "narrow": paper.replace(hidden=(100, 100), split="disjoint"),
-        "paper": paper,
-        "text": literal(paper, initialisation="default"),
-    }
-    if name in NEAREST_RATES:
-        profiles |= {"calibrated": paper}
-        changed = f"base.lr={NEAREST_RATES[name]}"
-        profiles |= {key: profiles[key].changed(changed) for key in ("quick", "narrow", "calibrated")}
+def _experiment(row: Mapping[str, Any]) -> Experiment:
+    """The experiment of a row of sizes in `published/experiments.toml`."""
+    name = row["name"]
     return Experiment(
         name,
-        title,
+        row["title"],
         "TPAMI'23 section IV-B, Table III",
         "III",
         "06_tabular",
-        profiles,
-        minutes | {"text": minutes["paper"]},
+        profiles_of(name, TPAMI23),
+        {"smoke": 0.1, "quick": 9, "narrow": 15, "paper": 600},
         partial(tabular_problem, name),
         DATASETS[name],
         ("hidden", "split", "rows", "draw"),
@@ -121,9 +105,4 @@ def split_of(profile: str) -> str:
     return TABULAR[-1].profile(profile).split  # California's, which has all profiles that others have
 
 
-_MINUTES: dict[str, float] = {"smoke": 0.1, "quick": 9, "narrow": 15, "paper": 600}
-TABULAR: tuple[Experiment, ...] = (
-    _tabular("diabetes", "Diabetes regression", _MINUTES),
-    _tabular("boston", "Boston Housing regression", _MINUTES),
-    _tabular("california", "California Housing regression", _MINUTES | {"calibrated": 600}),
-)
+TABULAR = tuple(_experiment(row) for row in facts("experiments", "sizes") if row.get("like") == "tabular")

@@ -68,11 +68,9 @@ def meta_training_curves(histories: pd.DataFrame, metric: str = "MSE") -> Figure
 
 def _curves(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     """Return the columns method, seed, x and y: means over tasks, BEYOND where one is not finite."""
-    table = pd.DataFrame(
-        {"method": table["method"].astype(str), "seed": table["seed"], "x": table[x], "y": table[y]}
-    )
-    table["y"] = table["y"].where(np.isfinite(table["y"]), np.inf)
-    return table.groupby(["method", "seed", "x"])["y"].mean().clip(upper=BEYOND).reset_index()
+    values = table[y].where(np.isfinite(table[y]), np.inf)
+    tidy = pd.DataFrame({"method": table["method"].astype(str), "seed": table["seed"], "x": table[x], "y": values})
+    return tidy.groupby(["method", "seed", "x"])["y"].mean().clip(upper=BEYOND).reset_index()
 
 
 def _draw(title: str, curves: pd.DataFrame, failure: str, axis_labels: dict[str, str]) -> Figure:

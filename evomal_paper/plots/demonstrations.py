@@ -15,7 +15,6 @@ from evomal_paper.plots.style import new_figure, styled
 
 LEARNED, RIVAL, CLEAN = "#d62728", "0.45", "#1f77b4"
 """Colours of the learned loss, of rivals, and of training on the clean rows."""
-USUAL = tuple(TASK_LOSSES.values())
 
 
 @styled
@@ -26,7 +25,8 @@ def ranked(trainings: pd.DataFrame, metric: str, limit: int = 13) -> Figure:
     """
     errors = trainings.groupby(["loss", "data seed"], sort=False)["test"].mean().reset_index()
     means = errors.groupby("loss")["test"].mean().sort_values()
-    shown = [loss for place, loss in enumerate(means.index) if place < limit or loss in ("learned", *USUAL)]
+    needed = {"learned", *TASK_LOSSES.values()}
+    shown = [loss for place, loss in enumerate(means.index) if place < limit or loss in needed]
     finite = errors["loss"].isin(means.index[:limit]) & np.isfinite(errors["test"])
     right = errors.loc[finite, "test"].max() * 1.05
     within = errors[errors["loss"].isin([loss for loss in shown if means[loss] <= right])]

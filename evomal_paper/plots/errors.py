@@ -1,5 +1,6 @@
 """Figures of final errors and of sizes of losses: a point per seed, beside what is published or by rate."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from evomal_paper.experiments.tabular import SPLITS as ROWS
 from evomal_paper.experiments.tabular import split_of
 from evomal_paper.plots.style import (
     PALETTE,
+    Picture,
     by_method,
     draw_published,
     draw_seeds,
@@ -27,6 +29,28 @@ from evomal_paper.plots.style import (
 from evomal_paper.published.tables import SPLITS
 from evomal_paper.sentences import count_seeds
 
+Panel = tuple[str, pd.DataFrame, pd.DataFrame | None]
+"""Title, values, and published numbers beside them."""
+
+
+def _draw(panels: Sequence[Panel], title: str, y_label: str, size: tuple[float, float], **grid: Any) -> Picture:
+    """A figure of panels on one logarithmic axis: a point per seed and the mean as a bar."""
+    whole = pd.concat([table for _, table, _ in panels])
+    value = "error" if "error" in whole else "parameters"
+    methods = present(whole)
+    figure, axes_grid = new_figure(*size, sharey=True, **grid)
+    for axes, (name, table, published) in zip(axes_grid.flat, panels, strict=True):
+        draw_seeds(axes, table, value, methods)
+        if published is not None:
+            draw_published(axes, methods, published)
+        axes.set_title(name, loc="left")
+    log_scale(axes_grid[0, 0])
+    for axes in axes_grid[:, 0]:
+        axes.set_ylabel(y_label)
+    n = max(table.groupby("method", observed=True).size().max() for _, table, _ in panels)
+    beside = any(published is not None for *_, published in panels)
+    return headline(figure, f"{title}, n = {count_seeds(n)}", points_key(whole, beside))
+
 
 @styled
 def final_errors(final: pd.DataFrame, published: pd.DataFrame | None = None, metric: str = "MSE") -> Figure:
@@ -38,27 +62,14 @@ def final_errors(final: pd.DataFrame, published: pd.DataFrame | None = None, met
     splits = [split for split in SPLITS if split in set(final["split"])]
     groups = sorted(set(final["group"]))
     rows, columns = (len(splits), len(groups)) if len(groups) > 1 else (1, len(splits))
-    methods = present(final)
-    figure, grid = new_figure(3.4 * columns + 0.4, 2.6 * rows + 0.5, rows, columns, sharey=True)
-    for axes, (split, group) in zip(grid.flat, [(s, g) for s in splits for g in groups], strict=True):
-        beside = None if published is None else published[published["group"].isin([group, ""])]
-        part = final[(final["split"] == split) & (final["group"] == group)]
-        _panel(axes, part, "error", methods, beside, f"{group}, {SPLITS[split]} error")
-        axes.set_ylabel(f"final error ({metric})" if axes in grid[:, 0] else "")
-    log_scale(grid[0, 0])
-    n = final.groupby(["method", "group", "split"], observed=True).size().max()
-    return headline(
-        figure, f"{place}: final errors, n = {count_seeds(n)}", points_key(final, published is not None)
-    )
-
-
-def _panel(
-    axes: Axes, table: pd.DataFrame, value: str, methods: list[str], published: pd.DataFrame | None, title: str
-) -> None:
-    draw_seeds(axes, table, value, methods)
-    if published is not None:
-        draw_published(axes, methods, published)
-    axes.set_title(title, loc="left")
+    panels: list[Panel] = []
+    for split in splits:
+        for group in groups:
+            beside = None if published is None else published[published["group"].isin([group, ""])]
+            part = final[(final["split"] == split) & (final["group"] == group)]
+            panels.append((f"{group}, {SPLITS[split]} error", part, beside))
+    size = 3.4 * columns + 0.4, 2.6 * rows + 0.5
+    return _draw(panels, f"{place}: final errors", f"final error ({metric})", size, rows=rows, columns=columns)
 
 
 @styled
@@ -69,15 +80,9 @@ def parameter_counts(runs: pd.DataFrame, published: pd.DataFrame | None = None) 
     out.
     """
     place = one_experiment(runs)
-    methods = [name for name in present(runs) if runs.loc[runs["method"] == name, "parameters"].max() > 0]
-    figure, ((axes,),) = new_figure(5.2, 3.2)
-    _panel(axes, runs[runs["method"].isin(methods)], "parameters", methods, published, "")
-    log_scale(axes)
-    axes.set_ylabel("trainable weights of the loss")
-    n = runs.groupby("method", observed=True).size().max()
-    return headline(
-        figure, f"{place}: size of the losses, n = {count_seeds(n)}", points_key(runs, published is not None)
-    )
+    trained = runs[runs.groupby("method", observed=True)["parameters"].transform("max") > 0]
+    panels: list[Panel] = [("", trained, published)]
+    return _draw(panels, f"{place}: size of the losses", "trainable weights of the loss", (5.2, 3.2))
 
 
 @styled
@@ -88,20 +93,15 @@ def errors_by_split(final: pd.DataFrame, published: pd.DataFrame) -> Figure:
     `paper.published("III")`.
     """
     (name,) = final["experiment"].unique()
-    part = final[(final["split"] == "test") & (final["group"] == "in-sample")]
-    part = part.assign(rows=part["profile"].map(split_of))
-    shown = [split for split in ROWS[::-1] if split in set(part["rows"])]
-    methods = present(part)
-    width = max(3.6 * len(shown) + 0.4, 6.6)  # of the headline
-    figure, grid = new_figure(width, 3.1, 1, len(shown), sharey=True)
-    for axes, split in zip(grid[0], shown, strict=True):
-        here = part[part["rows"] == split]
-        beside = published if split == "leaking" else None
-        _panel(axes, here, "error", methods, beside, f"{split} split: {here['profile'].iloc[0]}")
-        axes.set_ylabel("final test error (MSE)" if axes is grid[0, 0] else "")
-    log_scale(grid[0, 0])
-    n = part.groupby(["method", "rows"], observed=True).size().max()
-    return headline(figure, f"{name}: test errors, n = {count_seeds(n)}", points_key(part, "leaking" in shown))
+    tests = final[(final["split"] == "test") & (final["group"] == "in-sample")]
+    panels: list[Panel] = []
+    for split in ROWS[::-1]:
+        part = tests[tests["profile"].map(split_of) == split]
+        if len(part):
+            beside = published if split == "leaking" else None
+            panels.append((f"{split} split: {part['profile'].iloc[0]}", part, beside))
+    size = max(3.6 * len(panels) + 0.4, 6.6), 3.1  # as wide as the headline
+    return _draw(panels, f"{name}: test errors", "final test error (MSE)", size, columns=len(panels))
 
 
 @styled
@@ -114,11 +114,11 @@ def transfer_errors(final: pd.DataFrame, metrics: dict[str, str]) -> Figure:
     panels = list(shown.groupby(["source", "target", "group"], sort=False))
     figure, grid = new_figure(3.1 * len(panels) + 0.6, 3.2, 1, len(panels))
     for axes, ((source, target, group), part) in zip(grid.flat, panels, strict=True):
-        _panel(axes, part, "error", present(shown), None, f"{source} → {target}\n{group}")
+        draw_seeds(axes, part, "error", present(shown))
         log_scale(axes)
+        axes.set_title(f"{source} → {target}\n{group}", loc="left")
         axes.set_ylabel(f"{SPLITS['test']} error ({metrics[target]})")
-    n = int(shown["seed"].nunique())
-    title = f"Transfer, profile {shown['profile'].iloc[0]}, n = {count_seeds(n)}"
+    title = f"Transfer, profile {shown['profile'].iloc[0]}, n = {count_seeds(shown['seed'].nunique())}"
     return headline(figure, title, points_key(shown, published=False))
 
 

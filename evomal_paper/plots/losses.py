@@ -1,20 +1,18 @@
 """Figures of losses over the prediction, value above and gradient below, and of their complexity."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
-import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from evomal_core.kinds import Kind
+from evomal_core.kinds import TASK_LOSSES, Kind
+from evomal_core.known import known_losses, read
 from evomal_core.losses import Loss, TaskLoss
 from evomal_paper.analysis.curves import effective_loss, value_and_slope
-from evomal_paper.analysis.examples import PlainLoss
 from evomal_paper.analysis.learned import SYMBOLIC, Key, classes_of
 from evomal_paper.plots.style import (
     STYLES,
@@ -37,51 +35,38 @@ P = np.linspace(0.01, 0.99, 197)
 E = np.linspace(-3, 3, 301)
 BEYOND_1 = 1.5
 """A label that shows what a threshold at 1 does."""
-ERROR, PROBABILITY = "error f − y", "probability f"
 X_LABELS = {
     "regression": "error f − y, y = 1",
     "binary": "probability f, y = 1",
     "multiclass": "probability of the true class",
 }
-TASK_LOSSES = {"regression": "squared error", "binary": "cross-entropy", "multiclass": "cross-entropy"}
 SCALE = "loss, scaled to [0, 1]"
 SCALED = "values are shifted and scaled to [0, 1] in each panel; a constant one lies at 0.5"
 
-FOCAL = PlainLoss(lambda f, y: -y * (1 - f) ** 2 * torch.log(f), "multiclass")
-"""The focal loss with γ = 2 (Lin et al. 2017)."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """Losses that share two panels: value and slope of each by name, the task loss first, over x."""
-
-    title: str
-    x_label: str
-    x: np.ndarray
-    curves: dict[str, tuple[np.ndarray, np.ndarray]]
+Column = tuple[str, str, np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]
+"""Title, name and points of the horizontal axis, and value and slope of each loss by name, the task loss first."""
 
 
 def _at_label(losses: Mapping[str, Loss], kind: Kind, y: float) -> Column:
     """Losses at a label, over the error of a regression and the probability of a class."""
-    task = "regression" if kind == "regression" else "classification"
-    x, x_label = (E, ERROR) if kind == "regression" else (P, PROBABILITY)
+    regression = kind == "regression"
+    task, label, x = ("regression", "error f − y", E) if regression else ("classification", "probability f", P)
     all_losses = {TASK_LOSSES[kind]: TaskLoss(kind), **losses}
-    f = x + y if kind == "regression" else x
-    curves = {name: value_and_slope(loss, f, y) for name, loss in all_losses.items()}
-    return Column(f"{task}, y = {y:g}".replace("-", "−"), x_label, x, curves)
+    curves = {name: value_and_slope(loss, x + y if regression else x, y) for name, loss in all_losses.items()}
+    return f"{task}, y = {y:g}".replace("-", "−"), label, x, curves
 
 
 def _value_over_slope(columns: Sequence[Column], slope_label: str = "gradient ∂M/∂f") -> Picture:
     """A figure of two panels a column; values are scaled, slopes lie on an arsinh axis."""
     figure, panels = new_figure(2.8 * len(columns) + 1.4, 5.2, 2, len(columns), sharex="col")
-    for (above, below), column in zip(panels.T, columns, strict=True):
-        for number, (name, (value, slope)) in enumerate(column.curves.items()):
+    for (above, below), (title, x_label, x, curves) in zip(panels.T, columns, strict=True):
+        for number, (name, (value, slope)) in enumerate(curves.items()):
             line = loss_line(name, number)
-            above.plot(column.x, scaled(value), label=LABELS.get(name, name), **line)
-            below.plot(column.x, slope, **line)
-        above.set_title(column.title, loc="left")
+            above.plot(x, scaled(value), label=LABELS.get(name, name), **line)
+            below.plot(x, slope, **line)
+        above.set_title(title, loc="left")
         below.axhline(0, color="0.6", linewidth=0.8, zorder=0)
-        below.set_xlabel(column.x_label)
+        below.set_xlabel(x_label)
         arsinh_scale(below)
     panels[0, 0].set_ylabel(SCALE)
     panels[1, 0].set_ylabel(slope_label)
@@ -124,13 +109,14 @@ def effective_losses(losses: Mapping[str, Loss], classes: int = 10) -> Figure:
 
     The other classes share 1 − p equally (`curves.effective_loss`). Families are told by this.
     """
-    smoothed = PlainLoss(lambda f, y: -(0.9 * y + 0.1 / classes) * torch.log(f), "multiclass")
-    known: dict[str, Loss] = {"focal loss, γ = 2": FOCAL, "label smoothing, 0.1": smoothed}
-    columns = []
+    smoothed = read(f"mul(-1, mul(add(0.9*y, {0.1 / classes}*1), log(f)))", "multiclass")
+    focal = known_losses("multiclass")["focal 2"]
+    known: dict[str, Loss] = {"focal loss, γ = 2": focal, "label smoothing, 0.1": smoothed}
+    columns: list[Column] = []
     for part, title in ((known, "known losses"), (losses, "losses shown")):
         behind = {TASK_LOSSES["multiclass"]: TaskLoss("multiclass"), **part}
         curves = {name: effective_loss(loss, P, classes) for name, loss in behind.items()}
-        columns.append(Column(title, "probability p of the true class", P, curves))
+        columns.append((title, "probability p of the true class", P, curves))
     figure = _value_over_slope(columns, "gradient ∂V/∂p")
     legend_outside(figure, "lower center", ncols=3)
     return headline(figure, f"Behind a softmax of {classes} classes, the others sharing 1 − p equally", SCALED)

@@ -1,4 +1,4 @@
-"""Figures of the runtime notebook: seconds by phase, TPAMI Figure 5, and searches with a filter on and off."""
+"""Figures of the runtime notebook: seconds by phase, and TPAMI Figure 5."""
 
 import pandas as pd
 import seaborn as sns
@@ -18,8 +18,6 @@ from evomal_paper.published.tables import LABELS
 
 PHASE_COLOURS = ["#D55E00", "#999999", "#CDE6F5"]
 """A colour for each phase, told apart in grey too."""
-
-BLUE = "#0072B2"
 
 
 @styled
@@ -62,7 +60,8 @@ def filter_frequencies(shares: pd.DataFrame) -> Figure:
     for row, name in zip(grid, names, strict=True):
         for axes, outcome in zip(row, shown, strict=True):
             part = shares[(shares["experiment"] == name) & (shares["outcome"] == outcome)]
-            sns.barplot(part, x="generation", y="share", native_scale=True, errorbar=None, color=BLUE, ax=axes)
+            look = {"native_scale": True, "errorbar": None, "color": "#0072B2"}
+            sns.barplot(part, x="generation", y="share", ax=axes, **look)
             axes.set(ylim=(0, 1), xlabel="generation" if row is grid[-1] else "", ylabel="")
             axes.grid(visible=False, axis="x")
             axes.xaxis.get_major_locator().set_params(integer=True, nbins=5)
@@ -72,20 +71,3 @@ def filter_frequencies(shares: pd.DataFrame) -> Figure:
         row[0].set_ylabel(f"{name}\n({runs})\nshare")
     profile = shares["profile"].iloc[0]
     return headline(figure, f"profile {profile}: what becomes of EvoMAL's candidates", "bar: mean over runs")
-
-
-@styled
-def switched_filters(measured: pd.DataFrame) -> Figure:
-    """Processor seconds of `runtime.on_and_off`, a point per seed and a bar at their mean."""
-    variants = list(dict.fromkeys(measured["variant"]))
-    figure, ((axes,),) = new_figure(6.4, 0.34 * len(variants) + 1.1)
-    look = {"data": measured, "x": "cpu", "y": "variant", "order": variants, "color": BLUE, "ax": axes}
-    sns.stripplot(**look, jitter=False, size=5, alpha=0.6)
-    sns.pointplot(**look, errorbar=None, linestyle="none", marker="|", markersize=14, markeredgewidth=2.2)
-    base = measured.loc[measured["variant"] == variants[0], "cpu"].mean()
-    axes.axvline(base, color="0.6", linewidth=0.8, zorder=0)
-    axes.set(xlim=(0, None), xlabel="processor seconds of meta-training", ylabel="")
-    axes.grid(visible=False, axis="y")
-    n = count_runs(pd.Series([measured["seed"].nunique()]))
-    first = f"{measured['profile'].iloc[0]}: one filter switched, n = {n} each"
-    return headline(figure, first, "point: one seed, bar: mean")

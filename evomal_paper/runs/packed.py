@@ -10,7 +10,6 @@ The same runs give the same bytes, in whatever order they were added.
 
 from __future__ import annotations
 
-import csv
 import gzip
 import hashlib
 import io
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from evomal_core.files import encode, read_json, write_atomic, write_json
 from evomal_core.search import METHODS
@@ -135,7 +135,7 @@ class Pack:
         """Parts of a finished run as they are found; one that is missing is empty."""
         record = self.records()[key]
         read = {name: _read(self.folder / f"{name}.csv.gz", _texts) for name in TABLES}
-        tables = {name: texts.get(key) or _canonical(name, {}) for name, texts in read.items()}
+        tables = {name: texts.get(key) or _canonical(name, pd.DataFrame()) for name, texts in read.items()}
         loss = dict(_read(self.folder / "losses.jsonl", _lines).get(key, {"weights": []}))
         if loss["weights"] is None:
             loss["weights"] = _read(self.folder / "losses.npz", _weights).get(key, [])
@@ -152,40 +152,22 @@ def _digests(tables: Mapping[str, str], loss: Mapping[str, Any]) -> dict[str, st
     return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}
 
 
-def _cells(text: str) -> dict[str, Sequence[str]]:
-    """The cells of a CSV as text, by column."""
-    rows = [row for row in csv.reader(io.StringIO(text)) if row]
-    return {name: cells for name, *cells in zip(*rows, strict=True)}
+def _cells(text: str) -> pd.DataFrame:
+    """The cells of a CSV as they are written."""
+    return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
 
 
-def _length(cells: Mapping[str, Sequence[str]]) -> int:
-    return len(next(iter(cells.values()), ()))
-
-
-def _canonical(name: str, cells: Mapping[str, Sequence[str]], first: Sequence[str] = ()) -> str:
+def _canonical(name: str, cells: pd.DataFrame, first: Sequence[str] = ()) -> str:
     """A table as CSV, without extra columns that are empty throughout."""
-    length = _length(cells)
     known = [*first, *TABLES[name]]
-    extra = sorted(column for column in {*cells} - {*known} if any(cells[column]))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*known, *extra])
-    writer.writerows(zip(*(cells.get(column, [""] * length) for column in [*known, *extra]), strict=True))
-    return text.getvalue()
+    extra = sorted(column for column in set(cells) - set(known) if (cells[column] != "").any())
+    return cells.reindex(columns=[*known, *extra], fill_value="").to_csv(index=False, lineterminator="\n")
 
 
 def joined(name: str, texts: Mapping[Key, str]) -> str:
     """The tables of several runs as one, method and seed first."""
-    whole: dict[str, list[str]] = {}
-    length = 0
-    for (method, seed), text in texts.items():
-        cells = _cells(text)
-        more = _length(cells)
-        cells |= {"method": [method] * more, "seed": [str(seed)] * more}
-        for column in {*whole, *cells}:
-            whole.setdefault(column, [""] * length).extend(cells.get(column, [""] * more))
-        length += more
-    return _canonical(name, whole, KEY)
+    tables = [_cells(text).assign(method=method, seed=str(seed)) for (method, seed), text in texts.items()]
+    return _canonical(name, pd.concat(tables).fillna(""), KEY)
 
 
 def _compressed(text: str) -> bytes:
@@ -217,7 +199,7 @@ def _read(path: Path, parse: Any) -> Mapping[Key, Any]:
     return _parsed(path, parse, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
 
 
-_DAMAGES = (ValueError, LookupError, TypeError, EOFError, OSError, csv.Error, zlib.error, zipfile.BadZipFile)
+_DAMAGES = (ValueError, LookupError, TypeError, EOFError, OSError, zlib.error, zipfile.BadZipFile)
 """Errors that a damaged file raises when it is read."""
 
 
@@ -242,15 +224,9 @@ def _lines(path: Path) -> dict[Key, dict[str, Any]]:
 
 
 def _texts(path: Path) -> dict[Key, str]:
-    cells = _cells(gzip.decompress(path.read_bytes()).decode())
-    rows: dict[Key, list[int]] = {}
-    for row, (method, seed) in enumerate(zip(cells.pop("method"), cells.pop("seed"), strict=True)):
-        rows.setdefault((method, int(seed)), []).append(row)
+    runs = _cells(gzip.decompress(path.read_bytes()).decode()).groupby(KEY, sort=False)
     name = path.name.partition(".")[0]
-    return {
-        key: _canonical(name, {column: [values[row] for row in own] for column, values in cells.items()})
-        for key, own in rows.items()
-    }
+    return {(method, int(seed)): _canonical(name, rows.drop(columns=KEY)) for (method, seed), rows in runs}
 
 
 def _weights(path: Path) -> dict[Key, list[float]]:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ValidationError
 
 from evomal_core.library import loss_from_record
 from evomal_core.losses import Loss
@@ -16,7 +15,7 @@ from evomal_core.search import METHODS
 from evomal_core.seeds import check_seed
 from evomal_paper.experiments.catalogue import check_methods, experiment
 from evomal_paper.runs.compute import computed
-from evomal_paper.runs.packed import TABLES, joined
+from evomal_paper.runs.packed import joined
 from evomal_paper.runs.run import Run, leave_out
 from evomal_paper.statistics import spread
 
@@ -32,14 +31,12 @@ class Results:
         histories: one row a generation: best and mean fitness and the filters' counts.
         tests: errors of meta-testing: start ("new", "search"), group ("in-sample", "out-of-sample"), task, step,
             split, error.
-        fronts: the best losses by complexity.
         losses: the best loss of each (experiment, method, seed); an experiment's runs are all of one profile.
     """
 
     runs: pd.DataFrame
     histories: pd.DataFrame
     tests: pd.DataFrame
-    fronts: pd.DataFrame
     losses: dict[tuple[str, str, int], Loss]
 
     def curves(self, start: str = "new") -> pd.DataFrame:
@@ -169,47 +166,23 @@ def load_readable(runs: Sequence[Run]) -> Results | None:
     return _joined(parts) if parts else None
 
 
-class _Record(BaseModel):
-    """Numbers in the record of a complete run."""
-
-    fitness: float
-    outcome: str
-    loss: str
-    parameters: int
-    evaluations: int
-    engine: str
-    device: str
-    seconds: dict[str, float]
+RECORD = ("fitness", "outcome", "loss", "parameters", "evaluations", "engine", "device")
+"""What a row of `Results.runs` has of a run's record."""
 
 
 def _read(run: Run) -> tuple[Mapping[str, str], dict[str, Any], Loss]:
     """The tables of one run as CSV text, its row of `Results.runs`, and its loss."""
     finished = run.finished()
+    record = finished.record
     try:
-        record = _Record.model_validate(finished.record)
-    except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"]))
-        reason = f"lacks a usable {where!r}: it is damaged, or another version's"
+        row = {key: getattr(run, key) for key in KEYS} | {name: record[name] for name in RECORD}
+        row["fitness"] = float(row["fitness"])  # JSON has no infinity
+        row |= {f"seconds {phase}": float(value) for phase, value in record["seconds"].items()}
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        reason = f"is damaged, or another version's ({error!r})"
         raise ValueError(f"{run.pack.index}: {run.method}, seed {run.seed}, {reason}; delete that line") from None
-    seconds = {f"seconds {phase}": value for phase, value in record.seconds.items()}
-    row = {key: getattr(run, key) for key in KEYS} | record.model_dump(exclude={"seconds"}) | seconds
     loss = loss_from_record(finished.loss, f"{run.pack.folder}/losses.jsonl").requires_grad_(False)
     return finished.tables, row, loss
-
-
-def read_table(path: Path, columns: set[str]) -> pd.DataFrame:
-    """A table that an analysis wrote; an error of NaN, of a diverged training, is inf.
-
-    Raises:
-        ValueError: the file is no table, lacks a column, or ends within a row.
-    """
-    try:
-        table = pd.read_csv(path)
-        if table[sorted(columns - {"error"})].isna().any(axis=None):
-            raise ValueError("a row is not whole")
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: {error}; delete it, and it is computed again") from None
-    return table.fillna({"error": np.inf})
 
 
 def _joined(parts: Mapping[Run, tuple[Mapping[str, str], dict[str, Any], Loss]]) -> Results:
@@ -217,19 +190,17 @@ def _joined(parts: Mapping[Run, tuple[Mapping[str, str], dict[str, Any], Loss]])
     for run in parts:
         packs.setdefault((run.experiment, run.profile), []).append(run)
     tables = {}
-    for table in TABLES:
+    for table in ("history", "test"):
         read = []
         for (name, profile), runs in packs.items():
             text = joined(table, {run.key: parts[run][0][table] for run in runs})
             read.append(pd.read_csv(StringIO(text)).assign(experiment=name, profile=profile))
-        # Tables without rows (a front without a usable loss) have no say in the columns' types.
-        filled = [part for part in read if len(part)] or read[:1]
-        tables[table] = ordered(pd.concat(filled, ignore_index=True))
+        tables[table] = ordered(pd.concat(read, ignore_index=True))
     # A diverged training may have been written as NaN; it is never to be averaged away.
     tests = tables["test"].fillna({"error": np.inf})
     records = ordered(pd.DataFrame([row for _, row, _ in parts.values()])).astype({"fitness": float})
     losses = {(run.experiment, run.method, run.seed): loss for run, (_, _, loss) in parts.items()}
-    return Results(records, tables["history"], tests, tables["front"], losses)
+    return Results(records, tables["history"], tests, losses)
 
 
 def ordered(table: pd.DataFrame) -> pd.DataFrame:

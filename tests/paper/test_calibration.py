@@ -9,7 +9,7 @@ import pytest
 from evomal_core.files import read_json, write_json
 from evomal_paper import base_settings
 from evomal_paper.base_settings import MEASURED, baseline_errors, scores
-from evomal_paper.experiments import profiles, tabular
+from evomal_paper.experiments import profiles
 from evomal_paper.experiments.catalogue import EXPERIMENTS, experiment
 
 
@@ -149,4 +149,4 @@ def test_the_frozen_rates_are_what_the_committed_measurements_say(path):
         nearest, held = base_settings.nearest_rate(name, found), experiment(name).profile("quick").search.base.lr
         assert held < nearest if name == "cifar10" else held == nearest
     else:
-        assert base_settings.largest_rate(name, found) == tabular.NEAREST_RATES[name]
+        assert base_settings.largest_rate(name, found) == experiment(name).profile("calibrated").search.base.lr

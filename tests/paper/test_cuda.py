@@ -25,7 +25,7 @@ from evomal_core.search import METHODS
 from evomal_paper.analysis.landscapes import Grid
 from evomal_paper.analysis.landscapes import load_or_compute as landscapes
 from evomal_paper.analysis.predictions import predictions
-from evomal_paper.analysis.transfer import Transfer, load_or_transfer
+from evomal_paper.analysis.transfer import load_or_transfer
 from evomal_paper.runs.tables import load_or_run
 
 
@@ -284,7 +284,7 @@ def test_analyses_are_the_same_on_both_devices(tmp_path: Any, monkeypatch: pytes
         options: dict[str, Any] = {"device": device, "results_dir": tmp_path / device, "progress": False}
         results = load_or_run("digits-logistic", SMALL, methods=["baseline"], **options)
         losses = {"task loss": em.TaskLoss("binary")}
-        moved = load_or_transfer(Transfer("sine", "diabetes"), SMALL, methods=["evomal"], **options)
+        moved = load_or_transfer("sine-to-diabetes", SMALL, methods=["evomal"], **options)
         return [
             landscapes(results, Grid(points=3), **options),
             predictions("digits", SMALL, 0, losses, device)[1],

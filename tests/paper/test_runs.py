@@ -389,7 +389,7 @@ def test_load_or_run_computes_what_is_missing_and_gives_tidy_tables(whole):
     folder = whole["baseline"].results_dir
     results = load_or_run("sine", "smoke", results_dir=folder, progress=False)
     keys = ["experiment", "profile", "method", "seed"]
-    for table in (results.runs, results.histories, results.tests, results.fronts):
+    for table in (results.runs, results.histories, results.tests):
         assert list(table.columns[:4]) == keys
         assert list(table["method"].cat.categories) == list(em.METHODS)
     assert results.runs["method"].tolist() == list(em.METHODS)
@@ -421,7 +421,7 @@ def results_of(errors: dict[tuple[str, int], float]) -> Results:
     ]
     rows = [row | {"error": 99.0} if row["step"] == 0 else row for row in rows]
     empty = pd.DataFrame()
-    return Results(empty, empty, pd.DataFrame(rows), empty, {})
+    return Results(empty, empty, pd.DataFrame(rows), {})
 
 
 def test_summary_is_over_seeds_of_means_over_tasks_after_the_last_step():
@@ -443,7 +443,7 @@ def test_experiments_with_different_numbers_of_steps_keep_their_own_last_step():
     b = b.assign(step=b["step"] * 10)
     both = [a, b.assign(experiment="diabetes"), b.assign(profile="paper")]
     empty = pd.DataFrame()
-    final = Results(empty, empty, pd.concat(both), empty, {}).final()
+    final = Results(empty, empty, pd.concat(both), {}).final()
     found = final.set_index(["experiment", "profile"])["error"].to_dict()
     (profile,) = a["profile"].unique()
     assert found == {("sine", profile): 1.0, ("diabetes", profile): 2.0, ("sine", "paper"): 2.0}

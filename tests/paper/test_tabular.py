@@ -116,7 +116,7 @@ def test_only_california_leaves_the_stated_rate_and_not_in_paper():
         assert {p.search.base.lr for p in EXPERIMENTS[name].profiles.values()} == {0.01}
         assert "calibrated" not in EXPERIMENTS[name].profiles
     rates = {key: profile.search.base.lr for key, profile in EXPERIMENTS["california"].profiles.items()}
-    found = tabular.NEAREST_RATES["california"]
+    found = rates["calibrated"]
     assert rates == {
         "smoke": 0.01,
         "quick": found,
