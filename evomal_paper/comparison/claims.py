@@ -72,8 +72,9 @@ def judge_claims(evidence: Evidence) -> pd.DataFrame:
     were run whole. Notebook 13 states these rules.
     """
     rows = []
+    places = {name: evidence.at(name) for name in evidence.profiles}
     for claim in CLAIMS:
-        findings = {name: claim.found(evidence.at(name).of_paper(claim.paper)) for name in evidence.profiles}
+        findings = {name: claim.found(place.of_paper(claim.paper)) for name, place in places.items()}
         told = {name: finding for name, finding in findings.items() if finding.text}
         order = sorted(told, key=lambda name: (not is_counted(name), told[name].verdict == NOT_RUN))
         found = {name: told[name] for name in order}

@@ -7,9 +7,11 @@ import numpy as np
 import pandas as pd
 
 from evomal_paper.datasets.torchvision import import_torchvision
+from evomal_paper.published.tables import facts
 
 Arrays = tuple[np.ndarray, ...]
 
+NATIONALITIES = next(row["classes"] for row in facts("datasets", "dataset") if row["name"] == "surname")
 BOSTON = ("CRIM", "ZN", "INDUS", "CHAS", "NOX", "RM", "AGE", "DIS", "RAD", "TAX", "PTRATIO", "B", "LSTAT", "MEDV")
 
 
@@ -78,9 +80,9 @@ def california(path: Path) -> Arrays:
 
 
 def surnames(path: Path | str) -> Arrays:
-    """Surnames and the indices of their nationalities by the alphabet, in the CSV's own three parts and order."""
+    """Surnames and the indices of their nationalities, in the CSV's own three parts and order."""
     table = pd.read_csv(path, keep_default_na=False)
-    y = table["nationality"].astype("category").cat.codes
+    y = table["nationality"].map(NATIONALITIES.index)
     parts = [table["split"] == split for split in ("train", "val", "test")]
     return tuple(column[rows].to_numpy() for rows in parts for column in (table["surname"], y))
 

@@ -7,15 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from evomal_paper.plots.style import (
-    by_method,
-    headline,
-    legend_outside,
-    log_scale,
-    new_figure,
-    one_experiment,
-    styled,
-)
+from evomal_paper.plots import style
 from evomal_paper.published.tables import LABELS, SPLITS
 
 BEYOND = 1e100
@@ -25,7 +17,7 @@ BAND = 3.0
 """The axis of curves ends within this factor of the medians, wherever the bands go."""
 
 
-@styled
+@style.styled
 def learning_curves(tests: pd.DataFrame, group: str, split: str, metric: str = "MSE") -> Figure:
     """Error against gradient steps of meta-testing, median over seeds and quartiles (GECCO Figure 5).
 
@@ -39,7 +31,7 @@ def learning_curves(tests: pd.DataFrame, group: str, split: str, metric: str = "
         split: "train", "validation" or "test".
         metric: name of the error on the axis.
     """
-    place = one_experiment(tests)
+    place = style.one_experiment(tests)
     part = tests[(tests["group"] == group) & (tests["split"] == split)]
     if part.empty:
         known = tests[["group", "split"]].drop_duplicates().agg(", ".join, axis=1)
@@ -48,7 +40,7 @@ def learning_curves(tests: pd.DataFrame, group: str, split: str, metric: str = "
     return _draw(f"{place}: {group} tasks", _curves(part, "step", "error"), "diverged", labels)
 
 
-@styled
+@style.styled
 def meta_training_curves(histories: pd.DataFrame, metric: str = "MSE") -> Figure:
     """Best fitness so far against generation, median over seeds and quartiles (GECCO Figure 6, TPAMI Figure 4).
 
@@ -56,7 +48,7 @@ def meta_training_curves(histories: pd.DataFrame, metric: str = "MSE") -> Figure
     `learning_curves` for the median. The fitness of a seed without a usable loss counts as infinite; those that
     never found one are counted in the legend as failed. Histories are those of `Results`, of one experiment.
     """
-    place = one_experiment(histories)
+    place = style.one_experiment(histories)
     curves = _curves(histories, "generation", "best_fitness")
     level = curves[curves.groupby("method")["x"].transform("nunique") == 1]
     curves = pd.concat([curves, level.assign(x=max(curves["x"].max(), 1))])
@@ -75,7 +67,7 @@ def _curves(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
 
 def _draw(title: str, curves: pd.DataFrame, failure: str, axis_labels: dict[str, str]) -> Figure:
     """Draw the curves of the methods; seeds without a finite end are counted by the name of their failure."""
-    figure, ((axes,),) = new_figure(7.2, 3.6)
+    figure, ((axes,),) = style.new_figure(7.2, 3.6)
     last = curves.sort_values("x").groupby(["method", "seed"])["y"].last()
     labels, failed = {}, False
     for method, ends in last.groupby("method"):
@@ -90,14 +82,14 @@ def _draw(title: str, curves: pd.DataFrame, failure: str, axis_labels: dict[str,
         "err_kws": {"alpha": 0.13, "linewidth": 0},
     }
     sns.lineplot(
-        x="x", y="y", estimator="median", errorbar=("pi", 50), ax=axes, **by_method(curves, labels), **look
+        x="x", y="y", estimator="median", errorbar=("pi", 50), ax=axes, **style.by_method(curves, labels), **look
     )
     cut = _end_axis(axes, curves)
-    log_scale(axes)
+    style.log_scale(axes)
     axes.set(**axis_labels)
     key = f"line: median over n seeds, band: quartiles{', cut where the axis ends' if cut else ''}"
-    legend_outside(figure)
-    return headline(
+    style.legend_outside(figure)
+    return style.headline(
         figure, title, key + (f"\n{failure} seeds count as infinite, above the panel" if failed else "")
     )
 

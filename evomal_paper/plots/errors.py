@@ -11,21 +11,7 @@ from matplotlib.figure import Figure
 
 from evomal_paper.experiments.tabular import SPLITS as ROWS
 from evomal_paper.experiments.tabular import split_of
-from evomal_paper.plots.style import (
-    PALETTE,
-    Picture,
-    by_method,
-    draw_published,
-    draw_seeds,
-    headline,
-    legend_outside,
-    log_scale,
-    new_figure,
-    one_experiment,
-    points_key,
-    present,
-    styled,
-)
+from evomal_paper.plots import style
 from evomal_paper.published.tables import SPLITS
 from evomal_paper.sentences import count_seeds
 
@@ -33,32 +19,34 @@ Panel = tuple[str, pd.DataFrame, pd.DataFrame | None]
 """Title, values, and published numbers beside them."""
 
 
-def _draw(panels: Sequence[Panel], title: str, y_label: str, size: tuple[float, float], **grid: Any) -> Picture:
+def _draw(
+    panels: Sequence[Panel], title: str, y_label: str, size: tuple[float, float], **grid: Any
+) -> style.Picture:
     """A figure of panels on one logarithmic axis: a point per seed and the mean as a bar."""
     whole = pd.concat([table for _, table, _ in panels])
     value = "error" if "error" in whole else "parameters"
-    methods = present(whole)
-    figure, axes_grid = new_figure(*size, sharey=True, **grid)
+    methods = style.present(whole)
+    figure, axes_grid = style.new_figure(*size, sharey=True, **grid)
     for axes, (name, table, published) in zip(axes_grid.flat, panels, strict=True):
-        draw_seeds(axes, table, value, methods)
+        style.draw_seeds(axes, table, value, methods)
         if published is not None:
-            draw_published(axes, methods, published)
+            style.draw_published(axes, methods, published)
         axes.set_title(name, loc="left")
-    log_scale(axes_grid[0, 0])
+    style.log_scale(axes_grid[0, 0])
     for axes in axes_grid[:, 0]:
         axes.set_ylabel(y_label)
     n = max(table.groupby("method", observed=True).size().max() for _, table, _ in panels)
     beside = any(published is not None for *_, published in panels)
-    return headline(figure, f"{title}, n = {count_seeds(n)}", points_key(whole, beside))
+    return style.headline(figure, f"{title}, n = {count_seeds(n)}", style.points_key(whole, beside))
 
 
-@styled
+@style.styled
 def final_errors(final: pd.DataFrame, published: pd.DataFrame | None = None, metric: str = "MSE") -> Figure:
     """Error after the last step: a point per seed and the mean as a bar, one panel per group and split.
 
     Of `Results.final` or `Results.compared` of one experiment, beside its rows of `paper.published`.
     """
-    place = one_experiment(final)
+    place = style.one_experiment(final)
     splits = [split for split in SPLITS if split in set(final["split"])]
     groups = sorted(set(final["group"]))
     rows, columns = (len(splits), len(groups)) if len(groups) > 1 else (1, len(splits))
@@ -72,20 +60,20 @@ def final_errors(final: pd.DataFrame, published: pd.DataFrame | None = None, met
     return _draw(panels, f"{place}: final errors", f"final error ({metric})", size, rows=rows, columns=columns)
 
 
-@styled
+@style.styled
 def parameter_counts(runs: pd.DataFrame, published: pd.DataFrame | None = None) -> Figure:
     """Number of trainable weights of the best losses: a point per seed, bar = mean (GECCO Table 3).
 
     Of `Results.runs` of one experiment, beside rows of `paper.published("3")`; methods without weights are left
     out.
     """
-    place = one_experiment(runs)
+    place = style.one_experiment(runs)
     trained = runs[runs.groupby("method", observed=True)["parameters"].transform("max") > 0]
     panels: list[Panel] = [("", trained, published)]
     return _draw(panels, f"{place}: size of the losses", "trainable weights of the loss", (5.2, 3.2))
 
 
-@styled
+@style.styled
 def errors_by_split(final: pd.DataFrame, published: pd.DataFrame) -> Figure:
     """Test error after the last step, a panel per split; the published cells stand beside the leaking one.
 
@@ -104,7 +92,7 @@ def errors_by_split(final: pd.DataFrame, published: pd.DataFrame) -> Figure:
     return _draw(panels, f"{name}: test errors", "final test error (MSE)", size, columns=len(panels))
 
 
-@styled
+@style.styled
 def transfer_errors(final: pd.DataFrame, metrics: dict[str, str]) -> Figure:
     """Held-out error of the target's networks by method, a panel per transfer and group: point = seed, bar = mean.
 
@@ -112,17 +100,17 @@ def transfer_errors(final: pd.DataFrame, metrics: dict[str, str]) -> Figure:
     """
     shown = final[final["split"] == "test"]
     panels = list(shown.groupby(["source", "target", "group"], sort=False))
-    figure, grid = new_figure(3.1 * len(panels) + 0.6, 3.2, 1, len(panels))
+    figure, grid = style.new_figure(3.1 * len(panels) + 0.6, 3.2, 1, len(panels))
     for axes, ((source, target, group), part) in zip(grid.flat, panels, strict=True):
-        draw_seeds(axes, part, "error", present(shown))
-        log_scale(axes)
+        style.draw_seeds(axes, part, "error", style.present(shown))
+        style.log_scale(axes)
         axes.set_title(f"{source} → {target}\n{group}", loc="left")
         axes.set_ylabel(f"{SPLITS['test']} error ({metrics[target]})")
     title = f"Transfer, profile {shown['profile'].iloc[0]}, n = {count_seeds(shown['seed'].nunique())}"
-    return headline(figure, title, points_key(shown, published=False))
+    return style.headline(figure, title, style.points_key(shown, published=False))
 
 
-@styled
+@style.styled
 def error_by_rate(final: pd.DataFrame, stated: float, metric: str = "MSE") -> Figure:
     """Final held-out error against the base learning rate, one panel per group (TPAMI Figure 8).
 
@@ -134,30 +122,30 @@ def error_by_rate(final: pd.DataFrame, stated: float, metric: str = "MSE") -> Fi
     """
     shown = final[final["split"] == "test"]
     panels = list(shown.groupby("group", sort=False))
-    figure, grid = new_figure(4.0 * len(panels) + 1.8, 3.6, 1, len(panels))
+    figure, grid = style.new_figure(4.0 * len(panels) + 1.8, 3.6, 1, len(panels))
     for axes, (group, part) in zip(grid.flat, panels, strict=True):
         finite = part[np.isfinite(part["error"])]
-        lines = by_method(finite)
+        lines = style.by_method(finite)
         sns.lineplot(x="rate", y="error", estimator="median", errorbar=None, ax=axes, markersize=0, **lines)
         points: dict[str, Any] = {"s": 28, "linewidth": 0, "alpha": 0.6, "legend": False}
-        sns.scatterplot(x="rate", y="error", ax=axes, **points, **by_method(finite, lines=False))
-        for row, method in enumerate(present(part)):
+        sns.scatterplot(x="rate", y="error", ax=axes, **points, **style.by_method(finite, lines=False))
+        for row, method in enumerate(style.present(part)):
             _count_diverged(axes, method, part[part["method"] == method], row)
         axes.axvline(stated, color="0.5", linewidth=0.9, linestyle=":", label="stated rate", zorder=0)
-        log_scale(axes)
+        style.log_scale(axes)
         ends = part["rate"].min() / 1.4, part["rate"].max() * 1.4  # also where all diverged
         axes.set(xscale="log", xlim=ends)
         axes.set(xlabel="base learning rate α", ylabel=f"{SPLITS['test']} error ({metric})")
         axes.set_title(group, loc="left", pad=22 if np.isinf(part["error"]).any() else 6)
     n = int(final["seed"].nunique())
     place = f"{final['experiment'].iloc[0]}: error by learning rate, n = {count_seeds(n)} at each rate"
-    legend_outside(figure)
-    return headline(figure, place, "point: one seed, line: median of the seeds that did not diverge")
+    style.legend_outside(figure)
+    return style.headline(figure, place, "point: one seed, line: median of the seeds that did not diverge")
 
 
 def _count_diverged(axes: Axes, method: str, part: pd.DataFrame, row: int) -> None:
     """Count the diverged runs of a method above the panel, at each rate, in the row-th line."""
-    look: Any = {"ha": "center", "color": PALETTE[method], "fontsize": 7, "textcoords": "offset points"}
+    look: Any = {"ha": "center", "color": style.PALETTE[method], "fontsize": 7, "textcoords": "offset points"}
     for rate, errors in part.groupby("rate")["error"]:
         if lost := int(np.isinf(errors).sum()):
             look |= {"xycoords": ("data", "axes fraction"), "xytext": (0, 12 - 9 * row)}

@@ -14,20 +14,7 @@ from evomal_core.known import known_losses, read
 from evomal_core.losses import Loss, TaskLoss
 from evomal_paper.analysis.curves import effective_loss, value_and_slope
 from evomal_paper.analysis.learned import SYMBOLIC, Key, classes_of
-from evomal_paper.plots.style import (
-    STYLES,
-    Picture,
-    arsinh_scale,
-    by_method,
-    headline,
-    legend_outside,
-    log_scale,
-    loss_line,
-    new_figure,
-    new_panels,
-    scaled,
-    styled,
-)
+from evomal_paper.plots import style
 from evomal_paper.published.tables import LABELS
 from evomal_paper.sentences import count_seeds
 
@@ -56,24 +43,24 @@ def _at_label(losses: Mapping[str, Loss], kind: Kind, y: float) -> Column:
     return f"{task}, y = {y:g}".replace("-", "−"), label, x, curves
 
 
-def _value_over_slope(columns: Sequence[Column], slope_label: str = "gradient ∂M/∂f") -> Picture:
+def _value_over_slope(columns: Sequence[Column], slope_label: str = "gradient ∂M/∂f") -> style.Picture:
     """A figure of two panels a column; values are scaled, slopes lie on an arsinh axis."""
-    figure, panels = new_figure(2.8 * len(columns) + 1.4, 5.2, 2, len(columns), sharex="col")
+    figure, panels = style.new_figure(2.8 * len(columns) + 1.4, 5.2, 2, len(columns), sharex="col")
     for (above, below), (title, x_label, x, curves) in zip(panels.T, columns, strict=True):
         for number, (name, (value, slope)) in enumerate(curves.items()):
-            line = loss_line(name, number)
-            above.plot(x, scaled(value), label=LABELS.get(name, name), **line)
+            line = style.loss_line(name, number)
+            above.plot(x, style.scaled(value), label=LABELS.get(name, name), **line)
             below.plot(x, slope, **line)
         above.set_title(title, loc="left")
         below.axhline(0, color="0.6", linewidth=0.8, zorder=0)
         below.set_xlabel(x_label)
-        arsinh_scale(below)
+        style.arsinh_scale(below)
     panels[0, 0].set_ylabel(SCALE)
     panels[1, 0].set_ylabel(slope_label)
     return figure
 
 
-@styled
+@style.styled
 def loss_shapes(losses: Mapping[str, Loss], kind: Kind, title: str = "") -> Figure:
     """Value and gradient of losses beside the task loss, one column per label (TPAMI Figure 6).
 
@@ -85,13 +72,13 @@ def loss_shapes(losses: Mapping[str, Loss], kind: Kind, title: str = "") -> Figu
     shown = {name: loss for name, loss in losses.items() if not isinstance(loss, TaskLoss)}
     labels = (-1.0, 0.0, 1.0) if kind == "regression" else (0.0, 1.0)
     figure = _value_over_slope([_at_label(shown, kind, label) for label in labels])
-    legend_outside(figure)
+    style.legend_outside(figure)
     if title:
         figure.suptitle(title, x=0.01, ha="left")
     return figure
 
 
-@styled
+@style.styled
 def figure6(classification: Mapping[str, Loss], regression: Mapping[str, Loss]) -> Figure:
     """Values and gradients of example losses (TPAMI Figure 6), regression at the right.
 
@@ -99,11 +86,11 @@ def figure6(classification: Mapping[str, Loss], regression: Mapping[str, Loss]) 
     """
     columns = [_at_label(classification, "multiclass", y) for y in (1.0, 0.0)]
     figure = _value_over_slope([*columns, _at_label(regression, "regression", BEYOND_1)])
-    legend_outside(figure, "lower center", ncols=4)
-    return headline(figure, "Example losses of TPAMI Table VI, value and gradient", SCALED)
+    style.legend_outside(figure, "lower center", ncols=4)
+    return style.headline(figure, "Example losses of TPAMI Table VI, value and gradient", SCALED)
 
 
-@styled
+@style.styled
 def effective_losses(losses: Mapping[str, Loss], classes: int = 10) -> Figure:
     """Multiclass losses behind a softmax, over the probability p of the true class, beside known ones.
 
@@ -118,11 +105,13 @@ def effective_losses(losses: Mapping[str, Loss], classes: int = 10) -> Figure:
         curves = {name: effective_loss(loss, P, classes) for name, loss in behind.items()}
         columns.append((title, "probability p of the true class", P, curves))
     figure = _value_over_slope(columns, "gradient ∂V/∂p")
-    legend_outside(figure, "lower center", ncols=3)
-    return headline(figure, f"Behind a softmax of {classes} classes, the others sharing 1 − p equally", SCALED)
+    style.legend_outside(figure, "lower center", ncols=3)
+    return style.headline(
+        figure, f"Behind a softmax of {classes} classes, the others sharing 1 − p equally", SCALED
+    )
 
 
-@styled
+@style.styled
 def own_losses(best: pd.DataFrame, losses: Mapping[Key, Loss], gradient: bool = False) -> Figure:
     """EvoMAL's best losses, a panel for each experiment and a line for each seed, beside the task loss.
 
@@ -131,20 +120,20 @@ def own_losses(best: pd.DataFrame, losses: Mapping[Key, Loss], gradient: bool = 
     table and the losses are those of `learned.best_losses`; gradients are each in units of its own mean size.
     """
     groups = list(best[best["method"] == "evomal"].groupby("experiment", sort=False))
-    figure, panels = new_panels(len(groups), 3.1, 2.5)
+    figure, panels = style.new_panels(len(groups), 3.1, 2.5)
     for axes, (experiment, part) in zip(panels, groups, strict=True):
         kind = part["kind"].iloc[0]
         axes.plot(*_outline(TaskLoss(kind), experiment, gradient), color="black", linewidth=1.0)
         for row in part.to_dict("records"):
             line = ":" if row["family"] == "degenerate" else "-"
             curve = _outline(losses[experiment, "evomal", row["seed"]], experiment, gradient)
-            axes.plot(*curve, color=STYLES["evomal"].color, linestyle=line, linewidth=1.3, alpha=0.7)
+            axes.plot(*curve, color=style.STYLES["evomal"].color, linestyle=line, linewidth=1.3, alpha=0.7)
         axes.set_title(f"{experiment}, n = {count_seeds(len(part))}", loc="left")
         axes.set(xlabel=X_LABELS[kind], ylabel="gradient over its mean size" if gradient else SCALE)
         if gradient:
-            arsinh_scale(axes)
+            style.arsinh_scale(axes)
     key = "black: task loss; colour: a line a seed, dotted where degenerate"
-    return headline(figure, f"Best losses of {LABELS['evomal']}", key)
+    return style.headline(figure, f"Best losses of {LABELS['evomal']}", key)
 
 
 def _outline(loss: Loss, experiment: str, gradient: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -155,28 +144,28 @@ def _outline(loss: Loss, experiment: str, gradient: bool) -> tuple[np.ndarray, n
     else:
         x, (value, slope) = P, effective_loss(loss, P, classes_of(experiment))
     size = np.abs(slope[np.isfinite(slope)]).mean()
-    return x, (slope / size if size > 0 else slope) if gradient else scaled(value)
+    return x, (slope / size if size > 0 else slope) if gradient else style.scaled(value)
 
 
-@styled
+@style.styled
 def complexity(best: pd.DataFrame) -> Figure:
     """Held-out error against the number of nodes, a point for each of `learned.best_losses` of a symbolic method.
 
     Runs that diverged are counted in the panel's title.
     """
     groups = list(best[best["method"].isin(SYMBOLIC)].groupby("experiment", sort=False))
-    figure, panels = new_panels(len(groups), 3.1, 2.5)
+    figure, panels = style.new_panels(len(groups), 3.1, 2.5)
     for axes, (experiment, part) in zip(panels, groups, strict=True):
         finite = part[np.isfinite(part["error"])]
-        look: dict[str, Any] = by_method(finite, lines=False)
+        look: dict[str, Any] = style.by_method(finite, lines=False)
         sns.scatterplot(x="complexity", y="error", ax=axes, s=60, linewidth=0, alpha=0.85, **look)
         if len(finite) and finite["error"].min() > 0:
-            log_scale(axes)
+            style.log_scale(axes)
         lost = len(part) - len(finite)
         axes.set_title(f"{experiment}, n = {len(part)}" + (f" ({lost} diverged)" if lost else ""), loc="left")
         axes.set(xlabel="nodes of the loss", ylabel="held-out error")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if finite["complexity"].nunique() == 1:  # whole numbers need room
             axes.set_xlim(finite["complexity"].min() - 2, finite["complexity"].max() + 2)
-    legend_outside(figure, "lower center", ncols=3)
-    return headline(figure, "Complexity of the best losses and their held-out error", "point: one seed")
+    style.legend_outside(figure, "lower center", ncols=3)
+    return style.headline(figure, "Complexity of the best losses and their held-out error", "point: one seed")
