@@ -167,7 +167,7 @@ def load_readable(runs: Sequence[Run]) -> Results | None:
 
 
 RECORD = ("fitness", "outcome", "loss", "parameters", "evaluations", "engine", "device")
-"""What a row of `Results.runs` has of a run's record."""
+"""Fields of a run's record that a row of `Results.runs` has."""
 
 
 def _read(run: Run) -> tuple[Mapping[str, str], dict[str, Any], Loss]:
