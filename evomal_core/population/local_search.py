@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -95,7 +95,7 @@ class MetaStep:
     stack: Stack
     program: Program
     config: SearchConfig
-    _cache: dict[str, Any] = field(default_factory=dict)
+    _start: tuple[Rows, Stacked, Any] | None = None
 
     def __call__(self, phi: Tensor, meta_step: int) -> tuple[Tensor, Tensor]:
         """phi (P, E) → the task loss summed over tasks, (P,), and its gradient (P, E)."""
@@ -124,7 +124,7 @@ class MetaStep:
 
     def forget(self) -> None:
         """Drop what is kept from the step before."""
-        self._cache.clear()
+        self._start = None
 
     def _slope(self, phi: Tensor, predictions: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Any]:
         """Return the losses' input f, dM/df (both (T, P, B, C), the mean over the batch left out), the tape."""
@@ -135,11 +135,9 @@ class MetaStep:
 
     def _one_step(self, phi: Tensor, theta0: Stacked, rows: Rows, task: Rows, draw: int) -> tuple[Tensor, Tensor]:
         base, stack = self.config.base.unrolled, self.stack
-        held = self._cache.get("initial")
-        if held is None or held[0] is not rows or held[1] is not theta0 or stack.random:
-            pieces = stack.linearise(theta0, rows.features, draw, factored=True)
-            held = self._cache["initial"] = (rows, theta0, pieces)
-        predictions, pullback, pushforward = held[2]
+        if self._start is None or self._start[0] is not rows or self._start[1] is not theta0 or stack.random:
+            self._start = rows, theta0, stack.linearise(theta0, rows.features, draw, factored=True)
+        predictions, pullback, pushforward = self._start[2]
         f, slope, tape = self._slope(phi, predictions, rows)
         gradient = pullback(rows.averaged(through_link(f, slope, stack.kind)))
         rate = base.first_rate
